@@ -1,0 +1,86 @@
+"""The command ``yolov5-prune``: parse, call, print."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from yolov5_prune_plugin import __version__
+from yolov5_prune_plugin.yolov5.stop import clear_exit
+
+COMMANDS = ("run", "patch", "demo")
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Entry point of the console script.
+
+    Returns:
+        Exit code: 0 done; 1 ``patch --check`` found a script without activation, or the demo failed; 2 wrong input.
+    """
+    options = _parser().parse_args(argv)
+    with clear_exit():
+        return int(options.command(options) or 0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="yolov5-prune", description="Model compression for a stock YOLOv5.")
+    parser.add_argument("--version", action="version", version=f"yolov5-prune-plugin {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="{" + ",".join(COMMANDS) + "}")
+
+    run = commands.add_parser(
+        "run", help="run a YOLOv5 script with our flags, leaving its file as it is",
+        usage="yolov5-prune run [--seams FILE] [--no-shims] SCRIPT [the script's own arguments and ours]")  # fmt: skip
+    run.add_argument("--seams", metavar="FILE", help="a fork's own YAML, like those in patches/")
+    run.add_argument("--no-shims", action="store_true", help="run old releases without what lets them run today")
+    run.add_argument("script", metavar="SCRIPT", help="val.py, path/to/segment/val.py, or a module: yolov5.val")
+    run.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    run.set_defaults(command=_run)
+
+    patch = commands.add_parser("patch", help="write the activation line into the scripts of a YOLOv5 checkout")
+    patch.add_argument("folder", metavar="DIR", type=Path, help="the checkout")
+    patch.add_argument("--seams", metavar="FILE", help="a fork's own YAML, like those in patches/")
+    what = patch.add_mutually_exclusive_group()
+    what.add_argument("--check", action="store_true", help="only say which scripts have it")
+    what.add_argument("--revert", action="store_true", help="take it out again, byte for byte")
+    patch.set_defaults(command=_patch)
+
+    demo = commands.add_parser(
+        "demo", help="validate an embedded detector dense and pruned (needs: pip install yolov5)"
+    )
+    demo.add_argument("--prune", type=float, default=0.3, metavar="S", help="share of weights to zero (default 0.3)")
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="for results (runs/demo)")
+    demo.set_defaults(command=_demo)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    from yolov5_prune_plugin.yolov5.launcher import launch
+
+    if options.no_shims:
+        os.environ["YOLOV5_PRUNE_SHIMS"] = "off"
+    launch(options.script, options.arguments, options.seams)
+
+
+def _patch(options: argparse.Namespace) -> int:
+    from yolov5_prune_plugin.yolov5 import patcher
+
+    checkout = patcher.find(options.folder, options.seams)
+    act = patcher.check if options.check else patcher.revert if options.revert else patcher.patch
+    states = act(checkout)
+    for path, state in states.items():
+        print(f"{state:<16} {path}")
+    return int(options.check and not all(state == patcher.ACTIVE for state in states.values()))
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from yolov5_prune_plugin.demo import demo
+
+    return demo(options.prune, options.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

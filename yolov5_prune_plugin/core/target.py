@@ -1,0 +1,109 @@
+"""Targets: the weights a method treats, found by module type and by globs on parameter names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from yolov5_prune_plugin.core.granularity import Granularity
+from yolov5_prune_plugin.errors import PruneError
+
+
+@dataclass(frozen=True)
+class Target:
+    """One weight to prune.
+
+    Attributes:
+        name: Parameter name, for example ``model.0.conv.weight``.
+        module: The layer that owns it.
+    """
+
+    name: str
+    module: nn.Conv2d = field(repr=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's weight, [out, in / groups, height, width]."""
+        return self.module.weight
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is pruned and what is not.
+
+    Attributes:
+        targets: In the order of the model.
+        skipped: Reason by name, for each Conv2d weight left alone.
+        others: How many other parameters there are, by kind of their module.
+    """
+
+    targets: tuple[Target, ...]
+    skipped: dict[str, str]
+    others: dict[str, int]
+
+
+def find_targets(
+    model: nn.Module,
+    granularity: Granularity,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> Selection:
+    """Find the Conv2d weights of a model.
+
+    Args:
+        model: Any module.
+        granularity: Layers that it refuses are skipped, with its reason.
+        include: Globs on parameter names; empty means all.
+        exclude: Globs on parameter names; they win over ``include``.
+
+    Raises:
+        PruneError: If the model has no Conv2d, a glob matches none of them, nothing is left, or a weight is not finite.
+    """
+    convs: dict[str, Target] = {}
+    seen: set[int] = set()
+    others: Counter[str] = Counter()
+    for prefix, module in model.named_modules():
+        for short, parameter in module.named_parameters(prefix, recurse=False):
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            if isinstance(module, nn.Conv2d) and parameter is module.weight:
+                convs[short] = Target(short, module)
+            else:
+                others[f"{type(module).__name__} {short.rpartition('.')[2]}"] += parameter.numel()
+    if not convs:
+        raise PruneError("the model has no Conv2d weights to prune")
+
+    for flag, globs in (("include", include), ("exclude", exclude)):
+        for glob in globs:
+            if not any(fnmatchcase(name, glob) for name in convs):
+                first, last = next(iter(convs)), next(reversed(convs))
+                raise PruneError(f"{flag}: no Conv2d weight matches {glob!r}; they run from {first} to {last}")
+
+    targets, skipped = [], {}
+    for name, target in convs.items():
+        reason = _reason(name, include, exclude) or granularity.refuses(target.weight)
+        if reason:
+            skipped[name] = reason
+            continue
+        if not bool(torch.isfinite(target.weight).all()):
+            raise PruneError(f"{name} has NaN or infinite weights; nothing was pruned")
+        targets.append(target)
+    if not targets:
+        reasons = "; ".join(sorted(set(skipped.values())))
+        raise PruneError(f"none of the {len(convs)} Conv2d weights is left to prune ({reasons})")
+    return Selection(tuple(targets), skipped, dict(others))
+
+
+def _reason(name: str, include: Sequence[str], exclude: Sequence[str]) -> str:
+    for glob in exclude:
+        if fnmatchcase(name, glob):
+            return f"excluded by {glob!r}"
+    if include and not any(fnmatchcase(name, glob) for glob in include):
+        return "not among the included"
+    return ""

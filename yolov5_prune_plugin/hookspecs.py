@@ -1,0 +1,39 @@
+"""The events of a run. A plug-in answers those it cares for; a function may leave out arguments it does not need."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from yolov5_prune_plugin.run import Evaluation, Run
+
+hookspec = pluggy.HookspecMarker("yolov5_prune")
+
+
+@hookspec
+def prune_methods() -> list[type]:  # type: ignore[empty-body]
+    """Offer classes for --prune-method: dataclasses with a ``name`` and ``scores(target, request) -> Tensor``."""
+
+
+@hookspec
+def options(script: str, role: str) -> list[type]:  # type: ignore[empty-body]
+    """Offer dataclasses whose fields become flags of this script, such as ``segment/val.py`` in the role ``validate``."""
+
+
+@hookspec
+def configure(run: Run) -> object | None:
+    """The flags are read and checked; return a plug-in to take part in this run, or None to stay out of it."""
+
+
+@hookspec
+def model_loaded(run: Run, model: nn.Module) -> None:
+    """The script loaded a trained model for use; change it in place, before its first forward pass."""
+
+
+@hookspec
+def evaluated(run: Run, evaluation: Evaluation, baseline: Evaluation | None) -> None:
+    """The script measured the model; with ``run.wants_baseline`` the unchanged one too, before it."""

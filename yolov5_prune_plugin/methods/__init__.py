@@ -1,0 +1,1 @@
+"""The built-in plug-ins, one a file; strangers come in by the same door (plugins.py)."""

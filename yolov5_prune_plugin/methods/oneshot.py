@@ -1,0 +1,160 @@
+"""--prune S: one-shot pruning of a trained model, when a script loads it for use."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from torch import nn
+
+from yolov5_prune_plugin import hookimpl
+from yolov5_prune_plugin.core.distribution import NAMES, check_sparsity
+from yolov5_prune_plugin.core.granularity import Granularity
+from yolov5_prune_plugin.core.oneshot import Request, prune_by_scores
+from yolov5_prune_plugin.core.report import measure
+from yolov5_prune_plugin.core.target import find_targets
+from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.files import check_new_file
+from yolov5_prune_plugin.options import checked, flag
+from yolov5_prune_plugin.record import Record
+from yolov5_prune_plugin.run import Evaluation, Run
+
+
+def _sparsity(text: str) -> float:
+    try:
+        return check_sparsity(float(text))
+    except ValueError:
+        raise PruneError(f"sparsity must be a number in [0, 1), for example 0.3; got {text!r}") from None
+
+
+@dataclass
+class PruneOptions:
+    """One-shot pruning (yolov5-prune-plugin)."""
+
+    prune: Optional[float] = flag(
+        None, "zero this share of the Conv2d weights as the model is loaded, in [0, 1), for example 0.3",
+        type=checked(_sparsity), metavar="S")  # fmt: skip
+    prune_method: str = flag(
+        "magnitude", "which weights go: magnitude (default), random, or the name of an installed plug-in's method",
+        metavar="NAME")  # fmt: skip
+    prune_distribution: str = flag(
+        "uniform", "how the layers share the sparsity: uniform (default: each the same), global (one threshold),"
+        " erk (by shape), lamp (layer-adaptive threshold)", choices=NAMES)  # fmt: skip
+    prune_granularity: str = flag(
+        "weight", "what goes together: weight (default), channel (whole output filters), or N:M, such as 2:4: N of"
+        " every M input channels kept, with S = 1 - N/M", type=checked(lambda text: str(Granularity.parse(text))),
+        metavar="GRAIN")  # fmt: skip
+    prune_include: tuple[str, ...] = flag(
+        (), "prune only Conv2d weights whose parameter name matches, such as 'model.1?.*'", nargs="+", metavar="GLOB"
+    )
+    prune_exclude: tuple[str, ...] = flag(
+        (), "leave Conv2d weights alone whose parameter name matches, such as 'model.24.*'", nargs="+", metavar="GLOB"
+    )
+    prune_seed: int = flag(0, "seed of methods that draw (default 0)", metavar="N")
+    prune_save: Optional[Path] = flag(
+        None, "write the pruned model as a YOLOv5 checkpoint (fp16, stripped), to a file that does not exist yet",
+        type=Path, metavar="FILE")  # fmt: skip
+
+
+@dataclass
+class BaselineOptions:
+    """Comparison with the dense model (yolov5-prune-plugin)."""
+
+    prune_baseline: bool = flag(False, "measure the dense model first, and print dense, pruned and their difference")
+
+
+class OneShot:
+    """Prunes by the flags above; the methods come from the plug-ins."""
+
+    def __init__(self, hook: Any) -> None:
+        self._methods = {cls.name: cls for classes in reversed(hook.prune_methods()) for cls in classes}
+
+    @hookimpl
+    def options(self, role: str) -> list[type]:
+        """Our flags and those of the methods, in every script that uses a trained model."""
+        if role == "train":
+            return []
+        own = [cls for cls in self._methods.values() if is_dataclass(cls)]
+        return [PruneOptions, *([BaselineOptions] if role == "validate" else []), *own]
+
+    @hookimpl
+    def configure(self, run: Run) -> Optional[object]:
+        """Check the flags against each other before anything is loaded."""
+        options: PruneOptions = run.config(PruneOptions)
+        if options.prune is None:
+            needy = [name for cls in self.options(run.role) for name in run.given(cls)]
+            if needy:
+                raise PruneError(f"{needy[0]} needs --prune S, the share of weights to zero")
+            return None
+        if options.prune_method not in self._methods:
+            raise PruneError(
+                f"--prune-method must be one of {', '.join(self._methods)}, got {options.prune_method!r}; other methods"
+                " come with plug-in packages"
+            )
+        chosen = self._methods[options.prune_method]
+        for cls in self._methods.values():
+            if cls is not chosen and is_dataclass(cls) and run.given(cls):
+                raise PruneError(f"{run.given(cls)[0]} belongs to --prune-method {cls.name}, not {chosen.name}")
+        method = run.config(chosen) if is_dataclass(chosen) else chosen()
+        try:
+            request = Request(options.prune, options.prune_distribution, Granularity.parse(options.prune_granularity),
+                              options.prune_seed)  # fmt: skip
+        except PruneError as error:
+            raise PruneError(
+                f"--prune {options.prune:g} --prune-granularity {options.prune_granularity}: {error}"
+            ) from None
+        if options.prune_save is not None:
+            _check_save(options.prune_save, run)
+        run.wants_baseline = "--prune-baseline" in run.given(BaselineOptions) if run.role == "validate" else False
+        return _OneShotRun(options, method, request)
+
+
+class _OneShotRun:
+    """One-shot pruning taking part in one run."""
+
+    def __init__(self, options: PruneOptions, method: Any, request: Request) -> None:
+        self.options, self.method, self.request = options, method, request
+        self.record: Optional[Record] = None
+
+    @hookimpl
+    def model_loaded(self, run: Run, model: nn.Module) -> None:
+        """Prune, report, save."""
+        options = self.options
+        try:
+            selection = find_targets(model, self.request.granularity, options.prune_include, options.prune_exclude)
+        except PruneError as error:
+            raise PruneError(f"--prune: {error}") from None
+        started = time.perf_counter()
+        if hasattr(self.method, "prune"):
+            self.method.prune(selection.targets, self.request)
+        else:
+            prune_by_scores(selection.targets, self.method.scores, self.request)
+        seconds = time.perf_counter() - started
+        fused = not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+        facts = {
+            "method": options.prune_method, "distribution": options.prune_distribution,
+            "granularity": options.prune_granularity, "requested_sparsity": options.prune, "seed": options.prune_seed,
+            "pruned_weights": "fused" if fused else "unfused", "seconds": round(seconds, 3),
+        }  # fmt: skip
+        self.record = Record(run, facts, measure(model, selection))
+        self.record.layers()
+        if options.prune_save is not None and run.main:
+            names = [target.name for target in selection.targets]
+            keep = {**facts, "conv_sparsity": self.record.sparsity.conv_sparsity}
+            self.record.saved(run.save(model, names, options.prune_save, keep))
+
+    @hookimpl
+    def evaluated(self, evaluation: Evaluation, baseline: Optional[Evaluation]) -> None:
+        """Report what the script measured."""
+        if self.record:
+            self.record.evaluated(evaluation, baseline)
+
+
+def _check_save(file: Path, run: Run) -> None:
+    check_new_file("--prune-save", file)
+    if file.suffix != ".pt":
+        raise PruneError(f"--prune-save {file}: a YOLOv5 checkpoint ends in .pt")
+    if len(run.weights) > 1:
+        raise PruneError(f"--prune-save writes one model, but --weights names {len(run.weights)} (an ensemble)")

@@ -1,0 +1,117 @@
+"""Dataclass fields -> flags, and back: one dataclass is configuration, flags, defaults and help."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any, Optional
+
+from yolov5_prune_plugin.errors import PruneError
+
+
+def flag(default: Any, help: str, **argparse_keywords: Any) -> Any:
+    """A dataclass field that becomes a flag.
+
+    Args:
+        default: Value if the flag is not given.
+        help: Shown by ``--help``.
+        argparse_keywords: ``type``, ``metavar``, ``nargs``, ``choices`` of ``add_argument``; without ``type``, that of
+            the default. A field whose default is False becomes a switch.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, **argparse_keywords})
+
+
+def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Turn a function that raises PruneError into a ``type`` whose message argparse prints after the flag's name."""
+
+    def convert(text: str) -> Any:
+        try:
+            return check(text)
+        except PruneError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return convert
+
+
+def flag_name(field: dataclasses.Field[Any]) -> str:
+    """``prune_save`` -> ``--prune-save``."""
+    return "--" + field.name.replace("_", "-")
+
+
+def add_flags(parser: argparse.ArgumentParser, classes: Iterable[type]) -> None:
+    """Give each dataclass a group of flags, titled by the first line of its docstring.
+
+    Raises:
+        PruneError: If two classes have a flag in common.
+    """
+    owner: dict[str, type] = {}
+    for cls in classes:
+        group = parser.add_argument_group((cls.__doc__ or cls.__name__).strip().splitlines()[0].rstrip("."))
+        for field in dataclasses.fields(cls):
+            name = flag_name(field)
+            if name in owner:
+                raise PruneError(f"flag {name} is claimed by {_where(owner[name])} and by {_where(cls)}")
+            owner[name] = cls
+            keywords = dict(field.metadata)
+            default = field.default
+            if default is False:
+                keywords["action"] = "store_true"
+            elif "type" not in keywords and default is not None and not isinstance(default, tuple):
+                keywords["type"] = type(default)
+            if "%" in str(keywords.get("help", "")):
+                keywords["help"] = keywords["help"].replace("%", "%%")
+            group.add_argument(name, dest=field.name, default=argparse.SUPPRESS, **keywords)
+
+
+def given(namespace: argparse.Namespace, cls: type) -> list[str]:
+    """The flags of this dataclass that were given on the command line."""
+    return [flag_name(field) for field in dataclasses.fields(cls) if hasattr(namespace, field.name)]
+
+
+def build(namespace: argparse.Namespace, cls: type) -> Any:
+    """Make the dataclass from the flags given and its defaults.
+
+    Raises:
+        PruneError: If the dataclass itself refuses them.
+    """
+    return cls(**{f.name: getattr(namespace, f.name) for f in dataclasses.fields(cls) if hasattr(namespace, f.name)})
+
+
+def split_arguments(
+    classes: Iterable[type], arguments: list[str], prog: str, fail: Optional[Callable[[str], Any]] = None
+) -> tuple[argparse.Namespace, list[str]]:
+    """Take our flags out of a command line and leave the rest in its order.
+
+    Flags are recognised by their whole name only, so that no flag of the script's own, abbreviated or not, is taken.
+
+    Args:
+        classes: Dataclasses of our flags.
+        arguments: The command line without the program's name.
+        prog: The script's name, for messages.
+        fail: Called with the message of a wrong flag; must not return. Without it, argparse's own exit.
+    """
+    parser = _Parser(prog=prog, add_help=False, allow_abbrev=False)
+    parser.fail = fail
+    add_flags(parser, classes)
+    return parser.parse_known_args(arguments)
+
+
+def help_text(classes: Iterable[type], width_like: argparse.ArgumentParser) -> str:
+    """The ``--help`` section of our flags, without usage line."""
+    parser = argparse.ArgumentParser(
+        add_help=False, usage=argparse.SUPPRESS, formatter_class=width_like.formatter_class
+    )
+    add_flags(parser, classes)
+    return parser.format_help()
+
+
+class _Parser(argparse.ArgumentParser):
+    fail: Optional[Callable[[str], Any]] = None
+
+    def error(self, message: str) -> Any:
+        (self.fail or super().error)(message)
+
+
+def _where(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

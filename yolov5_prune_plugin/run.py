@@ -1,0 +1,82 @@
+"""What a plug-in gets to see of a run: the script, its arguments, our options, and what it may ask for."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+from yolov5_prune_plugin.options import build, given
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a script measured of its model.
+
+    Attributes:
+        figures: By name, in the script's order: precision, recall, map50, map; or top1, top5; each in [0, 1].
+        ms: Milliseconds per image by phase: preprocess, inference, nms; empty if the script returns none.
+        coco: The twelve COCO figures by name; empty if they can't be had.
+    """
+
+    figures: dict[str, float]
+    ms: dict[str, float] = field(default_factory=dict)
+    coco: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What ``Run.save`` wrote.
+
+    Attributes:
+        file: The checkpoint.
+        weights: ``unfused`` or ``fused``: which weights it holds.
+        largest_difference: Between a weight of the model in memory and the same one reloaded by the script's loader.
+        bytes: Size of the file.
+    """
+
+    file: Path
+    weights: str
+    largest_difference: float
+    bytes: int
+
+
+@dataclass
+class Run:
+    """One run of one script.
+
+    Attributes:
+        script: Path relative to the checkout, such as ``segment/val.py``.
+        role: ``validate``, ``use``, ``export`` or ``train``.
+        arguments: The script's own arguments, as it parsed them.
+        options: Our flags that were given.
+        main: False in all but the first process of a distributed run; files and tables are the first one's.
+        folder: Where the run writes its files; known from ``model_loaded`` on.
+        wants_baseline: A plug-in sets it to have the unchanged model measured first.
+        save: Writes the model as an upstream checkpoint: (model, names of changed weights, file, facts) -> Saved.
+    """
+
+    script: str
+    role: str
+    arguments: argparse.Namespace
+    options: argparse.Namespace
+    main: bool
+    save: Callable[[Any, list[str], Path, dict[str, Any]], Saved]
+    folder: Optional[Path] = None
+    wants_baseline: bool = False
+
+    def given(self, cls: type) -> list[str]:
+        """The flags of one of our dataclasses that were given."""
+        return given(self.options, cls)
+
+    def config(self, cls: type) -> Any:
+        """One of our dataclasses, filled from the flags given and its defaults."""
+        return build(self.options, cls)
+
+    @property
+    def weights(self) -> list[str]:
+        """The script's --weights, always as a list."""
+        weights = getattr(self.arguments, "weights", None) or []
+        return [str(w) for w in (weights if isinstance(weights, (list, tuple)) else [weights])]

@@ -1,0 +1,33 @@
+"""The only place that knows the names YOLOv5 uses. ``prepare`` and ``activate`` are what a patched script calls."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+
+def prepare(script: str) -> None:
+    """Apply the shims that the script's release needs before its own imports; nothing where none is needed.
+
+    Args:
+        script: ``__file__`` of the script.
+    """
+    from yolov5_prune_plugin.yolov5.compat import apply
+    from yolov5_prune_plugin.yolov5.stop import clear_exit
+
+    with clear_exit():
+        apply(script)
+
+
+def activate(namespace: dict[str, Any], seams: Optional[str] = None) -> None:
+    """Teach a YOLOv5 script our flags. Called before its main guard; does nothing when the script is imported.
+
+    Args:
+        namespace: ``globals()`` of the script.
+        seams: A YAML file like those in ``patches``, for a script of a fork's own.
+    """
+    if namespace.get("__name__") == "__main__":
+        from yolov5_prune_plugin.yolov5.activation import activate_script
+        from yolov5_prune_plugin.yolov5.stop import clear_exit
+
+        with clear_exit():
+            activate_script(namespace, seams)

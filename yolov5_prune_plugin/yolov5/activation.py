@@ -1,0 +1,92 @@
+"""The activation: our flags join the script's own parser; if one is given, the run gets its seams (session.py)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from types import ModuleType
+from typing import Any, NoReturn, Optional
+
+from yolov5_prune_plugin.errors import PruneError, UpstreamError
+from yolov5_prune_plugin.yolov5.seams import Script, find_script, load_scripts
+from yolov5_prune_plugin.yolov5.stop import clear_exit
+
+
+def activate_script(namespace: dict[str, Any], seams: Optional[str] = None) -> None:
+    """Put a parser that knows our flags into the script's namespace. Twice is as good as once.
+
+    Raises:
+        UpstreamError: If the script is none we know, or has no parser where we know it.
+    """
+    scripts = load_scripts(seams)
+    script = find_script(namespace["__file__"], scripts)
+    if script is None:
+        raise UpstreamError(
+            f"{namespace['__file__']} is no script we know ({', '.join(scripts)}); name it with --seams FILE"
+        )
+    name = script.find("parser", namespace)
+    if isinstance(namespace[name], _Argparse) or isinstance(namespace[name], type(_Parser)):
+        return
+    parser = type("ArgumentParser", (_Parser,), {"script": script, "namespace": namespace})
+    namespace[name] = _Argparse(parser) if isinstance(namespace[name], ModuleType) else parser
+
+
+class _Argparse:
+    """Stands for the module argparse in one script; only its ArgumentParser is another."""
+
+    def __init__(self, parser: type[argparse.ArgumentParser]) -> None:
+        self.ArgumentParser = parser
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(argparse, name)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Upstream's parser sees the command line without our flags, so its abbreviations mean what they always meant."""
+
+    script: Script
+    namespace: dict[str, Any]
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        from yolov5_prune_plugin.options import split_arguments
+        from yolov5_prune_plugin.yolov5.session import start
+
+        with clear_exit():
+            plugins, classes = self._offer()
+            arguments = list(sys.argv[1:] if args is None else args)
+            ours, rest = split_arguments(classes, arguments, self.prog, self._fail)
+        opt, unknown = super().parse_known_args(rest, namespace)
+        if vars(ours) and not unknown:
+            with clear_exit():
+                try:
+                    start(self.script, self.namespace, ours, opt, plugins)
+                except PruneError as error:
+                    self._fail(str(error))
+        return opt, unknown
+
+    def format_help(self) -> str:
+        from yolov5_prune_plugin.options import help_text
+
+        _, classes = self._offer()
+        return super().format_help() + ("\n" + help_text(classes, self) if classes else "")
+
+    def error(self, message: str) -> NoReturn:
+        super().error(message + self._hint(message))
+
+    def _fail(self, message: str) -> NoReturn:
+        """One line for a wrong flag of ours; upstream's usage, which does not know it, would only hide it."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+    def _offer(self) -> tuple[Any, list[type]]:
+        from yolov5_prune_plugin.plugins import load_plugins, offered
+
+        plugins = load_plugins()
+        return plugins, offered(plugins, self.script.path, self.script.role)
+
+    def _hint(self, message: str) -> str:
+        """Where a flag of ours that this script does not take would be taken."""
+        from yolov5_prune_plugin.plugins import scripts_with
+
+        ours = [word.split("=")[0] for word in message.split() if word.startswith("--")]
+        places = {word: scripts_with(word, load_scripts()) for word in ours} if "unrecognized" in message else {}
+        return "".join(f"; {word} works in {', '.join(found)}" for word, found in places.items() if found)

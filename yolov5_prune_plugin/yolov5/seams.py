@@ -1,0 +1,107 @@
+"""Which name in a script's namespace carries which event: read from patches/*.yaml and a fork's own file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+import yaml
+
+from yolov5_prune_plugin.errors import PruneError, UpstreamError
+from yolov5_prune_plugin.yolov5.knowledge import patches_dir
+
+ROLES = ("validate", "use", "export", "train")
+EVENTS = ("parser", "model_loaded", "run_folder", "evaluation", "data_loaded", "callbacks")
+FAMILIES = ("val", "train", "detect", "export")
+
+
+@dataclass(frozen=True)
+class Script:
+    """One script of upstream's, as we know it.
+
+    Attributes:
+        path: Relative to the checkout, such as ``segment/val.py``.
+        role: One of ``ROLES``.
+        seams: Names by event; the first that the script has is wrapped.
+        results: Names of the figures that ``run`` returns.
+        results_in: Index of the item that holds them, or None if they are the returned tuple itself.
+        times_in: Index of the item that holds the times in ms per image, or None if it returns none.
+    """
+
+    path: str
+    role: str
+    seams: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    results: tuple[str, ...] = ()
+    results_in: Optional[int] = None
+    times_in: Optional[int] = None
+
+    def find(self, event: str, namespace: dict[str, Any]) -> str:
+        """The name that carries an event in this script.
+
+        Raises:
+            UpstreamError: If the script has none of the names we know.
+        """
+        names = self.seams.get(event, ())
+        for name in names:
+            if name in namespace:
+                return name
+        raise UpstreamError(
+            f"{namespace.get('__file__', self.path)} has none of {', '.join(names) or f'a name for {event}'}: not a"
+            f" YOLOv5 {self.path}, or a release before v6.0; a fork can name its own with --seams FILE"
+        )
+
+
+def load_scripts(extra: Optional[str] = None) -> dict[str, Script]:
+    """All scripts we know, by path.
+
+    Args:
+        extra: A file of the same form; its scripts are added, or replace ours.
+
+    Raises:
+        PruneError: If a file can't be read or has something else in it.
+    """
+    scripts: dict[str, Script] = {}
+    for file in [*(patches_dir() / f"{family}.yaml" for family in FAMILIES), *([Path(extra)] if extra else [])]:
+        scripts.update(_read(file))
+    return scripts
+
+
+def find_script(file: str, scripts: dict[str, Script]) -> Optional[Script]:
+    """The script whose path is the longest tail of the file's; None if there is none."""
+    parts = Path(file).resolve().parts
+    fitting = [script for path, script in scripts.items() if parts[-len(Path(path).parts) :] == Path(path).parts]
+    return max(fitting, key=lambda script: len(script.path), default=None)
+
+
+def _read(file: Path) -> dict[str, Script]:
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise PruneError(f"--seams {file}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+    entries = content.get("scripts") if isinstance(content, dict) else None
+    if not isinstance(entries, dict) or not entries:
+        raise PruneError(f"--seams {file}: needs a mapping 'scripts' of script paths, as in patches/val.yaml")
+    return {path: _script(file, path, entry) for path, entry in entries.items()}
+
+
+def _script(file: Path, path: str, entry: Any) -> Script:
+    def refuse(what: str) -> PruneError:
+        return PruneError(f"--seams {file}: {path}: {what}")
+
+    if not isinstance(entry, dict) or entry.get("role") not in ROLES:
+        raise refuse(f"role must be one of {', '.join(ROLES)}, got {entry.get('role') if entry else None!r}")
+    seams = entry.get("seams") or {}
+    if not isinstance(seams, dict) or not all(isinstance(names, list) for names in seams.values()):
+        raise refuse("seams must map events to lists of names")
+    unknown = sorted(set(seams) - set(EVENTS))
+    if unknown:
+        raise refuse(f"unknown event {unknown[0]!r}; events are {', '.join(EVENTS)}")
+    return Script(
+        path,
+        entry["role"],
+        {"parser": ("argparse",), **{event: tuple(map(str, names)) for event, names in seams.items()}},
+        tuple(entry.get("results") or ()),
+        entry.get("results_in"),
+        entry.get("times_in"),
+    )
