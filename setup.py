@@ -38,7 +38,7 @@ setup(
     ],
     extras_require={
         "demo": ["yolov5>=7.0.13,<7.1"],
-        "test": ["pytest", "hypothesis", "onnx", "build", "ultralytics"],
+        "test": ["pytest", "pytest-xdist", "hypothesis", "onnx", "build", "ultralytics"],
         "lint": ["ruff", "mypy"],
     },
     entry_points={"console_scripts": ["yolov5-prune = yolov5_prune_plugin.cli:main"]},

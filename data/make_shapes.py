@@ -10,7 +10,7 @@ than 40 % stays visible, being painted over or cut off by the border, is left in
 is tight to the part of the whole outline inside the image, whether or not something covers a part of it.
 
 Outlines and boxes come from NumPy alone, from a ``RandomState`` (a frozen stream) of their own, so a seed gives the
-same labels everywhere; OpenCV draws backgrounds, blurs and encodes, so the pixels are the same for one OpenCV version.
+same labels everywhere; OpenCV draws backgrounds, blurs and encodes, so pixels are the same for one OpenCV version only.
 Image ``i`` of a split depends on the seed, the split and ``i`` only: asking for more images leaves the first ones be.
 
 No relative ``path:`` in a data yaml means "beside this file": YOLOv5 v6.0 takes it from the working directory, v6.1
@@ -111,7 +111,7 @@ def mix(a: np.ndarray, b: np.ndarray, t: np.ndarray) -> np.ndarray:
 
 
 def background(rng: Rng) -> np.ndarray:
-    """Return a float BGR background: a gradient, noise texture, checks or strips, with some clutter lines."""
+    """Return a float BGR background: a gradient, noise texture, checks or stripes, with some clutter lines."""
     a, b = colour(rng), colour(rng)
     b = a + (b - a) * rng.uniform(0.3, 0.9)
     kind = rng.randint(4)

@@ -21,7 +21,7 @@ def prune_methods() -> list[type]:  # type: ignore[empty-body]
 
 @hookspec
 def options(script: str, role: str) -> list[type]:  # type: ignore[empty-body]
-    """Offer dataclasses whose fields become flags of this script, such as ``segment/val.py`` in the role ``validate``."""
+    """Offer dataclasses whose fields become flags of a script, such as ``segment/val.py``, role ``validate``."""
 
 
 @hookspec

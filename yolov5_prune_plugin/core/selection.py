@@ -57,7 +57,7 @@ def counts_below(chunks: Callable[[], Iterable[tuple[str, Tensor]]], count: int)
 
 def _bits(name: str, scores: Tensor) -> Iterable[Tensor]:
     """The float32 bits of the scores as integers that order alike, chunk by chunk, on the CPU."""
-    for chunk in scores.detach().reshape(-1).split(_CHUNK):
+    for chunk in torch.split(scores.detach().reshape(-1), _CHUNK):
         bits = chunk.to("cpu", torch.float32).contiguous().view(torch.int32)
         if bits.numel() and (int(bits.min()) < 0 or int(bits.max()) > 0x7F800000):
             bits = bits.masked_fill(bits == -(1 << 31), 0)  # -0.0 is 0.0

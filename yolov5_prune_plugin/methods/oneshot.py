@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from torch import nn
 
@@ -18,8 +18,10 @@ from yolov5_prune_plugin.core.target import find_targets
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import check_new_file
 from yolov5_prune_plugin.options import checked, flag
-from yolov5_prune_plugin.record import Record
 from yolov5_prune_plugin.run import Evaluation, Run
+
+if TYPE_CHECKING:
+    from yolov5_prune_plugin.record import Record
 
 
 def _sparsity(text: str) -> float:
@@ -132,6 +134,8 @@ class _OneShotRun:
         else:
             prune_by_scores(selection.targets, self.method.scores, self.request)
         seconds = time.perf_counter() - started
+        from yolov5_prune_plugin.record import Record  # brings rich and pandas: only for a run that prunes
+
         fused = not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
         facts = {
             "method": options.prune_method, "distribution": options.prune_distribution,

@@ -25,7 +25,9 @@ def activate_script(namespace: dict[str, Any], seams: Optional[str] = None) -> N
             f"{namespace['__file__']} is no script we know ({', '.join(scripts)}); name it with --seams FILE"
         )
     name = script.find("parser", namespace)
-    if isinstance(namespace[name], _Argparse) or isinstance(namespace[name], type(_Parser)):
+    if isinstance(namespace[name], _Argparse) or (
+        isinstance(namespace[name], type) and issubclass(namespace[name], _Parser)
+    ):
         return
     parser = type("ArgumentParser", (_Parser,), {"script": script, "namespace": namespace})
     namespace[name] = _Argparse(parser) if isinstance(namespace[name], ModuleType) else parser
@@ -48,12 +50,15 @@ class _Parser(argparse.ArgumentParser):
     namespace: dict[str, Any]
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        arguments = list(sys.argv[1:] if args is None else args)
+        opt, unknown = super().parse_known_args(arguments, namespace)
+        if not unknown:  # upstream knows them all, so none is ours: nothing of us is loaded
+            return opt, unknown
         from yolov5_prune_plugin.options import split_arguments
         from yolov5_prune_plugin.yolov5.session import start
 
         with clear_exit():
             plugins, classes = self._offer()
-            arguments = list(sys.argv[1:] if args is None else args)
             ours, rest = split_arguments(classes, arguments, self.prog, self._fail)
         opt, unknown = super().parse_known_args(rest, namespace)
         if vars(ours) and not unknown:

@@ -32,8 +32,8 @@ def check_weights(weights: list[str]) -> None:
     for name in weights:
         if name.rstrip("/").endswith(EXPORTED):
             raise PruneError(
-                f"--weights {name}: an exported model cannot be pruned; give the PyTorch weights (.pt) it was made from,"
-                " and export them with --prune"
+                f"--weights {name}: an exported model cannot be pruned; give the PyTorch weights (.pt) it was made"
+                " from, and export them with --prune"
             )
         file = Path(name)
         if file.is_dir():
@@ -76,7 +76,7 @@ def save_pruned(
     """Write a changed model as an upstream checkpoint: fp16, stripped, with exact zeros; reload it and compare.
 
     A script runs the model with BatchNorm folded into the convolutions ("fused"). Folding scales whole output channels,
-    so a zero stays at its place: first the unfused weights of the source are written with the zeros of the changed ones;
+    so a zero stays at its place: first the unfused weights of the source are written, with the zeros of the changed;
     train.py can go on from them, and loading fuses them to the very weights in memory. Where that does not give them
     back (a method that moves weights, a fork that fuses otherwise), the fused model itself is written.
 
@@ -107,7 +107,7 @@ def save_pruned(
         except (OSError, RuntimeError) as error:
             raise PruneError(f"--prune-save {file}: cannot be written: {' '.join(str(error).split())[:200]}") from error
     raise PruneError(
-        f"--prune-save {file}: does not reload to the same model, so it was not kept ({'; '.join(differences)})"
+        f"--prune-save {file}: does not reload to the same model, so it is not kept ({'; '.join(differences)})"
     )
 
 

@@ -61,7 +61,7 @@ def check(checkout: Checkout) -> dict[str, str]:
 
 
 def patch(checkout: Checkout) -> dict[str, str]:
-    """Write the activation line before the main guard of each script; where the release needs shims, one at the top too.
+    """Write the activation line before each main guard; where the release needs shims, one at the top too.
 
     All scripts or none: everything is parsed and written under other names before the first file is replaced.
 
@@ -120,8 +120,10 @@ def _replace(checkout: Checkout, old: Mapping[str, bytes], new: Mapping[str, byt
     files = {path: checkout.scripts[path].resolve() for path in old if new[path] != old[path]}
     for path, file in files.items():
         if not file.stat().st_mode & stat.S_IWUSR or not os.access(file, os.W_OK):
-            raise PruneError(f"patch {checkout.folder}: {path} is read-only; make it writable (chmod u+w) and try again."
-                             " No file was changed")  # fmt: skip
+            raise PruneError(
+                f"patch {checkout.folder}: {path} is read-only; make it writable (chmod u+w) and try again."
+                " No file was changed"
+            )
     spare = {path: file.with_name(f".{file.name}.yolov5-prune") for path, file in files.items()}
     done: list[str] = []
     try:

@@ -1,0 +1,48 @@
+# make demo: set-up and the main job on embedded data.  make test: set-up and all tests.  lint, bench, dist: see below.
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+RELEASES := 6.0.7 6.1.9 6.2.3
+
+demo: $(VENV)/.demo
+	$(PY) -m yolov5_prune_plugin demo
+
+test: $(VENV)/.test
+	$(PY) -m pytest
+
+lint: $(VENV)/.lint
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+bench: $(VENV)/.test
+	$(PY) -m benchmarks.speed
+	$(PY) -m benchmarks.startup
+	$(PY) -m benchmarks.accuracy
+
+dist: $(VENV)/.test
+	$(PY) -m build
+
+clean:
+	rm -rf build dist *.egg-info runs $(VENV)
+
+$(PY):
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(PY) setup.py
+	$(PY) -m pip install --quiet -e '.[demo]'
+	touch $@
+
+# Old releases lie beside the environment: they can't all be installed at once, and their own pins no longer resolve.
+$(VENV)/.test: $(VENV)/.demo
+	$(PY) -m pip install --quiet -e '.[demo,test]'
+	for release in $(RELEASES); do \
+	  $(PY) -m pip install --quiet --no-deps --upgrade --target $(VENV)/releases/$$release yolov5==$$release || exit 1; \
+	done
+	touch $@
+
+$(VENV)/.lint: $(PY) setup.py
+	$(PY) -m pip install --quiet -e '.[lint]'
+	touch $@
+
+.PHONY: demo test lint bench dist clean

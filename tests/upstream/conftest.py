@@ -1,0 +1,128 @@
+"""YOLOv5 releases to run for real: PyPI ones always, git ones where $YOLOV5_MIRROR names a bare clone."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from yolov5_prune_plugin.demo import data_dir, lay_out
+
+OLD_WHEELS = ("6.2.3", "6.1.9", "6.0.7")
+TAGS = ("v6.0", "v6.1", "v6.2", "v7.0", "master")
+WEIGHTS = data_dir() / "shapes-yolov5n.pt"
+MIRROR = os.environ.get("YOLOV5_MIRROR")
+
+
+@dataclass
+class Release:
+    """One YOLOv5 that scripts can be run of, as files (``folder``) or as a package (``python_path`` or installed)."""
+
+    name: str
+    folder: Path | None = None
+    python_path: list[Path] = field(default_factory=list)
+
+    def has(self, script: str) -> bool:
+        """Whether the release has the script."""
+        if self.folder:
+            return (self.folder / script).is_file()
+        roots = [path / "yolov5" for path in self.python_path] or list(map(Path, _installed()))
+        return any((root / script).is_file() for root in roots)
+
+    def launch(self, script: str, *arguments: object, cwd: Path, ok: bool = True, **env: str) -> str:
+        """``yolov5-prune run``; returns what it printed."""
+        target = str(self.folder / script) if self.folder else "yolov5." + script[:-3].replace("/", ".")
+        return run("-m", "yolov5_prune_plugin", "run", target, *arguments, cwd=cwd, ok=ok, path=self.python_path, **env)
+
+
+def run(*arguments: object, cwd: Path, ok: bool = True, path: list[Path] | None = None, **env: str) -> str:
+    """Run this Python with arguments; check that it succeeds, or that it fails without a traceback."""
+    search = [*map(str, path or []), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, search)), "WANDB_MODE": "disabled",
+                   "YOLO_CONFIG_DIR": str(cwd), "YOLOV5_CONFIG_DIR": str(cwd), "COLUMNS": "200", **env}  # fmt: skip
+    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, env=environment, text=True, timeout=900,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)  # fmt: skip
+    assert (done.returncode == 0) == ok, f"exit {done.returncode}:\n{done.stdout[-5000:]}"
+    assert ok or "Traceback" not in done.stdout, done.stdout[-5000:]
+    return done.stdout
+
+
+def _installed() -> list[str]:
+    spec = find_spec("yolov5")
+    return list(spec.submodule_search_locations or []) if spec else []
+
+
+def clone_like(package: Path, folder: Path) -> Path:
+    """A tree as a clone has it, from the PyPI package: its imports without the prefix again."""
+    shutil.copytree(package, folder, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    for file in folder.rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        text = re.sub(r"^(\s*(?:from|import) )yolov5\.", r"\1", text, flags=re.MULTILINE)
+        file.write_text(text.replace("from yolov5 import __version__", "__version__ = '7.0'"), encoding="utf-8")
+    (folder / "__init__.py").unlink()
+    (folder / "requirements.txt").write_text("torch\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """v7.0 as a clone has it, made from PyPI 7.0.14; not patched, shared by tests that leave it so."""
+    if not _installed():
+        pytest.skip("needs the PyPI package yolov5")
+    return Release("clone", clone_like(Path(_installed()[0]), tmp_path_factory.mktemp("clone") / "yolov5"))
+
+
+def names() -> list[str]:
+    """All releases under test here."""
+    return ["7.0.14", *OLD_WHEELS, *(TAGS if MIRROR else ())]
+
+
+@pytest.fixture(scope="session", params=names())
+def release(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """Each release in turn."""
+    name = request.param
+    if name in TAGS:
+        folder = tmp_path_factory.mktemp(name) / "yolov5"
+        subprocess.run(["git", "clone", "-q", "-b", name, str(MIRROR), str(folder)], check=True)
+        return Release(name, folder)
+    if name in OLD_WHEELS:
+        place = Path(os.environ.get("YOLOV5_RELEASES", Path(sys.prefix) / "releases")) / name
+        if not (place / "yolov5").is_dir():
+            pytest.skip(f"yolov5=={name} is not in {place}; make test puts it there")
+        return Release(name, python_path=[place])
+    if not _installed():
+        pytest.skip("needs the PyPI package yolov5")
+    return Release(name)
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded data set, cut to 16 images each, as a file for --data."""
+    folder = tmp_path_factory.mktemp("shapes")
+    data = lay_out(folder)
+    for split in ("train", "val"):
+        for file in sorted((folder / "shapes" / "images" / split).iterdir())[16:]:
+            file.unlink()
+    return data
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with official weights and real images, where there is one."""
+    place = Path(os.environ.get("YOLOV5_PRUNE_SHARED", Path(__file__).resolve().parents[3] / "shared"))
+    if not (place / "weights" / "yolov5n.pt").is_file():
+        pytest.skip(f"no official weights at {place}")
+    return place
+
+
+def val_arguments(data: Path, folder: Path, weights: Path = WEIGHTS) -> list[object]:
+    """Arguments of val.py that every release knows."""
+    return ["--weights", weights, "--data", data, "--batch-size", 8, "--imgsz", 320, "--device", "cpu",
+            "--project", folder, "--name", "val", "--exist-ok"]  # fmt: skip
