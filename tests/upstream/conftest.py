@@ -65,7 +65,8 @@ def clone_like(package: Path, folder: Path) -> Path:
     for file in folder.rglob("*.py"):
         text = file.read_text(encoding="utf-8")
         text = re.sub(r"^(\s*(?:from|import) )yolov5\.", r"\1", text, flags=re.MULTILINE)
-        file.write_text(text.replace("from yolov5 import __version__", "__version__ = '7.0'"), encoding="utf-8")
+        text = re.sub(r"^from yolov5 import __version__$", "__version__ = '7.0'", text, flags=re.MULTILINE)
+        file.write_text(text, encoding="utf-8")
     (folder / "__init__.py").unlink()
     (folder / "requirements.txt").write_text("torch\n")
     return folder

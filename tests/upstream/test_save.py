@@ -92,7 +92,7 @@ import torch
 from models.yolo import ClassificationModel, DetectionModel, SegmentationModel
 torch.manual_seed(0)
 seg = SegmentationModel({folder!r} + "/models/segment/yolov5n-seg.yaml", nc=4)
-seg.names = dict(enumerate("abcd"))
+seg.nc, seg.names = 4, dict(enumerate("abcd"))
 torch.save({{"model": seg.half()}}, sys.argv[1] + "/seg.pt")
 cls = ClassificationModel(model=DetectionModel({folder!r} + "/models/yolov5n.yaml"), nc=3, cutoff=10)
 cls.names = dict(enumerate("abc"))

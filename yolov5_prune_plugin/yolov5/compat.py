@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from yolov5_prune_plugin.errors import PruneError, UpstreamError
 from yolov5_prune_plugin.yolov5.shims import Place, Shim, load_shims
@@ -22,7 +23,7 @@ _applied: set[tuple[Path, str]] = set()
 _undo: list[Callable[[], object]] = []
 
 
-def find_root(path: Path) -> Path:
+def find_root(path: Path | str) -> Path:
     """The YOLOv5 folder that a path is in or is: the nearest one with ``models`` and ``utils``.
 
     Args:
@@ -38,7 +39,7 @@ def find_root(path: Path) -> Path:
     raise UpstreamError(f"{path} is not in a YOLOv5 folder: neither it nor one above has models/ and utils/")
 
 
-def early_needed(root: Path) -> list[str]:
+def early_needed(root: Path | str) -> list[str]:
     """The shims that the sources at ``root`` need before a script's imports, whatever is installed here.
 
     Args:
@@ -51,7 +52,7 @@ def early_needed(root: Path) -> list[str]:
     return [shim.name for shim in load_shims() if shim.early and any(_lines(root, place) for place in shim.places)]
 
 
-def apply(root: Path) -> list[str]:
+def apply(root: Path | str) -> list[str]:
     """Apply the shims that the sources at ``root`` need here; what is applied already is passed over.
 
     Args:
@@ -155,7 +156,7 @@ def report_missing_packages() -> Callable[[], object]:
     """Have the package ultralytics name what it misses: its own switch, read when it is imported."""
     checks = sys.modules.get("ultralytics.utils.checks")
     if checks is not None and hasattr(checks, "AUTOINSTALL"):
-        checks.AUTOINSTALL = False
+        vars(checks)["AUTOINSTALL"] = False
     return _set_environment("YOLO_AUTOINSTALL", "false")
 
 
@@ -174,17 +175,17 @@ def export_onnx_by_tracing() -> Callable[[], object] | None:
 
     import torch.onnx
 
-    original = torch.onnx.export
+    original: Any = torch.onnx.export
     parameter = inspect.signature(original).parameters.get("dynamo")
     if parameter is None or not parameter.default:
         return None
 
     @functools.wraps(original)
-    def export(*args: object, **kwargs: object) -> object:
+    def export(*args: Any, **kwargs: Any) -> Any:
         return original(*args, **{"dynamo": False, **kwargs})
 
-    torch.onnx.export = export
-    return lambda: setattr(torch.onnx, "export", original)
+    vars(torch.onnx)["export"] = export
+    return lambda: vars(torch.onnx).update(export=original)
 
 
 _CALLS = {call.__name__: call for call in (report_missing_packages, load_whole_checkpoints, export_onnx_by_tracing)}

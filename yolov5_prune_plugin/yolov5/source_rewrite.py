@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import decode_source
 from pathlib import Path
@@ -22,7 +21,7 @@ def rewrite(source: str, places: Iterable[Place]) -> str:
     return "\n".join(lines)
 
 
-class RewritingFinder(MetaPathFinder):
+class RewritingFinder:  # no base class: importlib.abc costs more than all the rest of us
     """Finds the files it was given by path: PyPI's yolov5 has them under two module names."""
 
     def __init__(self) -> None:
@@ -71,4 +70,4 @@ class _RewritingLoader(SourceFileLoader):
     def get_code(self, fullname: str) -> CodeType:
         """Compile the changed text; the cache is neither read nor written, as it holds the unchanged one."""
         source = decode_source(self.get_data(self.path))
-        return self.source_to_code(rewrite(source, self._places).encode("utf-8"), self.path)  # type: ignore[no-any-return]
+        return self.source_to_code(rewrite(source, self._places).encode("utf-8"), self.path)
