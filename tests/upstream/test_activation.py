@@ -48,7 +48,7 @@ def test_patch_is_idempotent_and_reverts_byte_for_byte(clone: Release, tmp_path:
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_lists_our_flags_in_a_group_of_their_own(patched: Path, script: str, tmp_path: Path) -> None:
     """--help of every script, from another working directory; train.py has upstream's flags only."""
-    printed = run(patched / script, "--help", cwd=tmp_path)
+    printed = run(patched / script, "--help", cwd=tmp_path, path=[patched])  # PyPI's import before they set sys.path
     assert ("One-shot pruning (yolov5-prune-plugin):" in printed) == ("train" not in script)
     assert ("--prune-baseline" in printed) == ("val" in script)
 
