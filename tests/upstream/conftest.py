@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.upstream.clone import clone_like
 from yolov5_prune_plugin.demo import data_dir, lay_out
 
 OLD_WHEELS = ("6.2.3", "6.1.9", "6.0.7")
@@ -57,19 +56,6 @@ def run(*arguments: object, cwd: Path, ok: bool = True, path: list[Path] | None 
 def _installed() -> list[str]:
     spec = find_spec("yolov5")
     return list(spec.submodule_search_locations or []) if spec else []
-
-
-def clone_like(package: Path, folder: Path) -> Path:
-    """A tree as a clone has it, from the PyPI package: its imports without the prefix again."""
-    shutil.copytree(package, folder, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-    for file in folder.rglob("*.py"):
-        text = file.read_text(encoding="utf-8")
-        text = re.sub(r"^(\s*(?:from|import) )yolov5\.", r"\1", text, flags=re.MULTILINE)
-        text = re.sub(r"^from yolov5 import __version__$", "__version__ = '7.0'", text, flags=re.MULTILINE)
-        file.write_text(text, encoding="utf-8")
-    (folder / "__init__.py").unlink()
-    (folder / "requirements.txt").write_text("torch\n")
-    return folder
 
 
 @pytest.fixture(scope="session")

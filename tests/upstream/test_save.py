@@ -131,7 +131,7 @@ def test_segmenters_and_classifiers(clone: Release, others: Path, tmp_path: Path
     where = ["--data", data] if "val" in script else ["--source", others / "images" / "val"]
     weights = others / ("seg.pt" if task == "seg" else "cls.pt")
     extra = ["--prune-baseline"] if "val" in script else []
-    printed = clone.launch(script, "--weights", weights, *where, *extra, "--imgsz", 64, "--device", "cpu", "--prune", 0.4,
-                           "--project", tmp_path, "--name", "x", cwd=tmp_path)  # fmt: skip
+    common = ["--imgsz", 64, "--device", "cpu", "--project", tmp_path, "--name", "x"]
+    printed = clone.launch(script, "--weights", weights, *where, *common, "--prune", 0.4, *extra, cwd=tmp_path)
     assert (tmp_path / "x" / "prune" / "report.json").is_file()
     assert ("difference" in printed) == ("val" in script)

@@ -67,11 +67,12 @@ def apply(root: Path | str) -> list[str]:
     """
     if (setting := os.environ.get(SWITCH, "").strip()) == "off":
         return []
+    script = Path(root).name if str(root).endswith(".py") else None
     root = find_root(root)
     shims = load_shims()
     off = _switched_off(setting, [shim.name for shim in shims])
     fresh = [shim for shim in shims if shim.name not in off and (root, shim.name) not in _applied]
-    return [shim.name for shim in fresh if _apply(shim, root)]
+    return [shim.name for shim in fresh if not _for_another_script(shim, script) and _apply(shim, root)]
 
 
 def revert() -> None:
@@ -80,6 +81,12 @@ def revert() -> None:
     while _undo:
         _undo.pop()()
     _applied.clear()
+
+
+def _for_another_script(shim: Shim, script: str | None) -> bool:
+    """Whether a shim is for one main script only, and another is run: export.py's costs an import of torch.onnx."""
+    main = {place.file for place in shim.places}
+    return script is not None and not any("/" in file for file in main) and script not in main
 
 
 def _apply(shim: Shim, root: Path) -> bool:
