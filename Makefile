@@ -1,6 +1,7 @@
 # make demo: set-up and the main job on embedded data.  make test: set-up and all tests.  lint, bench, dist: see below.
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 2
 PY := $(VENV)/bin/python
 RELEASES := 6.0.7 6.1.9 6.2.3
 
@@ -8,7 +9,7 @@ demo: $(VENV)/.demo
 	$(PY) -m yolov5_prune_plugin demo
 
 test: $(VENV)/.test
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(JOBS)
 
 lint: $(VENV)/.lint
 	$(PY) -m ruff format --check .

@@ -34,6 +34,9 @@ def main() -> None:
     parser.add_argument("--prune", default="0.3")
     options = parser.parse_args()
     shared = options.shared.resolve()
+    if not (shared / "weights" / "yolov5n.pt").is_file():
+        print(f"accuracy: no official weights at {shared}; give --shared DIR with weights/yolov5n.pt and data/")
+        return
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

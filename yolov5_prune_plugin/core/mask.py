@@ -35,7 +35,7 @@ def apply_mask(weight: Tensor, mask: Tensor) -> None:
     """Multiply the weight by its mask in place: exact zeros, the very bits of ``torch.nn.utils.prune`` (-0.0 included).
 
     Raises:
-        PruneError: If shapes differ, or the weight has NaN or infinite entries.
+        PruneError: If shapes differ.
     """
     if weight.shape != mask.shape:
         raise PruneError(f"mask of shape {tuple(mask.shape)} does not fit a weight of shape {tuple(weight.shape)}")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from yolov5_prune_plugin.core.report import Sparsity
 
@@ -23,16 +24,17 @@ def layers_frame(sparsity: Sparsity) -> pd.DataFrame:
 
 def layers_table(sparsity: Sparsity, title: str) -> Table:
     """The layers and both totals as a table for the terminal."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    # Text, as paths and globs may hold [brackets], which rich would take as markup
+    title_text = Text(title, style="table.title")
+    table = Table(title=title_text, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("layer")
     for column in ("shape", "weights", "zeros", "sparsity"):
         table.add_column(column, justify="right")
     table.add_column("left alone because")
     for layer in sparsity.layers:
         shape = "x".join(map(str, layer.shape))
-        table.add_row(
-            layer.name, shape, f"{layer.weights:,}", f"{layer.zeros:,}", f"{layer.sparsity:.3f}", layer.skipped
-        )
+        numbers = (f"{layer.weights:,}", f"{layer.zeros:,}", f"{layer.sparsity:.3f}")
+        table.add_row(Text(layer.name), shape, *numbers, Text(layer.skipped))
     table.add_section()
     for label, zeros, whole in (
         ("zeros / conv weights", sparsity.conv_zeros, sparsity.conv_weights),

@@ -153,11 +153,15 @@ def _compare(model: nn.Module, reloaded: nn.Module, names: list[str]) -> float:
     """The largest difference of any weight.
 
     Raises:
-        _DiffersError: If a zero of a changed weight is lost, or a difference is more than fp16 rounding explains.
+        _DiffersError: If names or shapes differ, a zero of a changed weight is lost, or a difference is more than fp16
+            rounding explains.
     """
     ours, theirs = model.state_dict(), reloaded.state_dict()
     if ours.keys() != theirs.keys():
         raise _DiffersError(f"{len(ours.keys() ^ theirs.keys())} tensors have no counterpart")
+    for name, tensor in ours.items():
+        if theirs[name].shape != tensor.shape:
+            raise _DiffersError(f"{name} has another shape")
     lost = [name for name in names if bool((theirs[name][ours[name] == 0] != 0).any())]
     if lost:
         raise _DiffersError(f"zeros of {lost[0]} are lost")

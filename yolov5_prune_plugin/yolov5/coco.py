@@ -77,15 +77,22 @@ def coco_figures(labels: list[np.ndarray], sizes: np.ndarray, detections: list[n
             found.append({"image_id": image, "category_id": int(cls), "score": score,
                           "bbox": [x1, y1, x2 - x1, y2 - y1]})  # fmt: skip
             classes.add(int(cls))
-    if not truth or not found:
-        return dict.fromkeys(NAMES, 0.0 if truth else -1.0)
+    if not truth:
+        return dict.fromkeys(NAMES, -1.0)
+    frame = {"info": {}, "images": [{"id": i} for i in range(1, len(labels) + 1)],
+             "categories": [{"id": cls} for cls in sorted(classes)]}  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        ground = COCO()
-        ground.dataset = {"info": {}, "images": [{"id": i} for i in range(1, len(labels) + 1)], "annotations": truth,
-                          "categories": [{"id": cls} for cls in sorted(classes)]}  # fmt: skip
-        ground.createIndex()
-        evaluation = COCOeval(ground, ground.loadRes(found), "bbox")
+        ground = _indexed({**frame, "annotations": truth})
+        results = ground.loadRes(found) if found else _indexed({**frame, "annotations": []})  # it takes no empty list
+        evaluation = COCOeval(ground, results, "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     return dict(zip(NAMES, map(float, evaluation.stats)))
+
+
+def _indexed(content: dict[str, Any]) -> COCO:
+    coco = COCO()
+    coco.dataset = content
+    coco.createIndex()
+    return coco

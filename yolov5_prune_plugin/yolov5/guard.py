@@ -41,10 +41,10 @@ def _is_guard(test: ast.expr) -> bool:
     return names == {"__name__"} and texts == {"__main__"}
 
 
-def first_statement(tree: ast.Module) -> ast.stmt:
-    """The first statement that something may be put before: after the docstring and ``from __future__`` imports."""
+def first_line(tree: ast.Module) -> int:
+    """The line that something may be put before: that of the first statement after docstring and ``__future__``."""
     for index, node in enumerate(tree.body):
         docstring = index == 0 and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         if not docstring and not (isinstance(node, ast.ImportFrom) and node.module == "__future__"):
-            return node
-    return tree.body[-1]
+            break
+    return min(part.lineno for part in (node, *getattr(node, "decorator_list", ())))

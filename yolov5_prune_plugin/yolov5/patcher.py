@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import shutil
 import stat
@@ -11,7 +12,7 @@ from typing import Optional
 
 from yolov5_prune_plugin.errors import PruneError, UpstreamError
 from yolov5_prune_plugin.yolov5.compat import early_needed
-from yolov5_prune_plugin.yolov5.guard import first_statement, main_guard
+from yolov5_prune_plugin.yolov5.guard import first_line, main_guard
 from yolov5_prune_plugin.yolov5.seams import load_scripts
 
 ACTIVE, INACTIVE = "active", "not active"
@@ -98,49 +99,57 @@ def _contents(checkout: Checkout) -> dict[str, bytes]:
 
 
 def _without(content: bytes) -> bytes:
-    return b"".join(line for line in content.splitlines(keepends=True) if MARK not in line)
+    mark, lines = _lines(content)
+    return mark + b"".join(line for line in lines if MARK not in line)
 
 
 def _with(checkout: Checkout, path: str, content: bytes) -> bytes:
     file = checkout.scripts[path]
     tree, index = main_guard(file, content)
-    lines = content.splitlines(keepends=True)
+    mark, lines = _lines(content)
     end = b"\r\n" if lines[0].endswith(b"\r\n") else b"\n"
-    seams = f", {str(checkout.seams)!r}".encode() if checkout.seams else b""
+    seams = f", {str(checkout.seams)!a}".encode() if checkout.seams else b""  # whatever the script's coding is
     lines.insert(tree.body[index].lineno - 1, ACTIVATE % seams + MARK + end)
     if checkout.early:
-        lines.insert(first_statement(tree).lineno - 1, PREPARE + MARK + end)
-    patched = b"".join(lines)
+        lines.insert(first_line(tree) - 1, PREPARE + MARK + end)
+    patched = mark + b"".join(lines)
     main_guard(file, patched)  # still parses
     return patched
 
 
+def _lines(content: bytes) -> tuple[bytes, list[bytes]]:
+    """The byte order mark, which must stay in front, or nothing; and the lines after it."""
+    mark = codecs.BOM_UTF8 if content.startswith(codecs.BOM_UTF8) else b""
+    return mark, content[len(mark) :].splitlines(keepends=True)
+
+
 def _replace(checkout: Checkout, old: Mapping[str, bytes], new: Mapping[str, bytes]) -> None:
     """Replace the files that differ, or none of them."""
-    files = {path: checkout.scripts[path].resolve() for path in old if new[path] != old[path]}
-    for path, file in files.items():
-        if not file.stat().st_mode & stat.S_IWUSR or not os.access(file, os.W_OK):
+    files = {path: checkout.scripts[path].resolve() for path in old}
+    spare = {path: file.with_name(f".{file.name}.yolov5-prune") for path, file in files.items()}
+    changing = [path for path in old if new[path] != old[path]]
+    for path in changing:
+        if not files[path].stat().st_mode & stat.S_IWUSR or not os.access(files[path], os.W_OK):
             raise PruneError(
                 f"patch {checkout.folder}: {path} is read-only; make it writable (chmod u+w) and try again."
                 " No file was changed"
             )
-    spare = {path: file.with_name(f".{file.name}.yolov5-prune") for path, file in files.items()}
-    done: list[str] = []
     try:
-        for path, file in files.items():
+        for path in changing:
             spare[path].write_bytes(new[path])
-            shutil.copymode(file, spare[path])
-        for path, file in files.items():
-            os.replace(spare[path], file)
-            done.append(path)
-    except BaseException as error:
-        for path in done:  # Ctrl-C and a full disk included
-            files[path].write_bytes(old[path])
+            shutil.copymode(files[path], spare[path])
+        for path in changing:
+            os.replace(spare[path], files[path])
+    except BaseException as error:  # Ctrl-C and a full disk included
+        for path in changing:
+            if files[path].read_bytes() != old[path]:
+                files[path].write_bytes(old[path])
         if isinstance(error, OSError):
             raise PruneError(
                 f"patch {checkout.folder}: {error.strerror}: {error.filename}; no file was changed"
             ) from error
         raise
     finally:
-        for file in spare.values():
-            file.unlink(missing_ok=True)
+        for file in spare.values():  # those of a run that was killed included
+            if file.exists():
+                file.unlink()

@@ -1,0 +1,27 @@
+"""What many tests need: no plug-ins but our own, a small network, a hand-made distribution of scores."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import nn
+
+settings.register_profile("quick", deadline=None, max_examples=60)
+settings.load_profile("quick")
+
+
+@pytest.fixture(autouse=True)
+def _no_strangers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plug-ins that happen to be installed here stay out, except where the real scripts are run with one."""
+    if not request.node.get_closest_marker("upstream"):
+        monkeypatch.setenv("YOLOV5_PRUNE_PLUGINS", "off")
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    """Three convolutions, one depthwise and one of them with a single output channel, and what is not treated."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 1, 1)
+    )
