@@ -66,6 +66,15 @@ def test_whole_channels_by_hand() -> None:
     assert model[1].weight.flatten().tolist() == [0, 0, 6, 7]
 
 
+@pytest.mark.parametrize(("distribution", "expected"), [("global", [2, 0]), ("lamp", [1, 1])])
+def test_channels_compare_by_score_or_by_lamp_score(distribution: str, expected: list[int]) -> None:
+    """1 2 3 and 10 20 30: two of the six filters go. LAMP scores are those of 1 2 3 in both layers."""
+    model = nn.Sequential(nn.Conv2d(1, 3, 1, bias=False), nn.Conv2d(1, 3, 1, bias=False))
+    for conv, scale in zip(model, (1, 10)):
+        conv.weight.data = torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1, 1) * scale
+    assert zeros(pruned(model, 1 / 3, distribution, "channel")) == expected
+
+
 def test_n_of_m_by_hand() -> None:
     """Of every two input channels the larger weight stays."""
     assert pruned(two_convs(), 0.5, "uniform", "1:2")[1].weight.flatten().tolist() == [0, -5, 0, 7]

@@ -46,7 +46,7 @@ def test_the_first_of_two_guards_counts() -> None:
         "if name == '__main__':\n    pass\n",
         "if __name__ == '__mp_main__':\n    pass\n",
         "if '__main__' == '__main__':\n    pass\n",
-        "if __name__ == '__main__' == x:\n    pass\n",
+        "if __name__ == '__main__' != __name__:\n    pass\n",
         "if __name__:\n    pass\n",
     ],
 )
