@@ -59,7 +59,7 @@ def main() -> None:
                     rows.append(row(f"{release}", "dense" + mark, report["baseline"]))
                 kind = f"{options.prune} {distribution}, {report['pruned_weights']}"
                 rows.append(row(release, kind + mark, report))
-                print("|", *rows[-1], flush=True)
+                print("|", *rows[-1], flush=True)  # progress
     print_table("mAP of each release's own val.py", ("release", "amount", "P", "R", "mAP50", "mAP50-95"), rows)
 
 

@@ -31,6 +31,8 @@ def load_plugins() -> pluggy.PluginManager:
             try:
                 manager.register(entry.load(), name=entry.name)
             except Exception as error:
+                if manager.has_plugin(entry.name):  # older pluggy keeps the half it had registered
+                    manager.unregister(name=entry.name)
                 warnings.warn(f"yolov5-prune: plug-in {entry.name!r} ({entry.value}) left out: {error!r}", stacklevel=2)
     manager.register(oneshot.OneShot(manager.hook))
     return manager

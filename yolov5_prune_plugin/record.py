@@ -42,19 +42,19 @@ class Record:
             "note": NOTE,
             "versions": {"yolov5_prune_plugin": __version__, "torch": torch.__version__},
         }
-        self._console = Console(width=120, highlight=False, quiet=not run.main)
+        self._console = Console(width=120, highlight=False, markup=False, emoji=False, quiet=not run.main)
 
     def layers(self) -> None:
         """Print the layers and write all three files."""
         from yolov5_prune_plugin.core.show import layers_frame, layers_table, plot_layers
 
-        c = self.content
+        how = [self.content[key] for key in ("method", "distribution", "granularity")]
         title = (
-            f"{', '.join(self.run.weights)} pruned: {c['method']}, {c['distribution']}, {c['granularity']},"
-            f" {c['pruned_weights']} weights, {c['seconds']:.2f} s"
+            f"{', '.join(self.run.weights)} pruned: {', '.join(how)}, {self.content['pruned_weights']} weights,"
+            f" {self.content['seconds']:.2f} s"
         )
         self._console.print(layers_table(self.sparsity, title))
-        self._console.print(f"[dim]{NOTE}[/]")
+        self._console.print(NOTE, style="dim")
         if self.run.main and self.run.folder:
             try:
                 self.run.folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,8 @@ class Record:
         }[saved.weights]
         self._console.print(
             f"saved {saved.file}: fp16, {saved.bytes / 1e6:.2f} MB, {how}. Reloaded and compared: every zero is there,"
-            f" largest difference of a weight {saved.largest_difference:.3g}"
+            f" largest difference of a weight {saved.largest_difference:.3g}",
+            soft_wrap=True,
         )
         self._write()
 
@@ -91,7 +92,7 @@ class Record:
             self._console.print(f"pruned {self.sparsity.conv_sparsity:.1%} of the conv weights: {figures}")
         self._write()
         if self.run.folder:
-            self._console.print(f"report: {self.run.folder}")
+            self._console.print(f"report: {self.run.folder}", soft_wrap=True)
 
     def _write(self) -> None:
         if not (self.run.main and self.run.folder):

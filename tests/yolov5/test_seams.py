@@ -104,6 +104,10 @@ def test_a_fork_adds_and_replaces(tmp_path: Path) -> None:
         ("scripts: {val.py: {role: use, seams: {load: [x]}}}", "val.py: unknown event 'load'; events are parser, "),
         ("scripts: {val.py: {role: use, seams: {parser: x}}}", "val.py: seams must map events to lists of names"),
         ("scripts: {val.py: {role: use, seams: [parser]}}", "val.py: seams must map events to lists of names"),
+        ("scripts: {val.py: [1]}", "val.py: role must be one of validate, use, export, train, got None"),
+        ("scripts: {1: {role: use}}", "1: role must be one of validate, use, export, train, got 'use'"),
+        ("scripts: {val.py: {role: use, results: 5}}", "val.py: results must be a list of names"),
+        ("scripts: {val.py: {role: use, results_in: x}}", "val.py: results_in must be a whole number, got 'x'"),
     ],
 )
 def test_a_malformed_file_is_named_with_what_is_wrong(tmp_path: Path, text: str, what: str) -> None:

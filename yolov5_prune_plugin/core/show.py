@@ -42,7 +42,7 @@ def layers_table(sparsity: Sparsity, title: str) -> Table:
     ):
         table.add_row(label, "", f"{whole:,}", f"{zeros:,}", f"{zeros / whole:.3f}", "")
     for kind, count in sparsity.others.items():
-        table.add_row(f"[dim]{kind}", "", f"[dim]{count:,}", "", "", "[dim]not a Conv2d weight")
+        table.add_row(Text(kind), "", f"{count:,}", "", "", "not a Conv2d weight", style="dim")
     return table
 
 

@@ -71,7 +71,11 @@ class OneShot:
     """Prunes by the flags above; the methods come from the plug-ins."""
 
     def __init__(self, hook: Any) -> None:
-        self._methods = {cls.name: cls for classes in reversed(hook.prune_methods()) for cls in classes}
+        self._methods: dict[str, Any] = {}
+        for cls in (cls for classes in reversed(hook.prune_methods()) for cls in classes):
+            first = self._methods.setdefault(cls.name, cls)
+            if first is not cls:
+                raise PruneError(f"method {cls.name!r} is offered by {first.__module__} and by {cls.__module__}")
 
     @hookimpl
     def options(self, role: str) -> list[type]:

@@ -89,14 +89,20 @@ def _script(file: Path, path: str, entry: Any) -> Script:
     def refuse(what: str) -> PruneError:
         return PruneError(f"--seams {file}: {path}: {what}")
 
-    if not isinstance(entry, dict) or entry.get("role") not in ROLES:
-        raise refuse(f"role must be one of {', '.join(ROLES)}, got {entry.get('role') if entry else None!r}")
+    role = entry.get("role") if isinstance(entry, dict) else None
+    if not isinstance(path, str) or role not in ROLES:
+        raise refuse(f"role must be one of {', '.join(ROLES)}, got {role!r}")
     seams = entry.get("seams") or {}
     if not isinstance(seams, dict) or not all(isinstance(names, list) for names in seams.values()):
         raise refuse("seams must map events to lists of names")
     unknown = sorted(set(seams) - set(EVENTS))
     if unknown:
         raise refuse(f"unknown event {unknown[0]!r}; events are {', '.join(EVENTS)}")
+    if not isinstance(entry.get("results") or [], list):
+        raise refuse("results must be a list of names")
+    for key in ("results_in", "times_in"):
+        if not isinstance(entry.get(key), (int, type(None))):
+            raise refuse(f"{key} must be a whole number, got {entry[key]!r}")
     return Script(
         path,
         entry["role"],
