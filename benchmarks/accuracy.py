@@ -41,6 +41,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         subprocess.run([sys.executable, shared / "data" / "make_yaml.py", folder / "data"], check=True)
+        # under the name coco.yaml val.py would write JSON for COCO's own evaluation, and PyPI 6.2.3 trips over it
+        data = (folder / "data" / "coco.yaml").rename(folder / "data" / "val128.yaml")
         for release in options.releases:
             target, path = prepare(release, folder, mirror)
             for distribution in ("uniform", "global"):
@@ -72,7 +74,10 @@ def prepare(release: str, folder: Path, mirror: str | None) -> tuple[str, str]:
     """What to run, and the PYTHONPATH for it."""
     if release in TAGS:
         clone = folder / f"clone-{release}"
-        subprocess.run(["git", "clone", "-q", "-b", release, str(mirror), str(clone)], check=True)
+        subprocess.run(
+            ["git", "-c", "advice.detachedHead=false", "clone", "-q", "-b", release, str(mirror), str(clone)],
+            check=True,
+        )
         return str(clone / "val.py"), os.getcwd()
     place = Path(sys.prefix) / "releases" / release
     return "yolov5.val", os.pathsep.join([str(place), os.getcwd()]) if place.is_dir() else os.getcwd()
