@@ -47,7 +47,7 @@ def main() -> None:
             target, path = prepare(release, folder, mirror)
             for distribution in ("uniform", "global"):
                 arguments = ["--weights", options.weights or shared / "weights" / "yolov5n.pt", "--data",
-                             folder / "data" / "coco.yaml", "--imgsz", options.imgsz, "--batch-size", "8", "--device",
+                             data, "--imgsz", options.imgsz, "--batch-size", "8", "--device",
                              "cpu", "--project", folder / release, "--name", distribution, "--prune", options.prune,
                              "--prune-distribution", distribution]  # fmt: skip
                 if distribution == "uniform":
