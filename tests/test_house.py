@@ -1,0 +1,71 @@
+"""Rules of the house: imports go one way, files stay small, and the README knows every flag and event."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from yolov5_prune_plugin import hookspecs
+from yolov5_prune_plugin.options import flag_name
+from yolov5_prune_plugin.plugins import load_plugins, offered
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "yolov5_prune_plugin"
+FORBIDDEN = {
+    "core": (
+        "yolov5_prune_plugin.methods",
+        "yolov5_prune_plugin.yolov5",
+        "yolov5_prune_plugin.run",
+        "pluggy",
+        "argparse",
+    ),
+    "methods": ("yolov5_prune_plugin.yolov5",),
+    "yolov5": ("yolov5_prune_plugin.methods",),
+}
+
+
+def imported(file: Path) -> set[str]:
+    """Dotted names that a file imports anywhere."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("room", FORBIDDEN)
+def test_imports_go_one_way(room: str) -> None:
+    """core knows neither plug-ins nor upstream; methods and yolov5 never know each other."""
+    for file in (PACKAGE / room).glob("*.py"):
+        wrong = {name for name in imported(file) if name.startswith(FORBIDDEN[room])}
+        assert not wrong, f"{file.name} imports {sorted(wrong)}"
+
+
+def test_files_stay_small_and_say_what_they_are_for() -> None:
+    """At most 250 lines, and a docstring at the top."""
+    for file in PACKAGE.rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        assert text.count("\n") <= 250, file
+        assert ast.get_docstring(ast.parse(text)), file
+
+
+def test_readme_has_every_flag() -> None:
+    """What --help lists stands in the README too."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for cls in offered(load_plugins(), "val.py", "validate"):
+        for field in dataclasses.fields(cls):
+            assert f"`{flag_name(field)}" in readme, field.name
+
+
+def test_events_are_documented() -> None:
+    """Each event of hookspecs.py stands in docs/plugins.md."""
+    text = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    events = [name for name, thing in vars(hookspecs).items() if hasattr(thing, "yolov5_prune_spec")]
+    assert len(events) >= 5
+    for event in events:
+        assert f"`{event}" in text, event
