@@ -19,6 +19,7 @@ lint: $(VENV)/.lint
 bench: $(VENV)/.test
 	$(PY) -m benchmarks.speed
 	$(PY) -m benchmarks.startup
+	$(PY) -m benchmarks.accuracy --set shapes
 	$(PY) -m benchmarks.accuracy
 
 dist: $(VENV)/.test

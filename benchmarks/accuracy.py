@@ -1,10 +1,11 @@
 """yolov5n, official weights, on the first 128 images of COCO val2017: dense and pruned, through each release's val.py.
 
-    python -m benchmarks.accuracy [--shared DIR] [--releases 7.0.14 master ...] [--weights FILE] [--imgsz 640]
+    python -m benchmarks.accuracy [--shared DIR] [--releases 7.0.14 master ...] [--set coco|shapes]
 
-Needs the official weights and images in ``--shared`` (default ../shared), laid out by its data/make_yaml.py. PyPI's
-7.0.14 always runs; 6.x where ``make test`` put them; git tags where $YOLOV5_MIRROR names a bare clone. A run in which
-upstream's NMS time limit dropped detections is marked, as its figures mean nothing.
+With ``--set shapes`` it is the embedded detector and its data at 320 instead. Otherwise it needs the official weights and
+images in ``--shared`` (default ../shared), laid out by its data/make_yaml.py. PyPI's 7.0.14 always runs; 6.x where
+``make test`` put them; git tags where $YOLOV5_MIRROR names a bare clone. A run in which upstream's NMS time limit dropped
+detections is marked, as its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.table import print_table
+from yolov5_prune_plugin.demo import data_dir, lay_out
 
 WHEELS, TAGS = ("6.2.3", "6.1.9", "6.0.7"), ("v6.0", "v6.1", "v6.2", "v7.0", "master")
 FIGURES = ("precision", "recall", "map50", "map")
@@ -29,25 +31,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=Path(os.environ.get("YOLOV5_PRUNE_SHARED", "../shared")))
     parser.add_argument("--releases", nargs="+", default=["7.0.14", *WHEELS, *(TAGS if mirror else ())])
-    parser.add_argument("--weights", type=Path, help="others than yolov5n.pt of --shared")
-    parser.add_argument("--imgsz", default="640")
+    parser.add_argument(
+        "--set", choices=("coco", "shapes"), default="coco", help="shapes: the embedded data and weights"
+    )
     parser.add_argument("--prune", default="0.3")
     options = parser.parse_args()
-    shared = options.shared.resolve()
-    if not (shared / "weights" / "yolov5n.pt").is_file():
-        print(f"accuracy: no official weights at {shared}; give --shared DIR with weights/yolov5n.pt and data/")
-        return
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        subprocess.run([sys.executable, shared / "data" / "make_yaml.py", folder / "data"], check=True)
-        # under the name coco.yaml val.py would write JSON for COCO's own evaluation, and PyPI 6.2.3 trips over it
-        data = (folder / "data" / "coco.yaml").rename(folder / "data" / "val128.yaml")
+        if options.set == "shapes":
+            weights, data, imgsz = data_dir() / "shapes-yolov5n.pt", lay_out(folder), "320"
+        elif (options.shared / "weights" / "yolov5n.pt").is_file():
+            weights, data, imgsz = *coco(options.shared.resolve(), folder / "data"), "640"
+        else:
+            print(f"accuracy: no official weights at {options.shared}; give --shared DIR with weights/ and data/")
+            return
         for release in options.releases:
             target, path = prepare(release, folder, mirror)
             for distribution in ("uniform", "global"):
-                arguments = ["--weights", options.weights or shared / "weights" / "yolov5n.pt", "--data",
-                             data, "--imgsz", options.imgsz, "--batch-size", "8", "--device",
+                arguments = ["--weights", weights, "--data", data, "--imgsz", imgsz, "--batch-size", "8", "--device",
                              "cpu", "--project", folder / release, "--name", distribution, "--prune", options.prune,
                              "--prune-distribution", distribution]  # fmt: skip
                 if distribution == "uniform":
@@ -63,6 +65,13 @@ def main() -> None:
                 rows.append(row(release, kind + mark, report))
                 print("|", *rows[-1], flush=True)  # progress
     print_table("mAP of each release's own val.py", ("release", "amount", "P", "R", "mAP50", "mAP50-95"), rows)
+
+
+def coco(shared: Path, folder: Path) -> tuple[Path, Path]:
+    """The official weights, and the file of the 128 images."""
+    subprocess.run([sys.executable, shared / "data" / "make_yaml.py", folder], check=True, stdout=subprocess.DEVNULL)
+    # under the name coco.yaml val.py would write JSON for COCO's own evaluation, and PyPI 6.2.3 trips over it
+    return shared / "weights" / "yolov5n.pt", (folder / "coco.yaml").rename(folder / "val128.yaml")
 
 
 def row(release: str, kind: str, figures: dict[str, float]) -> tuple[str, ...]:

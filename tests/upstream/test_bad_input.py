@@ -45,7 +45,7 @@ def lines(printed: str) -> list[str]:
         (["--prune", "0.3", "--weights", "gone.pt"], "--weights gone.pt: no such file"),
         (["--prune", "0.3", "--weights", "short.pt"], "--weights short.pt: is cut short"),
         (["--prune", "0.3", "--weights", "text.pt"], "--weights text.pt: is not a PyTorch checkpoint"),
-        (["--prune", "0.3", "--prune-include", "model.99.*"], "no Conv2d weight matches 'model.99.*'"),
+        (["--prune", "0.3", "--prune-include", "model.99.*"], "--prune-include: no Conv2d weight matches 'model.99.*'"),
         (["--prune", "0.3", "--prune-exclude", "*"], "none of the 60 Conv2d weights is left"),
         (["--prune", "0.3", "--prune-save", "here.pt"], "--prune-save here.pt: exists already"),
         (["--prune", "0.3", "--prune-save", "."], "--prune-save .: is a directory"),

@@ -57,6 +57,15 @@ def test_stock_scripts_open_it(
         assert "Transferred 349/349 items" in printed
 
 
+def test_stock_export_opens_it(clone: Release, saved: Path, tmp_path: Path) -> None:
+    """export.py, without our activation, writes TorchScript of it."""
+    weights = tmp_path / "w.pt"
+    weights.write_bytes(saved.read_bytes())
+    run("-c", PLAIN, clone.folder / "export.py", "--weights", weights, "--imgsz", 64, "--include", "torchscript",
+        "--device", "cpu", cwd=tmp_path)  # fmt: skip
+    assert weights.with_suffix(".torchscript").stat().st_size > 1_000_000
+
+
 EXPORTED = """
 import sys, onnx
 from onnx import numpy_helper

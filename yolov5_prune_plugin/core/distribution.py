@@ -58,6 +58,33 @@ def distribute(name: str, shapes: Mapping[str, Size], scores: Scores, sparsity: 
     raise PruneError(f"distribution must be one of {', '.join(NAMES)}, got {name!r}")
 
 
+def distribute_channels(name: str, shapes: Mapping[str, Size], scores: Scores, sparsity: float) -> dict[str, int]:
+    """How many output channels each layer drops; at least one of each stays.
+
+    Args:
+        name: One of ``NAMES``.
+        shapes: Weight shape [out, in, *kernel] of each layer.
+        scores: Yields (layer, channel scores [out]), scores >= 0; called only by ``global`` and ``lamp``.
+        sparsity: Share of all weights to drop, in [0, 1); whole channels come as near to it as they can.
+
+    Raises:
+        PruneError: If the name or the sparsity is none of these.
+    """
+    check_sparsity(sparsity)
+    if name == "uniform":
+        return {layer: min(round(sparsity * shape[0]), shape[0] - 1) for layer, shape in shapes.items()}
+    if name == "global":
+        return pick_channels(shapes, dict(scores()), sparsity)
+    if name == "lamp":
+        return pick_channels(shapes, {layer: lamp_scores(values) for layer, values in scores()}, sparsity)
+    if name == "erk":
+        weights = erk(shapes, sparsity)
+        return {
+            layer: min(round(weights[layer] / math.prod(shape[1:])), shape[0] - 1) for layer, shape in shapes.items()
+        }
+    raise PruneError(f"distribution must be one of {', '.join(NAMES)}, got {name!r}")
+
+
 def erk(shapes: Mapping[str, Size], sparsity: float) -> dict[str, int]:
     """Erdos-Renyi-Kernel: a layer's density is proportional to the sum of its sides over their product.
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from yolov5_prune_plugin.core.distribution import check_sparsity, distribute, erk, pick_channels
+from yolov5_prune_plugin.core.distribution import check_sparsity, distribute, distribute_channels
 from yolov5_prune_plugin.core.granularity import Granularity, nm_mask
-from yolov5_prune_plugin.core.importance import lamp
 from yolov5_prune_plugin.core.mask import apply_mask, lowest_dropped
 from yolov5_prune_plugin.core.target import Target
 from yolov5_prune_plugin.errors import PruneError
@@ -77,18 +76,8 @@ def _drops(targets: Sequence[Target], score: ScoreFunction, request: Request) ->
 
     if grain.m:
         return {}
-    if grain.kind == "weight":
-        return distribute(request.distribution, shapes, scores, sparsity)
-    if request.distribution == "uniform":
-        return {name: min(round(sparsity * shape[0]), shape[0] - 1) for name, shape in shapes.items()}
-    if request.distribution == "erk":
-        weights = erk(shapes, sparsity)
-        return {name: min(round(weights[name] / math.prod(shape[1:])), shape[0] - 1) for name, shape in shapes.items()}
-    if request.distribution == "lamp":
-        return pick_channels(shapes, dict(_mapped(lamp, scores())), sparsity)
-    if request.distribution == "global":
-        return pick_channels(shapes, dict(scores()), sparsity)
-    raise PruneError(f"distribution must be uniform, global, erk or lamp, got {request.distribution!r}")
+    spread = distribute_channels if grain.kind == "channel" else distribute
+    return spread(request.distribution, shapes, scores, sparsity)
 
 
 def _mask(target: Target, scores: Tensor, drop: dict[str, int], grain: Granularity) -> Tensor:
@@ -103,7 +92,3 @@ def _checked(score: ScoreFunction, target: Target, request: Request) -> Tensor:
         raise PruneError(f"the method gave scores of shape {tuple(scores.shape)} for {target.name},"
                          f" whose shape is {tuple(target.weight.shape)}")  # fmt: skip
     return scores
-
-
-def _mapped(function: Callable[[Tensor], Tensor], pairs: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    return ((name, function(values)) for name, values in pairs)

@@ -113,7 +113,7 @@ class OneShot:
             ) from None
         if options.prune_save is not None:
             _check_save(options.prune_save, run)
-        run.wants_baseline = "--prune-baseline" in run.given(BaselineOptions) if run.role == "validate" else False
+        run.wants_baseline = run.config(BaselineOptions).prune_baseline
         return _OneShotRun(options, method, request)
 
 
@@ -131,7 +131,9 @@ class _OneShotRun:
         try:
             selection = find_targets(model, self.request.granularity, options.prune_include, options.prune_exclude)
         except PruneError as error:
-            raise PruneError(f"--prune: {error}") from None
+            # core names its parameters include and exclude; the flags are called after them
+            flag_of = "--prune-" if str(error).startswith(("include: ", "exclude: ")) else "--prune: "
+            raise PruneError(f"{flag_of}{error}") from None
         started = time.perf_counter()
         if hasattr(self.method, "prune"):
             self.method.prune(selection.targets, self.request)

@@ -29,7 +29,7 @@ def activate_script(namespace: dict[str, Any], seams: Optional[str] = None) -> N
         isinstance(namespace[name], type) and issubclass(namespace[name], _Parser)
     ):
         return
-    parser = type("ArgumentParser", (_Parser,), {"script": script, "namespace": namespace})
+    parser = type("ArgumentParser", (_Parser,), {"script": script, "scripts": scripts, "namespace": namespace})
     namespace[name] = _Argparse(parser) if isinstance(namespace[name], ModuleType) else parser
 
 
@@ -47,6 +47,7 @@ class _Parser(argparse.ArgumentParser):
     """Upstream's parser sees the command line without our flags, so its abbreviations mean what they always meant."""
 
     script: Script
+    scripts: dict[str, Script]
     namespace: dict[str, Any]
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -93,5 +94,5 @@ class _Parser(argparse.ArgumentParser):
         from yolov5_prune_plugin.plugins import scripts_with
 
         ours = [word.split("=")[0] for word in message.split() if word.startswith("--")]
-        places = {word: scripts_with(word, load_scripts()) for word in ours} if "unrecognized" in message else {}
+        places = {word: scripts_with(word, self.scripts) for word in ours} if "unrecognized" in message else {}
         return "".join(f"; {word} works in {', '.join(found)}" for word, found in places.items() if found)

@@ -105,7 +105,10 @@ def save_pruned(
         except _DiffersError as error:
             differences.append(f"{kind}: {error}")
         except (OSError, RuntimeError) as error:
-            raise PruneError(f"--prune-save {file}: cannot be written: {' '.join(str(error).split())[:200]}") from error
+            raise PruneError(
+                f"--prune-save {file}: cannot be written: {' '.join(str(error).split())[:200]};"
+                f" nothing was left there. Try a folder with {source.stat().st_size / 1e6:.0f} MB to spare"
+            ) from error
     raise PruneError(
         f"--prune-save {file}: does not reload to the same model, so it is not kept ({'; '.join(differences)})"
     )
