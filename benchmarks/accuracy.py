@@ -2,10 +2,10 @@
 
     python -m benchmarks.accuracy [--shared DIR] [--releases 7.0.14 master ...] [--set coco|shapes]
 
-With ``--set shapes`` it is the embedded detector and its data at 320 instead. Otherwise it needs the official weights and
-images in ``--shared`` (default ../shared), laid out by its data/make_yaml.py. PyPI's 7.0.14 always runs; 6.x where
-``make test`` put them; git tags where $YOLOV5_MIRROR names a bare clone. A run in which upstream's NMS time limit dropped
-detections is marked, as its figures mean nothing.
+With ``--set shapes`` it is the embedded detector and its data at 320 instead. Otherwise it needs the official weights
+and images in ``--shared`` (default ../shared), laid out by its data/make_yaml.py. PyPI's 7.0.14 always runs; 6.x where
+``make test`` put them; git tags where $YOLOV5_MIRROR names a bare clone. A run in which upstream's NMS time limit
+dropped detections is marked, as its figures mean nothing.
 """
 
 from __future__ import annotations
