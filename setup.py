@@ -35,10 +35,12 @@ setup(
         "packaging",
         "rich",
         "matplotlib",
+        "filelock",
     ],
     extras_require={
         "demo": ["yolov5>=7.0.13,<7.1"],
-        "test": ["pytest", "pytest-xdist", "hypothesis", "onnx", "build", "ultralytics"],
+        "test": ["pytest", "pytest-xdist", "hypothesis", "onnx", "build", "ultralytics", "ray>=2"],
+        "ray": ["ray>=2"],
         "lint": ["ruff", "mypy"],
     },
     entry_points={"console_scripts": ["yolov5-prune = yolov5_prune_plugin.cli:main"]},

@@ -10,18 +10,22 @@ from pathlib import Path
 from typing import Optional
 
 from yolov5_prune_plugin import __version__
+from yolov5_prune_plugin.choose.flags import CurveOptions, EngineOptions
+from yolov5_prune_plugin.options import add_flags
 from yolov5_prune_plugin.yolov5.stop import clear_exit
 
-COMMANDS = ("run", "patch", "demo")
+COMMANDS = ("run", "patch", "curve", "demo")
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point of the console script.
 
     Returns:
-        Exit code: 0 done; 1 ``patch --check`` found a script without activation, or the demo failed; 2 wrong input.
+        Exit code: 0 done; 1 ``patch --check`` found a script without activation, a point of a curve or the demo failed;
+        2 wrong input; 130 interrupted by Ctrl-C.
     """
     options = _parser().parse_args(argv)
+    options.command_line = ["yolov5-prune", *(sys.argv[1:] if argv is None else argv)]
     with clear_exit():
         return int(options.command(options) or 0)
 
@@ -47,6 +51,17 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--check", action="store_true", help="only say which scripts have it")
     what.add_argument("--revert", action="store_true", help="take it out again, byte for byte")
     patch.set_defaults(command=_patch)
+
+    curve = commands.add_parser(
+        "curve", help="measure accuracy against sparsity, for several methods and distributions",
+        usage="yolov5-prune curve [--seams FILE] [--no-shims] SCRIPT [flags below, the script's own and --prune-...]"
+        " [-- the script's own]")  # fmt: skip
+    curve.add_argument("--seams", metavar="FILE", help="a fork's own YAML, like those in patches/")
+    curve.add_argument("--no-shims", action="store_true", help="run old releases without what lets them run today")
+    add_flags(curve, [CurveOptions, EngineOptions])
+    curve.add_argument("script", metavar="SCRIPT", help="val.py, path/to/segment/val.py, or a module: yolov5.val")
+    curve.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    curve.set_defaults(command=_curve, help_of=curve)
 
     demo = commands.add_parser(
         "demo", help="validate an embedded detector dense and pruned (needs: pip install yolov5)"
@@ -74,6 +89,15 @@ def _patch(options: argparse.Namespace) -> int:
     for path, state in states.items():
         print(f"{state:<16} {path}")
     return int(options.check and not all(state == patcher.ACTIVE for state in states.values()))
+
+
+def _curve(options: argparse.Namespace) -> int:
+    if {"-h", "--help"} & set(options.arguments):
+        options.help_of.print_help()
+        return 0
+    from yolov5_prune_plugin.choose.curve import curve
+
+    return curve(options.script, options.arguments, options, options.command_line)
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -28,7 +28,7 @@ def launch(target: str, arguments: Sequence[str], seams: Optional[str] = None) -
         PruneError: If there is no such file or module.
         UpstreamError: If it is no YOLOv5 script.
     """
-    file, package = _locate(target)
+    file, package = locate(target)
     apply(file)
     code = compile(_activated(file, seams), str(file), "exec", dont_inherit=True)
     main = ModuleType("__main__")
@@ -39,7 +39,7 @@ def launch(target: str, arguments: Sequence[str], seams: Optional[str] = None) -
     exec(code, main.__dict__)
 
 
-def _locate(target: str) -> tuple[Path, Optional[str]]:
+def locate(target: str) -> tuple[Path, Optional[str]]:
     """The file, and the package it belongs to if it was named as a module. Nothing is imported."""
     if target.endswith(".py") or os.sep in target:
         if not Path(target).is_file():

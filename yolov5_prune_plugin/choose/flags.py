@@ -1,0 +1,121 @@
+"""The flags of ``yolov5-prune curve`` and of the engine below it; light, as --help of every command reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Optional
+
+from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.options import checked, flag
+
+MOST_AMOUNTS = 1000
+
+
+def amounts(text: str) -> tuple[float, ...]:
+    """Read ``START:STOP:STEP``, both ends included, or ``A,B,C``.
+
+    Raises:
+        PruneError: If they are no numbers in [0, 1), or do not rise.
+    """
+    example = "give rising numbers in [0, 1), for example 0:0.9:0.1 or 0,0.3,0.5"
+    ranged = ":" in text
+    try:
+        numbers = [Decimal(part.strip()) for part in text.split(":" if ranged else ",")]
+    except InvalidOperation:
+        raise PruneError(f"{text!r} is no list of numbers; {example}") from None
+    if not all(number.is_finite() for number in numbers):
+        raise PruneError(f"{text!r} is no list of numbers; {example}")
+    if ranged:
+        numbers = _steps(text, numbers, example)
+    outside = [number for number in numbers if not 0 <= number < 1]
+    if outside:
+        raise PruneError(f"each amount must be in [0, 1), got {outside[0]}; {example}")
+    for before, after in zip(numbers, numbers[1:]):
+        if after <= before:
+            what = f"{after} twice" if after == before else f"{after} after {before}"
+            rising = ",".join(map(str, sorted(set(numbers))))
+            raise PruneError(f"amounts out of order: {what} in {text!r}; {rising} would do")
+    return tuple(map(float, numbers))
+
+
+def _steps(text: str, numbers: list[Decimal], example: str) -> list[Decimal]:
+    if len(numbers) != 3:
+        raise PruneError(f"{text!r} is no START:STOP:STEP; {example}")
+    start, stop, step = numbers
+    if step <= 0 or stop < start:
+        raise PruneError(f"amounts out of order: {text!r} does not rise; STOP must be at least START, and STEP above 0")
+    if not 0 <= start <= stop < 1:
+        raise PruneError(f"each amount must be in [0, 1), got {text!r}; {example}")
+    count = int((stop - start) / step) + 1
+    if count > MOST_AMOUNTS:
+        raise PruneError(f"{text!r} are {count:,} amounts; {MOST_AMOUNTS:,} at most: give a larger STEP")
+    return [start + index * step for index in range(count)]
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Read ``a,b``.
+
+    Raises:
+        PruneError: If there is none, or one comes twice.
+    """
+    found = [name.strip() for name in text.split(",")]
+    if not all(found):
+        raise PruneError(f"needs names with commas between them, got {text!r}")
+    for name in found:
+        if found.count(name) > 1:
+            raise PruneError(f"{name!r} comes twice in {text!r}; name it once")
+    return tuple(found)
+
+
+def _whole(least: int) -> object:
+    def check(text: str) -> int:
+        if not text.strip().isdecimal() or int(text) < least:
+            raise PruneError(f"must be a whole number of at least {least}, got {text!r}")
+        return int(text)
+
+    return checked(check)
+
+
+@dataclass(frozen=True)
+class CurveOptions:
+    """Accuracy against sparsity."""
+
+    amounts: tuple[float, ...] = flag(
+        amounts("0:0.9:0.1"), "sparsities to measure: START:STOP:STEP, both ends included, or A,B,C; rising, each in"
+        " [0, 1); 0 is the dense model, measured once (default 0:0.9:0.1)", type=checked(amounts),
+        metavar="AMOUNTS")  # fmt: skip
+    methods: tuple[str, ...] = flag(
+        ("magnitude",), "methods of --prune-method, with commas (default magnitude)", type=checked(names),
+        metavar="NAMES")  # fmt: skip
+    distributions: tuple[str, ...] = flag(
+        ("uniform", "global"), "distributions of --prune-distribution, with commas (default uniform,global)",
+        type=checked(names), metavar="NAMES")  # fmt: skip
+    project: Optional[str] = flag(None, "the run folder is PROJECT/NAME (default runs/curve)", metavar="PROJECT")
+    name: Optional[str] = flag(None, "see --project (default: the name of the weights)", metavar="NAME")
+    keep_models: bool = flag(False, "keep each point's pruned checkpoint, beside its log")
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Where the evaluations run."""
+
+    engine: str = flag(
+        "local", "local: processes on this machine (default); ray: on a Ray cluster", choices=("local", "ray")
+    )
+    address: Optional[str] = flag(
+        None, "with --engine ray: the cluster, such as 10.0.0.1:6379 or auto (default: one of its own on this machine)",
+        metavar="ADDRESS")  # fmt: skip
+    workers: Optional[int] = flag(
+        None, "evaluations side by side (default: one a GPU; without GPUs half the cores). The script's own --workers"
+        " goes after --", type=_whole(1), metavar="N")  # fmt: skip
+    threads: Optional[int] = flag(
+        None, "CPU threads of each evaluation (default: cores / workers); another number may change"
+        " sums in their last bits", type=_whole(1), metavar="N")  # fmt: skip
+    retries: int = flag(
+        1, "how often an evaluation is started again whose process was killed or whose worker was lost (default 1)",
+        type=_whole(0), metavar="N")  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if self.address is not None and self.engine != "ray":
+            raise PruneError(f"--address {self.address} belongs to --engine ray, not {self.engine}")
