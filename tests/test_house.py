@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from yolov5_prune_plugin import hookspecs
+from yolov5_prune_plugin.choose.flags import CurveOptions, EngineOptions
 from yolov5_prune_plugin.options import flag_name
 from yolov5_prune_plugin.plugins import load_plugins, offered
 
@@ -19,12 +20,16 @@ FORBIDDEN = {
         "yolov5_prune_plugin.methods",
         "yolov5_prune_plugin.yolov5",
         "yolov5_prune_plugin.run",
+        "yolov5_prune_plugin.choose",
         "pluggy",
         "argparse",
     ),
-    "methods": ("yolov5_prune_plugin.yolov5",),
-    "yolov5": ("yolov5_prune_plugin.methods",),
+    "methods": ("yolov5_prune_plugin.yolov5", "yolov5_prune_plugin.choose"),
+    "yolov5": ("yolov5_prune_plugin.methods", "yolov5_prune_plugin.choose"),
+    "choose": ("yolov5_prune_plugin.methods", "yolov5", "yolov5_prune_plugin.yolov5"),
 }
+# What may be asked of upstream without running it: where a script is, what it returns, whether weights are whole.
+ASKED = tuple(f"yolov5_prune_plugin.yolov5.{module}" for module in ("launcher", "seams", "checkpoint"))
 
 
 def imported(file: Path) -> set[str]:
@@ -38,11 +43,18 @@ def imported(file: Path) -> set[str]:
     return names
 
 
+def _within(name: str, modules: tuple[str, ...]) -> bool:
+    """Whether a dotted name is one of the modules or lies in one."""
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
 @pytest.mark.parametrize("room", FORBIDDEN)
 def test_imports_go_one_way(room: str) -> None:
-    """core knows neither plug-ins nor upstream; methods and yolov5 never know each other."""
+    """core knows neither plug-ins nor upstream; methods and yolov5 never know each other; choose runs scripts only."""
     for file in (PACKAGE / room).glob("*.py"):
-        wrong = {name for name in imported(file) if name.startswith(FORBIDDEN[room])}
+        wrong = {name for name in imported(file) if _within(name, FORBIDDEN[room])}
+        if room == "choose":
+            wrong = {name for name in wrong if not _within(name, ASKED)}
         assert not wrong, f"{file.name} imports {sorted(wrong)}"
 
 
@@ -60,6 +72,15 @@ def test_readme_has_every_flag() -> None:
     for cls in offered(load_plugins(), "val.py", "validate"):
         for field in dataclasses.fields(cls):
             assert f"`{flag_name(field)}" in readme, field.name
+
+
+def test_readme_has_every_flag_of_curve() -> None:
+    """And the page on choosing explains them."""
+    for page in (ROOT / "README.md", ROOT / "docs" / "choosing.md"):
+        text = page.read_text(encoding="utf-8")
+        for cls in (CurveOptions, EngineOptions):
+            for field in dataclasses.fields(cls):
+                assert f"`{flag_name(field)}" in text, (page.name, field.name)
 
 
 def test_events_are_documented() -> None:

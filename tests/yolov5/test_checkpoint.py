@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from pathlib import Path
+from typing import IO
 from typing import Any
 
 import pytest
@@ -233,8 +234,8 @@ def test_an_existing_file_is_not_replaced(source: Path) -> None:
 
 
 def test_a_full_disk_leaves_nothing(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(content: object, file: Path) -> None:
-        Path(file).write_bytes(b"PK half")
+    def full(content: object, file: IO[bytes]) -> None:
+        file.write(b"PK half")
         raise OSError(28, "No space left on device")
 
     model = load(source)

@@ -61,7 +61,7 @@ def curve(target: str, arguments: Sequence[str], before: argparse.Namespace, com
     flags = argparse.Namespace(**{**vars(before), **vars(after)})
     options: CurveOptions = build(flags, CurveOptions)
     engine: EngineOptions = build(flags, EngineOptions)
-    subject = study(target, [*rest, *verbatim], flags.seams, not flags.no_shims, TAKEN)
+    subject = study("curve", target, [*rest, *verbatim], flags.seams, not flags.no_shims, TAKEN)
     points = _points(subject, options)
     folder = Path(options.project or "runs/curve", options.name or subject.weights.stem).resolve()
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False, emoji=False)

@@ -80,10 +80,13 @@ class Subject:
                 raise PruneError(f"{flag}: distributions are {', '.join(self.distributions)}, got {name!r}")
 
 
-def study(target: str, arguments: Sequence[str], seams: Optional[str], shims: bool, taken: dict[str, str]) -> Subject:
+def study(
+    command: str, target: str, arguments: Sequence[str], seams: Optional[str], shims: bool, taken: dict[str, str]
+) -> Subject:
     """Find out what a command line of SCRIPT and its arguments measures; nothing of it is run.
 
     Args:
+        command: Ours, for messages, such as ``curve``.
         target: A file such as ``val.py``, or a module such as ``yolov5.val``.
         arguments: The script's own and ours.
         seams: A fork's own YAML.
@@ -94,7 +97,7 @@ def study(target: str, arguments: Sequence[str], seams: Optional[str], shims: bo
         PruneError: If an argument or file is wrong.
         UpstreamError: If it is no script that we know.
     """
-    file, _ = locate(target)
+    file, _ = locate(target, command)
     script = find_script(str(file), load_scripts(seams))
     if script is None or script.role != "validate":
         raise UpstreamError(f"{target} is no script that measures (val.py, segment/val.py, classify/val.py); name a"

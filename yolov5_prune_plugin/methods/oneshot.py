@@ -153,6 +153,7 @@ class _OneShotRun:
         if options.prune_save is not None and run.main:
             names = [target.name for target in selection.targets]
             keep = {**facts, "conv_sparsity": self.record.sparsity.conv_sparsity}
+            del keep["seconds"]  # the same command writes the same file, byte for byte
             self.record.saved(run.save(model, names, options.prune_save, keep))
 
     @hookimpl

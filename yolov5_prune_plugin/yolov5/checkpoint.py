@@ -99,7 +99,8 @@ def save_pruned(
                 if checkpoint is None:
                     raise _DiffersError("the layers of the checkpoint have other names or shapes")
                 checkpoint["prune"] = {**facts, "weights": kind}
-                torch.save(checkpoint, temporary)
+                with open(temporary, "wb") as stream:  # a name would go into the file, and this one differs each time
+                    torch.save(checkpoint, stream)
                 largest = _compare(model, reload(str(temporary)), names)
             return Saved(file, kind, largest, file.stat().st_size)
         except _DiffersError as error:

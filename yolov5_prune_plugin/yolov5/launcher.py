@@ -39,11 +39,15 @@ def launch(target: str, arguments: Sequence[str], seams: Optional[str] = None) -
     exec(code, main.__dict__)
 
 
-def locate(target: str) -> tuple[Path, Optional[str]]:
-    """The file, and the package it belongs to if it was named as a module. Nothing is imported."""
+def locate(target: str, command: str = "run") -> tuple[Path, Optional[str]]:
+    """The file, and the package it belongs to if it was named as a module. Nothing is imported.
+
+    Raises:
+        PruneError: If there is no such file or module.
+    """
     if target.endswith(".py") or os.sep in target:
         if not Path(target).is_file():
-            raise PruneError(f"run {target}: no such file; give a YOLOv5 script, or a module such as yolov5.val")
+            raise PruneError(f"{command} {target}: no such file; give a YOLOv5 script, or a module such as yolov5.val")
         return Path(target), None
     top, *rest = target.split(".")
     sys.path.insert(0, os.getcwd())  # as python -m does
@@ -57,7 +61,7 @@ def locate(target: str) -> tuple[Path, Optional[str]]:
         file = Path(folder, *rest).with_suffix(".py")
         if rest and file.is_file():
             return file, target.rpartition(".")[0]
-    raise PruneError(f"run {target}: neither a file nor an installed module; give val.py, or yolov5.val after"
+    raise PruneError(f"{command} {target}: neither a file nor an installed module; give val.py, or yolov5.val after"
                      " pip install yolov5")  # fmt: skip
 
 
