@@ -57,6 +57,16 @@ def test_command_line_of_a_point(bench: Bench) -> None:
     )
 
 
+def test_weights_are_named_whole(bench: Bench) -> None:
+    """PyPI 7.0.14 asks a model hub for what looks like a/b.pt, even if the file is there."""
+    Path("models").mkdir()
+    Path("models", "m.pt").write_bytes(Path("w.pt").read_bytes())
+    assert bench.curve("--weights", "models/m.pt", amounts="0")[0] == 0
+    started = (bench.folder / "traps" / "started").read_text()
+    assert f" --weights {bench.folder / 'models' / 'm.pt'} " in started
+    assert started.count("--weights") == 1
+
+
 def test_again_measures_nothing(bench: Bench) -> None:
     """And says so; a further amount is measured alone, and changed weights are measured anew."""
     assert bench.curve()[0] == 0

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from pathlib import Path
-from typing import IO
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import torch

@@ -131,10 +131,15 @@ def _report(measured: Measured, subject: Subject, folder: Path, console: Console
 
 
 def _row(outcome: Outcome, figures: Sequence[str]) -> dict[str, Any]:
-    state = "failed" if outcome.failed else "reused" if outcome.reused else "done" if outcome.done else "not measured"
     names = (*figures, "conv_sparsity", "bytes", "zip_bytes", "seconds")
-    return {**outcome.point.asked, **{name: outcome.content.get(name) for name in names}, "state": state,
+    return {**outcome.point.asked, **{name: outcome.content.get(name) for name in names}, "state": _state(outcome),
             "reason": outcome.failed}  # fmt: skip
+
+
+def _state(outcome: Outcome) -> str:
+    if outcome.failed:
+        return "failed"
+    return "reused" if outcome.reused else "done" if outcome.done else "not measured"
 
 
 def _table(outcomes: Sequence[Outcome], figures: Sequence[str]) -> Table:
@@ -153,11 +158,9 @@ def _table(outcomes: Sequence[Outcome], figures: Sequence[str]) -> Table:
         last = line_of(asked)
         numbers = [_number(content.get(name), 4) for name in figures]
         sizes = [_number(content.get(name), 2, 1e6) for name in ("bytes", "zip_bytes")]
-        note = (
-            outcome.failed if outcome.failed else "reused" if outcome.reused else "" if outcome.done else "not measured"
-        )
+        note = _state(outcome).replace("done", "")  # why one failed was said above, and is in the files
         table.add_row(Text(asked["method"] or DENSE), Text(asked["distribution"] or ""), f"{asked['amount']:g}",
-                      _number(content.get("conv_sparsity"), 3), *numbers, *sizes, Text(note))  # fmt: skip
+                      _number(content.get("conv_sparsity"), 3), *numbers, *sizes, note)  # fmt: skip
     return table
 
 

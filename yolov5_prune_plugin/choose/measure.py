@@ -131,8 +131,8 @@ class _Display:
     def ended(self, result: Result, outcome: Outcome) -> None:
         self._running.remove(outcome.point.label)
         self._console.print(_line(outcome), soft_wrap=True)
-        if outcome.failed and outcome.failed not in self._reasons:
-            self._reasons.add(outcome.failed)
+        if outcome.failed and outcome.failed[:60] not in self._reasons:  # the same reason once
+            self._reasons.add(outcome.failed[:60])
             for line in last_lines(result.job.log, SHOWN):
                 self._console.print(Text(f"  | {line}", style="dim"), soft_wrap=True)
             self._console.print(Text(f"  all it printed: {result.job.log}", style="dim"), soft_wrap=True)

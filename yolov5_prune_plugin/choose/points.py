@@ -10,6 +10,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Optional
 
 from yolov5_prune_plugin.choose.engine import Result
@@ -138,7 +139,7 @@ def _is_number(value: Any) -> bool:
 def _error_line(log: Path) -> str:
     lines = last_lines(log, 50)
     ours = [line for line in lines if "error:" in line.lower()]
-    return (ours or lines or [""])[-1].strip()
+    return shorten((ours or lines or [""])[-1], 300, placeholder=" ...")
 
 
 def zipped_bytes(file: Path) -> int:

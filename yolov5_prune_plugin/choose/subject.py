@@ -106,20 +106,20 @@ def study(
         raise PruneError(f"--seams {seams}: {script.path}: needs results, the names of what it measures")
     plugins = load_plugins()
     classes = offered(plugins, script.path, script.role)
-    passed, gpus = _devices(list(arguments))
+    named, passed = _weights_named(list(arguments))
+    check_weights([str(named)])
+    if not named.is_file():  # what upstream would download; side by side it would do so many times
+        raise PruneError(f"--weights {named}: no such file; download it first")
+    # whole, as the PyPI package takes a relative path with one slash in it for a name on a model hub
+    weights = named.absolute()
+    passed, gpus = _devices(["--weights", str(weights), *passed])
     flags, own = split_arguments(classes, passed, script.path, fail)
     for name, instead in taken.items():
         if hasattr(flags, name.lstrip("-").replace("-", "_")):
             raise PruneError(f"{name}: {instead}")
     known, _ = _parser().parse_known_args(own)
-    if not known.weights or len(known.weights) > 1:
-        raise PruneError(f"--weights: name one checkpoint, got {' '.join(known.weights or []) or 'none'}")
     if known.task in ("study", "speed"):
         raise PruneError(f"--task {known.task} measures many times; use --task val, test or train")
-    check_weights(known.weights)
-    weights = Path(known.weights[0])
-    if not weights.is_file():  # what upstream would download; side by side it would do so many times
-        raise PruneError(f"--weights {weights}: no such file; download it first")
     facts = {
         "script": str(file.resolve()), "script_sha256": _sha256(file), "weights_sha256": _sha256(weights),
         "data_sha256": _data(known.data, file), "seams_sha256": _sha256(Path(seams)) if seams else None,
@@ -133,10 +133,19 @@ def study(
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--weights", nargs="+")
     for name in ("--data", "--task"):
         parser.add_argument(name)
     return parser
+
+
+def _weights_named(arguments: list[str]) -> tuple[Path, list[str]]:
+    """The checkpoint, and the arguments without it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--weights", nargs="+", default=[])
+    known, rest = parser.parse_known_args(arguments)
+    if len(known.weights) != 1:
+        raise PruneError(f"--weights: name one checkpoint, got {' '.join(known.weights) or 'none'}")
+    return Path(known.weights[0]), rest
 
 
 def _devices(arguments: list[str]) -> tuple[list[str], Optional[tuple[str, ...]]]:
