@@ -30,8 +30,15 @@ def plot_trials(trials: Sequence[Trial], floor: float, figure_name: str, title: 
     for inside, colour, label in ((True, "#2a6f97", "inside"), (False, "#e76f51", "outside")):
         part = frame[frame["inside"] == inside]
         axes.scatter(part["amount"], part["score"], color=colour, label=label, zorder=2)
+    again = frame[frame["kind"] == "confirmation"]
+    axes.scatter(
+        again["amount"], again["score"], s=120, facecolors="none", edgecolors="black", label="saved, loaded again"
+    )
     for number, trial in enumerate(trials):
-        axes.annotate(str(number), (trial.amount, trial.score), textcoords="offset points", xytext=(5, 5), fontsize=8)
+        if trial.kind != "confirmation":
+            axes.annotate(
+                str(number), (trial.amount, trial.score), textcoords="offset points", xytext=(6, 6), fontsize=8
+            )
     axes.axhline(floor, color="black", linewidth=0.8, linestyle="--", label="budget")
     axes.set_xlabel("sparsity asked for (0: dense; numbers: order of the trials)")
     axes.set_ylabel(figure_name)

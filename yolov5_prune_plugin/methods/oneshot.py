@@ -100,9 +100,11 @@ class OneShot:
                  "--prune-budget POINTS": budget.prune_budget}  # fmt: skip
         asked = {name: value for name, value in asked.items() if value is not None}
         given = [name for cls in self.options(run.role) for name in run.given(cls)]
+        if "--prune-budget-step" in given and budget.prune_budget is None:
+            raise PruneError("--prune-budget-step needs --prune-budget POINTS")
         if not asked:
             if given:
-                raise PruneError(f"{given[0]} needs --prune S, the share of weights to zero")
+                raise PruneError(f"{given[0]} needs --prune S, the share of weights to zero, or --prune-amounts FILE")
             return None
         if len(asked) > 1:
             raise PruneError(f"{' and '.join(asked)} each say how much is pruned; leave out all but one")
