@@ -133,14 +133,14 @@ def test_amounts_of_a_run_give_the_same_run_again(release: Release, shapes: Path
 
 def test_a_budget(release: Release, shapes: Path, tmp_path: Path) -> None:
     """In every release: dense, 0.5, 0.25, and the saved model once more: it is what was measured."""
-    release.launch("val.py", *val_arguments(shapes, tmp_path), "--prune-budget", 10, "--prune-budget-step", 0.25,
+    release.launch("val.py", *val_arguments(shapes, tmp_path), "--prune-budget", 20, "--prune-budget-step", 0.25,
                    "--prune-distribution", "global", "--prune-save", tmp_path / "p.pt", cwd=tmp_path)  # fmt: skip
     budget = report(tmp_path, "budget.json")
     dense, half, quarter, confirmed = budget["trials"]
     assert [(t["kind"], t["amount"], t["inside"]) for t in budget["trials"]] == [
         ("dense", 0, True), ("trial", 0.5, False), ("trial", 0.25, True), ("confirmation", 0.25, True)]  # fmt: skip
     assert dense["score"] > quarter["score"] >= budget["floor"] > half["score"]
-    assert budget["floor"] == pytest.approx(dense["score"] - 0.1)
+    assert budget["floor"] == pytest.approx(dense["score"] - 0.2)
     assert confirmed["score"] == pytest.approx(quarter["score"], abs=1e-12)
     assert (budget["state"], budget["found"]["file"]) == ("found", str(tmp_path / "p.pt"))
     assert report(tmp_path)["map"] == confirmed["score"]
