@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 
 from yolov5_prune_plugin import hookimpl, plugins
+from yolov5_prune_plugin.methods.budget import BudgetOptions
 from yolov5_prune_plugin.methods.oneshot import BaselineOptions, PruneOptions
 from yolov5_prune_plugin.options import flag, given, split_arguments
 from yolov5_prune_plugin.plugins import load_plugins, offered, scripts_with
@@ -79,7 +80,7 @@ def test_a_plug_in_with_an_unknown_argument_is_left_out_with_a_warning(
 
 def test_each_role_is_offered_its_flags() -> None:
     manager = load_plugins()
-    assert offered(manager, "val.py", "validate") == [PruneOptions, BaselineOptions]
+    assert offered(manager, "val.py", "validate") == [PruneOptions, BaselineOptions, BudgetOptions]
     assert offered(manager, "detect.py", "use") == [PruneOptions]
     assert offered(manager, "export.py", "export") == [PruneOptions]
     assert offered(manager, "train.py", "train") == []
@@ -87,10 +88,10 @@ def test_each_role_is_offered_its_flags() -> None:
 
 def test_flags_of_a_strangers_method_are_offered_too(stranger: ModuleType) -> None:
     classes = offered(load_plugins(), "val.py", "validate")
-    assert classes[:2] == [PruneOptions, BaselineOptions]
+    assert classes[:3] == [PruneOptions, BaselineOptions, BudgetOptions]
     namespace, rest = split_arguments(classes, ["--prune", "0.5", "--norm-power", "2"], "val.py")
     assert rest == []
-    assert given(namespace, classes[2]) == ["--norm-power"]
+    assert given(namespace, classes[3]) == ["--norm-power"]
 
 
 def test_scripts_with_says_where_a_flag_works() -> None:

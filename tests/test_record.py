@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from yolov5_prune_plugin.amounts import read_amounts
 from yolov5_prune_plugin.core.granularity import Granularity
 from yolov5_prune_plugin.core.report import measure
 from yolov5_prune_plugin.core.target import find_targets
@@ -40,10 +41,11 @@ def report(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "report.json").read_text(), parse_constant=pytest.fail)
 
 
-def test_all_three_files_are_written(tmp_path: Path) -> None:
+def test_all_four_files_are_written(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "prune"
     record(folder).layers()
-    assert sorted(path.name for path in folder.iterdir()) == ["layers.csv", "layers.png", "report.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["amounts.yaml", "layers.csv", "layers.png", "report.json"]
+    assert read_amounts(folder / "amounts.yaml") == {"0.weight": 0.75}
     frame = pd.read_csv(folder / "layers.csv", keep_default_na=False)
     assert frame["name"].tolist() == ["0.weight", "1.weight"]
     assert frame["sparsity"].tolist() == [0.75, 0]
@@ -99,6 +101,19 @@ def test_the_table_shows_dense_pruned_and_difference(tmp_path: Path, capsys: pyt
     assert "inference ms/image 2.0 1.5 -0.5" in lines
     assert "AP 0.5000 0.2500 -0.2500" in lines
     assert "AP small - - -" in lines
+
+
+def test_what_is_no_measurement_is_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dense, failed = Evaluation(FIGURES, batch_size=4), Evaluation(FIGURES, batch_size=1, failed="NMS gave up")
+    record(tmp_path).evaluated(failed, dense)
+    content, printed = report(tmp_path), capsys.readouterr().out
+    assert content["failed"] == "pruned: NMS gave up"
+    assert (content["batch_size"], content["baseline"]["batch_size"]) == (1, 4)
+    assert "NOT A MEASUREMENT (pruned): NMS gave up" in printed
+    assert "pruned (not a measurement)" in printed
+    assert "dense was measured with --batch-size 4, pruned with 1" in printed
+    record(tmp_path).evaluated(failed, None)
+    assert "not a measurement: P 0.5000" in capsys.readouterr().out
 
 
 def test_it_says_that_zeros_alone_do_not_speed_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import pluggy
@@ -9,7 +10,7 @@ import pluggy
 if TYPE_CHECKING:
     from torch import nn
 
-    from yolov5_prune_plugin.run import Evaluation, Run
+    from yolov5_prune_plugin.run import Evaluation, Measurement, Run
 
 hookspec = pluggy.HookspecMarker("yolov5_prune")
 
@@ -32,6 +33,11 @@ def configure(run: Run) -> object | None:
 @hookspec
 def model_loaded(run: Run, model: nn.Module) -> None:
     """The script loaded a trained model for use; change it in place, before its first forward pass."""
+
+
+@hookspec(firstresult=True)
+def measurements(run: Run) -> Generator[Measurement, Evaluation, None] | None:
+    """A val.py starts: yield what to measure, one after the other; each yield gets what came out. None: as usual."""
 
 
 @hookspec

@@ -1,4 +1,4 @@
-"""The record of a pruned run: tables in the terminal; report.json, layers.csv and layers.png in its folder."""
+"""The record of a pruned run: tables in the terminal; report.json, layers.csv, .png and amounts.yaml in its folder."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from yolov5_prune_plugin import __version__
+from yolov5_prune_plugin.amounts import write_amounts
+from yolov5_prune_plugin.core.amounts import amounts_of
+from yolov5_prune_plugin.core.granularity import Granularity
 from yolov5_prune_plugin.core.report import Sparsity
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import written_whole
@@ -20,7 +23,7 @@ NOTE = (
     "Zeros alone make neither the model faster nor its file smaller: dense kernels multiply by them, and they are"
     " stored like any other number."
 )
-LABELS = {"precision": "P", "recall": "R", "map50": "mAP50", "map": "mAP50-95"}
+LABELS = {"precision": "P", "recall": "R", "map50": "mAP50", "map": "mAP50-95", "mask_map": "mask mAP50-95"}
 
 
 class Record:
@@ -45,7 +48,7 @@ class Record:
         self._console = Console(width=120, highlight=False, markup=False, emoji=False, quiet=not run.main)
 
     def layers(self) -> None:
-        """Print the layers and write all three files."""
+        """Print the layers and write all four files."""
         from yolov5_prune_plugin.core.show import layers_frame, layers_table, plot_layers
 
         how = [self.content[key] for key in ("method", "distribution", "granularity")]
@@ -62,6 +65,8 @@ class Record:
                     layers_frame(self.sparsity).to_csv(file, index=False)
                 with written_whole(self.run.folder / "layers.png") as file:
                     plot_layers(self.sparsity, title, file)
+                grain = Granularity.parse(self.content["granularity"])
+                write_amounts(self.run.folder / "amounts.yaml", amounts_of(self.sparsity, grain))
             except OSError as error:
                 raise PruneError(f"the report cannot be written to {self.run.folder}: {error}") from error
         self._write()
@@ -84,12 +89,20 @@ class Record:
     def evaluated(self, evaluation: Evaluation, baseline: Optional[Evaluation]) -> None:
         """Add what the script measured; print it beside the dense model's if that was measured too."""
         self.content.update(_numbers(evaluation))
+        for name, one in (("dense", baseline), ("pruned", evaluation)):
+            if one and one.failed:
+                self.content["failed"] = f"{name}: {one.failed}"
+                self._console.print(f"NOT A MEASUREMENT ({name}): {one.failed}", style="red")
+        if baseline and baseline.batch_size != evaluation.batch_size:
+            self._console.print(f"dense was measured with --batch-size {baseline.batch_size}, pruned with"
+                                f" {evaluation.batch_size}: images are padded a little differently")  # fmt: skip
         if baseline:
             self.content["baseline"] = _numbers(baseline)
             self._console.print(comparison_table(baseline, evaluation))
         elif evaluation.figures:
+            what = "not a measurement: " if evaluation.failed else ""
             figures = "  ".join(f"{LABELS.get(name, name)} {value:.4f}" for name, value in evaluation.figures.items())
-            self._console.print(f"pruned {self.sparsity.conv_sparsity:.1%} of the conv weights: {figures}")
+            self._console.print(f"pruned {self.sparsity.conv_sparsity:.1%} of the conv weights: {what}{figures}")
         self._write()
         if self.run.folder:
             self._console.print(f"report: {self.run.folder}", soft_wrap=True)
@@ -108,8 +121,9 @@ def comparison_table(dense: Evaluation, pruned: Evaluation) -> Table:
     """dense | pruned | difference for every figure that both have."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
-    for column in ("dense", "pruned", "difference"):
-        table.add_column(column, justify="right")
+    for column, one in (("dense", dense), ("pruned", pruned)):
+        table.add_column(f"{column} (not a measurement)" if one.failed else column, justify="right")
+    table.add_column("difference", justify="right")
     for name in dense.figures:
         _add(table, LABELS.get(name, name), dense.figures[name], pruned.figures[name], 4)
     for name in dense.ms:
@@ -130,6 +144,10 @@ def _add(table: Table, name: str, dense: float, pruned: float, digits: int) -> N
 
 def _numbers(evaluation: Evaluation) -> dict[str, Any]:
     numbers: dict[str, Any] = dict(evaluation.figures)
+    if evaluation.batch_size:
+        numbers["batch_size"] = evaluation.batch_size
+    if evaluation.failed:
+        numbers["failed"] = evaluation.failed
     if evaluation.ms:
         numbers["ms_per_image"] = evaluation.ms
     if evaluation.coco:

@@ -19,11 +19,32 @@ class Evaluation:
         figures: By name, in the script's order: precision, recall, map50, map; or top1, top5; each in [0, 1].
         ms: Milliseconds per image by phase: preprocess, inference, nms; empty if the script returns none.
         coco: The twelve COCO figures by name; empty if they can't be had.
+        batch_size: Images in a batch of the run that counts; None if the script has no such argument.
+        failed: Why the figures are not a measurement; empty if they are one.
     """
 
     figures: dict[str, float]
     ms: dict[str, float] = field(default_factory=dict)
     coco: dict[str, float] = field(default_factory=dict)
+    batch_size: Optional[int] = None
+    failed: str = ""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One validation that a plug-in asks for.
+
+    Attributes:
+        folder: Where the script writes its own files, below ``Run.folder``; empty is the run folder itself.
+        changed: False measures the model as its file has it: the event ``model_loaded`` does not come.
+        weights: Another checkpoint than --weights.
+        coco: Whether the twelve COCO figures are wanted too.
+    """
+
+    folder: str = ""
+    changed: bool = True
+    weights: Optional[Path] = None
+    coco: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,6 +75,7 @@ class Run:
         options: Our flags that were given.
         main: False in all but the first process of a distributed run; files and tables are the first one's.
         folder: Where the run writes its files; known from ``model_loaded`` on.
+        figure: The figure of an evaluation that a model is judged by: map, mask_map or top1; empty if there is none.
         wants_baseline: A plug-in sets it to have the unchanged model measured first.
         save: Writes the model as an upstream checkpoint: (model, names of changed weights, file, facts) -> Saved.
     """
@@ -65,6 +87,7 @@ class Run:
     main: bool
     save: Callable[[Any, list[str], Path, dict[str, Any]], Saved]
     folder: Optional[Path] = None
+    figure: str = ""
     wants_baseline: bool = False
 
     def given(self, cls: type) -> list[str]:

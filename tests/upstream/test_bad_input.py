@@ -37,6 +37,26 @@ def lines(printed: str) -> list[str]:
         (["--prune", "0.5", "--prune-granularity", "row"], "got 'row'"),
         (["--prune", "0.3", "--prune-granularity", "2:4"], "drops exactly 0.5"),
         (["--prune", "0.5", "--prune-granularity", "2:4", "--prune-distribution", "global"], "must be uniform"),
+        (["--prune", "0.3", "--prune-amounts", "a.yaml"], "--prune S and --prune-amounts FILE each say how much"),
+        (["--prune", "0.3", "--prune-budget", "2"], "leave out all but one"),
+        (["--prune-budget", "2", "--prune-amounts", "a.yaml"], "leave out all but one"),
+        (["--prune-amounts", "gone.yaml"], "--prune-amounts gone.yaml: cannot be read"),
+        (["--prune-amounts", "text.pt"], "--prune-amounts text.pt: holds a scalar, not a mapping"),
+        (
+            ["--prune-amounts", "a.yaml"],
+            "--prune-amounts a.yaml: no Conv2d weight is called 'model.0.conv.wieght'; nearest",
+        ),
+        (["--prune-amounts", "a.yaml", "--prune-distribution", "global"], "leave out --prune-distribution"),
+        (["--prune-amounts", "a.yaml", "--prune-granularity", "2:4"], "drops the same of every layer"),
+        (["--prune-amounts", "b.yaml", "--prune-exclude", "model.0.*"], "is left alone: excluded by 'model.0.*'"),
+        (["--prune-budget", "0"], "--prune-budget: points must be a number above 0 and below 100"),
+        (["--prune-budget", "100"], "got '100'"),
+        (["--prune-budget", "nan"], "got 'nan'"),
+        (["--prune-budget", "2", "--prune-budget-step", "0"], "--prune-budget-step: step must be a number above 0"),
+        (["--prune-budget", "2", "--prune-granularity", "2:4"], "the pattern sets the sparsity"),
+        (["--prune-budget", "2", "--task", "speed"], "--prune-budget 2 --task speed"),
+        (["--prune-budget", "2", "--prune-save", "here.pt"], "--prune-save here.pt: exists already"),
+        (["--prune-budget-step", "0.1"], "--prune-budget-step needs --prune-budget"),
         (["--prune-seed", "1"], "--prune-seed needs --prune S"),
         (["--prune", "0.3", "--prune-seed", "x"], "--prune-seed: invalid int value: 'x'"),
         (["--prune", "0.3", "--weights", "m.onnx"], "--weights m.onnx: an exported model"),
@@ -58,6 +78,8 @@ def test_flags(clone: Release, shapes: Path, tmp_path: Path, flags: list[str], s
     (tmp_path / "short.pt").write_bytes(WEIGHTS.read_bytes()[:100_000])
     (tmp_path / "text.pt").write_text("not a model")
     (tmp_path / "here.pt").write_text("mine")
+    (tmp_path / "a.yaml").write_text("model.0.conv.wieght: 0.3")
+    (tmp_path / "b.yaml").write_text("model.0.conv.weight: 0.3")
     printed = clone.launch("val.py", *val_arguments(shapes, tmp_path), *flags, cwd=tmp_path, ok=False)
     assert len(lines(printed)) == 1, printed
     assert says in lines(printed)[0]

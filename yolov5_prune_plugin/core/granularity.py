@@ -50,6 +50,10 @@ class Granularity:
             return "its only output channel must stay"
         return ""
 
+    def units(self, weight: Tensor) -> int:
+        """How many units a weight has: its output channels, or its entries."""
+        return weight.shape[0] if self.kind == "channel" else weight.numel()
+
     def unit_scores(self, scores: Tensor) -> Tensor:
         """Scores of what goes together, flat: [numel] for weights, [output channels] (their means) for channels."""
         return scores.flatten(1).mean(1) if self.kind == "channel" else scores.flatten()

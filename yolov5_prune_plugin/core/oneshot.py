@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
+from yolov5_prune_plugin.core.amounts import check_amounts, check_layers, units_of
 from yolov5_prune_plugin.core.distribution import check_sparsity, distribute, distribute_channels
 from yolov5_prune_plugin.core.granularity import Granularity, nm_mask
 from yolov5_prune_plugin.core.mask import apply_mask, lowest_dropped
-from yolov5_prune_plugin.core.target import Target
+from yolov5_prune_plugin.core.target import Selection, Target
 from yolov5_prune_plugin.errors import PruneError
 
 
@@ -21,9 +22,11 @@ class Request:
 
     Attributes:
         sparsity: Share of the targets' weights to drop, in [0, 1).
-        distribution: ``uniform``, ``global``, ``erk`` or ``lamp``.
+        distribution: ``uniform``, ``global``, ``erk`` or ``lamp``; without a meaning if there are amounts.
         granularity: What is dropped together.
         seed: For methods that draw.
+        amounts: Share of its units that each layer drops, in [0, 1), by target name; the others stay dense. Empty
+            leaves it to the distribution.
 
     Raises:
         PruneError: If they don't go together.
@@ -33,12 +36,18 @@ class Request:
     distribution: str = "uniform"
     granularity: Granularity = Granularity("weight")
     seed: int = 0
+    amounts: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_sparsity(self.sparsity)
+        check_amounts(self.amounts)
         grain = self.granularity
         if not grain.m:
             return
+        if self.amounts:
+            raise PruneError(
+                f"granularity {grain} drops the same of every layer; amounts by layer need weight or channel"
+            )
         fixed = 1 - grain.n / grain.m
         if not math.isclose(self.sparsity, fixed, abs_tol=0.005):
             raise PruneError(f"granularity {grain} drops exactly {fixed:g} of the weights; sparsity {self.sparsity:g}"
@@ -46,6 +55,21 @@ class Request:
         if self.distribution != "uniform":
             raise PruneError(f"granularity {grain} is the same in every layer: distribution must be uniform,"
                              f" got {self.distribution!r}")  # fmt: skip
+
+    def fitted(self, selection: Selection) -> Request:
+        """The same for a model: with amounts, ``sparsity`` becomes the share of all targets' weights that they drop.
+
+        Raises:
+            PruneError: If an amount is for a layer that the selection leaves alone or does not have.
+        """
+        if not self.amounts:
+            return self
+        check_layers(self.amounts, selection)
+        units = units_of(selection.targets, self.amounts, self.granularity)
+        sizes = {target.name: target.weight.numel() for target in selection.targets}
+        grain = {target.name: self.granularity.units(target.weight) for target in selection.targets}
+        dropped = sum(units[name] * sizes[name] // grain[name] for name in units)
+        return replace(self, sparsity=dropped / sum(sizes.values()))
 
 
 ScoreFunction = Callable[[Target, Request], Tensor]
@@ -60,13 +84,28 @@ def prune_by_scores(targets: Sequence[Target], score: ScoreFunction, request: Re
             once for a target and must then answer alike.
         request: How much, spread how, in what grain.
     """
-    drop = _drops(targets, score, request)
+    drop = units_to_drop(targets, score, request)
     for target in targets:
         apply_mask(target.weight, _mask(target, _checked(score, target, request), drop, request.granularity))
 
 
-def _drops(targets: Sequence[Target], score: ScoreFunction, request: Request) -> dict[str, int]:
-    """Units to drop, by target name; empty for N:M, where every group drops the same."""
+def units_to_drop(targets: Sequence[Target], score: ScoreFunction, request: Request) -> dict[str, int]:
+    """How much each layer drops, by the request's amounts or else its distribution; nothing is changed.
+
+    Args:
+        targets: Weights to prune.
+        score: As for ``prune_by_scores``; called by the distributions ``global`` and ``lamp`` only.
+        request: How much, spread how, in what grain.
+
+    Returns:
+        Weights (granularity weight) or output channels (channel) by target name; empty for N:M, where every group
+        drops the same.
+
+    Raises:
+        PruneError: If the distribution is unknown, or scores don't fit the weights.
+    """
+    if request.amounts:
+        return units_of(targets, request.amounts, request.granularity)
     grain, sparsity = request.granularity, request.sparsity
     shapes = {target.name: target.weight.shape for target in targets}
 

@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any, Optional
 from torch import nn
 
 from yolov5_prune_plugin import hookimpl
+from yolov5_prune_plugin.amounts import read_amounts
+from yolov5_prune_plugin.core.amounts import check_kept
 from yolov5_prune_plugin.core.distribution import NAMES, check_sparsity
 from yolov5_prune_plugin.core.granularity import Granularity
 from yolov5_prune_plugin.core.oneshot import Request, prune_by_scores
-from yolov5_prune_plugin.core.report import measure
-from yolov5_prune_plugin.core.target import find_targets
+from yolov5_prune_plugin.core.report import Sparsity, measure
+from yolov5_prune_plugin.core.target import Selection, find_targets
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import check_new_file
+from yolov5_prune_plugin.methods.budget import BudgetOptions, BudgetRun, check_budget
 from yolov5_prune_plugin.options import checked, flag
-from yolov5_prune_plugin.run import Evaluation, Run
+from yolov5_prune_plugin.run import Evaluation, Run, Saved
 
 if TYPE_CHECKING:
     from yolov5_prune_plugin.record import Record
@@ -48,6 +51,9 @@ class PruneOptions:
         "weight", "what goes together: weight (default), channel (whole output filters), or N:M, such as 2:4: N of"
         " every M input channels kept, with S = 1 - N/M", type=checked(lambda text: str(Granularity.parse(text))),
         metavar="GRAIN")  # fmt: skip
+    prune_amounts: Optional[Path] = flag(
+        None, "instead of --prune S and a distribution: how much of each layer, from a YAML mapping of parameter names"
+        " to shares, or CSV with columns name and amount", type=Path, metavar="FILE")  # fmt: skip
     prune_include: tuple[str, ...] = flag(
         (), "prune only Conv2d weights whose parameter name matches, such as 'model.1?.*'", nargs="+", metavar="GLOB"
     )
@@ -83,17 +89,27 @@ class OneShot:
         if role == "train":
             return []
         own = [cls for cls in self._methods.values() if is_dataclass(cls)]
-        return [PruneOptions, *([BaselineOptions] if role == "validate" else []), *own]
+        return [PruneOptions, *([BaselineOptions, BudgetOptions] if role == "validate" else []), *own]
 
     @hookimpl
     def configure(self, run: Run) -> Optional[object]:
         """Check the flags against each other before anything is loaded."""
         options: PruneOptions = run.config(PruneOptions)
-        if options.prune is None:
-            needy = [name for cls in self.options(run.role) for name in run.given(cls)]
-            if needy:
-                raise PruneError(f"{needy[0]} needs --prune S, the share of weights to zero")
+        budget: BudgetOptions = run.config(BudgetOptions)
+        asked = {"--prune S": options.prune, "--prune-amounts FILE": options.prune_amounts,
+                 "--prune-budget POINTS": budget.prune_budget}  # fmt: skip
+        asked = {name: value for name, value in asked.items() if value is not None}
+        given = [name for cls in self.options(run.role) for name in run.given(cls)]
+        if "--prune-budget-step" in given and budget.prune_budget is None:
+            raise PruneError("--prune-budget-step needs --prune-budget POINTS")
+        if not asked:
+            if given:
+                raise PruneError(f"{given[0]} needs --prune S, the share of weights to zero, or --prune-amounts FILE")
             return None
+        if len(asked) > 1:
+            raise PruneError(f"{' and '.join(asked)} each say how much is pruned; leave out all but one")
+        if options.prune_amounts and "--prune-distribution" in given:
+            raise PruneError("--prune-amounts says what each layer drops; leave out --prune-distribution")
         if options.prune_method not in self._methods:
             raise PruneError(
                 f"--prune-method must be one of {', '.join(self._methods)}, got {options.prune_method!r}; other methods"
@@ -104,20 +120,34 @@ class OneShot:
             if cls is not chosen and is_dataclass(cls) and run.given(cls):
                 raise PruneError(f"{run.given(cls)[0]} belongs to --prune-method {cls.name}, not {chosen.name}")
         method = run.config(chosen) if is_dataclass(chosen) else chosen()
-        try:
-            request = Request(options.prune, options.prune_distribution, Granularity.parse(options.prune_granularity),
-                              options.prune_seed)  # fmt: skip
-        except PruneError as error:
-            raise PruneError(
-                f"--prune {options.prune:g} --prune-granularity {options.prune_granularity}: {error}"
-            ) from None
+        if budget.prune_budget is not None:
+            check_budget(budget, options.prune_granularity, run)
+        request = _request(options)
         if options.prune_save is not None:
             _check_save(options.prune_save, run)
         run.wants_baseline = run.config(BaselineOptions).prune_baseline
-        return _OneShotRun(options, method, request)
+        oneshot = OneShotRun(options, method, request)
+        return oneshot if budget.prune_budget is None else BudgetRun(run, budget, oneshot)
 
 
-class _OneShotRun:
+@dataclass(frozen=True)
+class Pruned:
+    """A model that was pruned, and what is known of it.
+
+    Attributes:
+        model: The model, changed.
+        selection: Which of its layers were treated.
+        sparsity: Its zeros.
+        facts: How it was done, for the report.
+    """
+
+    model: nn.Module
+    selection: Selection
+    sparsity: Sparsity
+    facts: dict[str, Any]
+
+
+class OneShotRun:
     """One-shot pruning taking part in one run."""
 
     def __init__(self, options: PruneOptions, method: Any, request: Request) -> None:
@@ -127,40 +157,80 @@ class _OneShotRun:
     @hookimpl
     def model_loaded(self, run: Run, model: nn.Module) -> None:
         """Prune, report, save."""
+        pruned = self.prune(model, self.request)
+        self.record = self.report(run, pruned)
+        self.record.layers()
+        if self.options.prune_save is not None and run.main:
+            self.record.saved(self.save(run, pruned, self.options.prune_save))
+
+    def prune(self, model: nn.Module, request: Request) -> Pruned:
+        """Prune a model in place."""
         options = self.options
+        selection = _find(model, options)
         try:
-            selection = find_targets(model, self.request.granularity, options.prune_include, options.prune_exclude)
+            request = request.fitted(selection)
         except PruneError as error:
-            # core names its parameters include and exclude; the flags are called after them
-            flag_of = "--prune-" if str(error).startswith(("include: ", "exclude: ")) else "--prune: "
-            raise PruneError(f"{flag_of}{error}") from None
+            raise PruneError(f"--prune-amounts {options.prune_amounts}: {error}") from None
         started = time.perf_counter()
         if hasattr(self.method, "prune"):
-            self.method.prune(selection.targets, self.request)
+            self.method.prune(selection.targets, request)
         else:
-            prune_by_scores(selection.targets, self.method.scores, self.request)
+            prune_by_scores(selection.targets, self.method.scores, request)
         seconds = time.perf_counter() - started
-        from yolov5_prune_plugin.record import Record  # brings rich and pandas: only for a run that prunes
-
         fused = not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
         facts = {
-            "method": options.prune_method, "distribution": options.prune_distribution,
-            "granularity": options.prune_granularity, "requested_sparsity": options.prune, "seed": options.prune_seed,
+            "method": options.prune_method, "distribution": "amounts" if request.amounts else request.distribution,
+            "granularity": options.prune_granularity, "requested_sparsity": request.sparsity, "seed": request.seed,
             "pruned_weights": "fused" if fused else "unfused", "seconds": round(seconds, 3),
         }  # fmt: skip
-        self.record = Record(run, facts, measure(model, selection))
-        self.record.layers()
-        if options.prune_save is not None and run.main:
-            names = [target.name for target in selection.targets]
-            keep = {**facts, "conv_sparsity": self.record.sparsity.conv_sparsity}
-            del keep["seconds"]  # the same command writes the same file, byte for byte
-            self.record.saved(run.save(model, names, options.prune_save, keep))
+        if request.amounts:
+            facts |= {"amounts_file": str(options.prune_amounts), "amounts": dict(request.amounts)}
+        sparsity = measure(model, selection)
+        check_kept(request.amounts, sparsity, request.granularity)
+        return Pruned(model, selection, sparsity, facts)
+
+    def report(self, run: Run, pruned: Pruned, **more: Any) -> Record:
+        """The record of a pruned model; nothing is printed or written yet."""
+        from yolov5_prune_plugin.record import Record  # brings rich and pandas: only for a run that prunes
+
+        return Record(run, {**pruned.facts, **more}, pruned.sparsity)
+
+    def save(self, run: Run, pruned: Pruned, file: Path) -> Saved:
+        """Write a pruned model as a checkpoint."""
+        names = [target.name for target in pruned.selection.targets]
+        left_out = ("amounts", "amounts_file", "seconds")  # the same command writes the same file, byte for byte
+        facts = {key: value for key, value in pruned.facts.items() if key not in left_out}
+        return run.save(pruned.model, names, file, {**facts, "conv_sparsity": pruned.sparsity.conv_sparsity})
 
     @hookimpl
     def evaluated(self, evaluation: Evaluation, baseline: Optional[Evaluation]) -> None:
         """Report what the script measured."""
         if self.record:
             self.record.evaluated(evaluation, baseline)
+
+
+def _request(options: PruneOptions) -> Request:
+    """Of the flags; with --prune-budget the sparsity is still open, and with --prune-amounts until a model is there."""
+    file, grain = options.prune_amounts, Granularity.parse(options.prune_granularity)
+    try:
+        amounts = read_amounts(file) if file else {}
+    except PruneError as error:
+        raise PruneError(f"--prune-amounts {error}") from None
+    try:
+        return Request(options.prune or 0.0, options.prune_distribution, grain, options.prune_seed, amounts)
+    except PruneError as error:
+        asked = f"--prune-amounts {file}" if file else f"--prune {options.prune:g}"
+        raise PruneError(f"{asked} --prune-granularity {grain}: {error}") from None
+
+
+def _find(model: nn.Module, options: PruneOptions) -> Selection:
+    grain = Granularity.parse(options.prune_granularity)
+    try:
+        return find_targets(model, grain, options.prune_include, options.prune_exclude)
+    except PruneError as error:
+        # core names its parameters include and exclude; the flags are called after them
+        flag_of = "--prune-" if str(error).startswith(("include: ", "exclude: ")) else "--prune: "
+        raise PruneError(f"{flag_of}{error}") from None
 
 
 def _check_save(file: Path, run: Run) -> None:

@@ -12,7 +12,7 @@ from yolov5_prune_plugin.errors import PruneError, UpstreamError
 from yolov5_prune_plugin.yolov5.knowledge import patches_dir
 
 ROLES = ("validate", "use", "export", "train")
-EVENTS = ("parser", "model_loaded", "run_folder", "evaluation", "data_loaded", "callbacks")
+EVENTS = ("parser", "model_loaded", "run_folder", "evaluation", "data_loaded", "callbacks", "suppression")
 FAMILIES = ("val", "train", "detect", "export")
 
 
@@ -26,6 +26,7 @@ class Script:
         seams: Names by event; the first that the script has is wrapped.
         results: Names of the figures that ``run`` returns.
         results_in: Index of the item that holds them, or None if they are the returned tuple itself.
+        figure: The one of them that a model is judged by; by default the last.
         times_in: Index of the item that holds the times in ms per image, or None if it returns none.
     """
 
@@ -35,6 +36,7 @@ class Script:
     results: tuple[str, ...] = ()
     results_in: Optional[int] = None
     times_in: Optional[int] = None
+    figure: str = ""
 
     def find(self, event: str, namespace: dict[str, Any]) -> str:
         """The name that carries an event in this script.
@@ -100,6 +102,10 @@ def _script(file: Path, path: str, entry: Any) -> Script:
         raise refuse(f"unknown event {unknown[0]!r}; events are {', '.join(EVENTS)}")
     if not isinstance(entry.get("results") or [], list):
         raise refuse("results must be a list of names")
+    results = tuple(map(str, entry.get("results") or ()))
+    figure = entry.get("figure", results[-1] if results else "")
+    if results and figure not in results:
+        raise refuse(f"figure must be one of {', '.join(results)}, got {figure!r}")
     for key in ("results_in", "times_in"):
         if not isinstance(entry.get(key), (int, type(None))):
             raise refuse(f"{key} must be a whole number, got {entry[key]!r}")
@@ -107,7 +113,8 @@ def _script(file: Path, path: str, entry: Any) -> Script:
         path,
         entry["role"],
         {"parser": ("argparse",), **{event: tuple(map(str, names)) for event, names in seams.items()}},
-        tuple(entry.get("results") or ()),
+        results,
         entry.get("results_in"),
         entry.get("times_in"),
+        figure if results else "",
     )

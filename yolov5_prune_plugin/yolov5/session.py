@@ -6,16 +6,20 @@ import argparse
 import functools
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
 import pluggy
+import torch
 from torch import nn
 
-from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.run import Evaluation, Run, Saved
+from yolov5_prune_plugin.errors import NoResultError, PruneError
+from yolov5_prune_plugin.run import Evaluation, Measurement, Run, Saved
 from yolov5_prune_plugin.yolov5.checkpoint import check_weights, save_pruned, source_of
 from yolov5_prune_plugin.yolov5.coco import Collector
+from yolov5_prune_plugin.yolov5.measurement import after, as_usual, evaluation_of
+from yolov5_prune_plugin.yolov5.nms import Labels, TimeLimit
 from yolov5_prune_plugin.yolov5.seams import Script
 from yolov5_prune_plugin.yolov5.stop import clear_exit
 
@@ -58,8 +62,15 @@ class Session:
         self.script, self.namespace, self.hook = script, namespace, plugins.hook
         main = int(os.environ.get("RANK", -1)) in (-1, 0)
         self.run = Run(script.path, script.role, arguments, options, main, self.save)
-        self._dense = False
+        self.run.figure = script.figure
+        self._what = Measurement()  # what is measured now
+        self._batch: Optional[int] = None  # its --batch-size
+        self._limit = TimeLimit()
+        self._loaded: Optional[tuple[Any, torch.dtype]] = None  # what was loaded for it
+        self._repeating = False
+        self._inference = False  # whether it was loaded in inference mode
         self._base: Optional[Path] = None  # the script's run folder
+        self._labels: Optional[Labels] = None
         self._waiting = True  # the next call of increment_path names the run folder
         self._reload: Callable[[str], nn.Module] = _no_reload
 
@@ -70,10 +81,13 @@ class Session:
             self._wrap("run_folder", self._naming)
         if self.script.role == "validate":
             self._wrap("evaluation", self._evaluating)
+            if self.script.seams.get("suppression"):
+                self._wrap("suppression", self._limit.watched)
 
     def save(self, model: nn.Module, names: list[str], file: Path, facts: dict[str, Any]) -> Saved:
         """Write a model that was just loaded and changed; see checkpoint.py."""
-        return save_pruned(source_of(self.run.weights[0]), model, names, file, self._reload, facts)
+        with torch.inference_mode(self._inference), torch.no_grad():
+            return save_pruned(source_of(self.run.weights[0]), model, names, file, self._reload, facts)
 
     def _wrap(self, event: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         name = self.script.find(event, self.namespace)
@@ -82,18 +96,25 @@ class Session:
     def _loading(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original, updated=())
         def load(*args: Any, **kwargs: Any) -> Any:
+            if self._repeating and self._loaded:
+                model, dtype = self._loaded
+                _inner(model).to(dtype)  # a run leaves it in float32
+                return model
             with clear_exit():
                 try:
                     model = original(*args, **kwargs)
                 except Exception as error:
                     weights = " ".join(self.run.weights)
                     raise PruneError(f"--weights {weights}: cannot be loaded: {_one_line(error)}") from error
-                if not self._dense:
-                    self._reload = functools.partial(_load_again, original, args, kwargs)
+                self._reload = functools.partial(_load_again, original, args, kwargs)
+                self._inference = torch.is_inference_mode_enabled()
+                if self._what.changed:
                     if self.script.role == "export":
                         source = source_of(self.run.weights[0])
                         self.run.folder = source.with_name(f"{source.stem}_prune")
                     self.hook.model_loaded(run=self.run, model=_inner(model))
+                if self.script.role == "validate":
+                    self._loaded = model, next(_inner(model).parameters()).dtype
                 return model
 
         return load
@@ -107,46 +128,75 @@ class Session:
             if self._base is None:
                 self._base = Path(original(*args, **kwargs))
             self.run.folder = self._base / "prune"
-            return self.run.folder / "baseline" if self._dense else self._base
+            place = self.run.folder / self._what.folder if self._what.folder else self._base
+            if not self._repeating:
+                self._labels = Labels(place)
+            return place
 
         return increment_path
 
     def _evaluating(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def run(*args: Any, **kwargs: Any) -> Any:
-            self._base = None
+            self._base, self._batch = None, kwargs.get("batch_size")
             baseline = None
-            if self.run.wants_baseline:
-                self._dense = True
-                _, baseline = self._measure(original, args, kwargs)
-                self._dense = False
-            returned, evaluation = self._measure(original, args, kwargs)
+            plan = self.hook.measurements(run=self.run) or as_usual(self.run)
             with clear_exit():
+                what = next(plan)
+                while what:
+                    try:
+                        returned, evaluation = self._measure(original, args, kwargs, what)
+                    except BaseException as error:
+                        plan.throw(error)  # it may have something to keep
+                        raise
+                    if not what.changed and what.weights is None:
+                        baseline = evaluation
+                    what = after(plan, evaluation)
                 self.hook.evaluated(run=self.run, evaluation=evaluation, baseline=baseline)
+                for name, one in (("the unchanged model", baseline), ("the pruned model", evaluation)):
+                    if one and one.failed:
+                        raise NoResultError(
+                            f"{self.script.path}: the figures of {name} are no measurement: {one.failed}"
+                        )
             return returned
 
         return run
 
-    def _measure(self, original: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Evaluation]:
+    def _measure(
+        self, original: Callable[..., Any], args: Any, kwargs: Any, what: Measurement
+    ) -> tuple[Any, Evaluation]:
+        """Run the script's own validation; again with smaller batches if its NMS left out images."""
+        self._what, self._loaded, self._repeating = what, None, False
+        if what.weights:
+            kwargs = {**kwargs, "weights": [str(what.weights)]}
+        while True:
+            if self._batch:
+                kwargs = {**kwargs, "batch_size": self._batch}
+            self._limit.dropped = 0
+            returned, evaluation = self._once(original, args, kwargs, what.coco)
+            evaluation = replace(evaluation, batch_size=self._batch)
+            if not self._limit.dropped:
+                return returned, evaluation
+            said = f"upstream's NMS ran into its time limit and left out images in {self._limit.dropped} batches"
+            if not self._batch or self._batch == 1:
+                how = f"even of --batch-size {self._batch}" if self._batch else "and the script takes no batch size"
+                return returned, replace(evaluation, failed=f"{said}, {how}; run it on a faster or idle machine")
+            self._batch, self._repeating = self._batch // 2, True
+            if self.run.main:
+                print(f"yolov5-prune: not a measurement: {said}; again with --batch-size {self._batch}", flush=True)
+            if self._labels:
+                self._labels.restore()
+
+    def _once(self, original: Callable[..., Any], args: Any, kwargs: Any, coco: bool) -> tuple[Any, Evaluation]:
         self._waiting = True
-        wanted = self.run.wants_baseline and "callbacks" in self.script.seams and "callbacks" not in kwargs
-        if not wanted:
+        if not coco or "callbacks" not in self.script.seams or "callbacks" in kwargs:
             returned = original(*args, **kwargs)
-            return returned, _evaluation(self.script, returned, {})
+            return returned, evaluation_of(self.script, returned, {})
         callbacks = self.script.find("callbacks", self.namespace)
         loaders = self.script.find("data_loaded", self.namespace)
         with Collector(self.namespace, callbacks, loaders) as collector:
             returned = original(*args, **{**kwargs, "callbacks": collector.callbacks})
-        return returned, _evaluation(self.script, returned, collector.figures())
-
-
-def _evaluation(script: Script, returned: Any, coco: dict[str, float]) -> Evaluation:
-    results = returned if script.results_in is None else returned[script.results_in]
-    figures = {name: float(value) for name, value in zip(script.results, results)}
-    ms = {}
-    if script.times_in is not None:
-        ms = {name: float(value) for name, value in zip(("preprocess", "inference", "nms"), returned[script.times_in])}
-    return Evaluation(figures, ms, coco)
+        return returned, evaluation_of(self.script, returned, collector.figures())
 
 
 def _inner(model: Any) -> nn.Module:
