@@ -13,7 +13,7 @@ import pluggy
 from torch import nn
 
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.run import Evaluation, Run, Saved
+from yolov5_prune_plugin.run import Calibration, Evaluation, Run, Saved
 from yolov5_prune_plugin.yolov5.checkpoint import check_weights, save_pruned, source_of
 from yolov5_prune_plugin.yolov5.coco import Collector
 from yolov5_prune_plugin.yolov5.seams import Script
@@ -58,6 +58,9 @@ class Session:
         self.script, self.namespace, self.hook = script, namespace, plugins.hook
         main = int(os.environ.get("RANK", -1)) in (-1, 0)
         self.run = Run(script.path, script.role, arguments, options, main, self.save)
+        self.run.calibration = self.calibrate
+        self._model: Optional[nn.Module] = None
+        self._package = ""  # what upstream's dotted names start with
         self._dense = False
         self._base: Optional[Path] = None  # the script's run folder
         self._waiting = True  # the next call of increment_path names the run folder
@@ -74,6 +77,14 @@ class Session:
     def save(self, model: nn.Module, names: list[str], file: Path, facts: dict[str, Any]) -> Saved:
         """Write a model that was just loaded and changed; see checkpoint.py."""
         return save_pruned(source_of(self.run.weights[0]), model, names, file, self._reload, facts)
+
+    def calibrate(self, images: int, split: str, seed: int) -> Calibration:
+        """Draw images for the model that was just loaded; see calibration.py."""
+        from yolov5_prune_plugin.yolov5.calibration import draw
+
+        if self._model is None:
+            raise RuntimeError("calibration images can be had from the event model_loaded on")
+        return draw(self.script, self._package, self.run, self._model, images, split, seed)
 
     def _wrap(self, event: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         name = self.script.find(event, self.namespace)
@@ -93,7 +104,10 @@ class Session:
                     if self.script.role == "export":
                         source = source_of(self.run.weights[0])
                         self.run.folder = source.with_name(f"{source.stem}_prune")
-                    self.hook.model_loaded(run=self.run, model=_inner(model))
+                    self._model = _inner(model)
+                    # models.common in a clone, yolov5.models.common from PyPI
+                    self._package = str(getattr(original, "__module__", "")).rpartition("models.")[0]
+                    self.hook.model_loaded(run=self.run, model=self._model)
                 return model
 
         return load
