@@ -5,15 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import shutil
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
-import yaml
 
-from tests.upstream.conftest import WEIGHTS, Release, val_arguments
+from tests.upstream.conftest import Release, val_arguments
 
 pytestmark = pytest.mark.upstream
 

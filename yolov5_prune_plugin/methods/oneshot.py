@@ -14,9 +14,10 @@ from yolov5_prune_plugin.core.distribution import NAMES, check_sparsity
 from yolov5_prune_plugin.core.granularity import Granularity
 from yolov5_prune_plugin.core.oneshot import Request, prune_by_scores
 from yolov5_prune_plugin.core.report import measure
-from yolov5_prune_plugin.core.target import find_targets
+from yolov5_prune_plugin.core.target import Selection, find_targets
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import check_new_file
+from yolov5_prune_plugin.methods.sensitivity import SensitivityOptions, SensitivityRun
 from yolov5_prune_plugin.options import checked, flag
 from yolov5_prune_plugin.run import Evaluation, Run
 
@@ -83,13 +84,14 @@ class OneShot:
         if role == "train":
             return []
         own = [cls for cls in self._methods.values() if is_dataclass(cls)]
-        return [PruneOptions, *([BaselineOptions] if role == "validate" else []), *own]
+        return [PruneOptions, *([BaselineOptions, SensitivityOptions] if role == "validate" else []), *own]
 
     @hookimpl
     def configure(self, run: Run) -> Optional[object]:
         """Check the flags against each other before anything is loaded."""
         options: PruneOptions = run.config(PruneOptions)
-        if options.prune is None:
+        measuring = run.given(SensitivityOptions)
+        if options.prune is None and not measuring:
             needy = [name for cls in self.options(run.role) for name in run.given(cls)]
             if needy:
                 raise PruneError(f"{needy[0]} needs --prune S, the share of weights to zero")
@@ -104,6 +106,9 @@ class OneShot:
             if cls is not chosen and is_dataclass(cls) and run.given(cls):
                 raise PruneError(f"{run.given(cls)[0]} belongs to --prune-method {cls.name}, not {chosen.name}")
         method = run.config(chosen) if is_dataclass(chosen) else chosen()
+        if measuring:
+            return SensitivityRun(run, method, Granularity.parse(options.prune_granularity), options.prune_seed,
+                                  lambda model: _find(model, options), {"method": options.prune_method})  # fmt: skip
         try:
             request = Request(options.prune, options.prune_distribution, Granularity.parse(options.prune_granularity),
                               options.prune_seed)  # fmt: skip
@@ -128,12 +133,7 @@ class _OneShotRun:
     def model_loaded(self, run: Run, model: nn.Module) -> None:
         """Prune, report, save."""
         options = self.options
-        try:
-            selection = find_targets(model, self.request.granularity, options.prune_include, options.prune_exclude)
-        except PruneError as error:
-            # core names its parameters include and exclude; the flags are called after them
-            flag_of = "--prune-" if str(error).startswith(("include: ", "exclude: ")) else "--prune: "
-            raise PruneError(f"{flag_of}{error}") from None
+        selection = _find(model, options)
         started = time.perf_counter()
         if hasattr(self.method, "prune"):
             self.method.prune(selection.targets, self.request)
@@ -160,6 +160,16 @@ class _OneShotRun:
         """Report what the script measured."""
         if self.record:
             self.record.evaluated(evaluation, baseline)
+
+
+def _find(model: nn.Module, options: PruneOptions) -> Selection:
+    grain = Granularity.parse(options.prune_granularity)
+    try:
+        return find_targets(model, grain, options.prune_include, options.prune_exclude)
+    except PruneError as error:
+        # core names its parameters include and exclude; the flags are called after them
+        flag_of = "--prune-" if str(error).startswith(("include: ", "exclude: ")) else "--prune: "
+        raise PruneError(f"{flag_of}{error}") from None
 
 
 def _check_save(file: Path, run: Run) -> None:

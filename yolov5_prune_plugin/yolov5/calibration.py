@@ -31,9 +31,7 @@ PAD = 0.5  # val.py's own, in every release; with rect=True
 Build = Callable[[int], Any]  # batch size -> upstream's dataset
 
 
-def draw(
-    script: Script, package: str, run: Run, model: nn.Module, images: int, split: str, seed: int
-) -> Calibration:
+def draw(script: Script, package: str, run: Run, model: nn.Module, images: int, split: str, seed: int) -> Calibration:
     """Choose images of a data set and open them as the script's own validation would.
 
     Only the chosen ones are opened. They are linked into a temporary folder that lives as long as what is returned:
@@ -201,9 +199,7 @@ def _warnings(where: str, asked: int, found: int, used: int, bad: list[str]) -> 
         yield f"calibration: {asked} images asked for, {where} has {found}: {used} are used"
 
 
-def _boxes(
-    script: Script, package: str, run: Run, model: nn.Module, folder: Path, chosen: dict[str, str]
-) -> Build:
+def _boxes(script: Script, package: str, run: Run, model: nn.Module, folder: Path, chosen: dict[str, str]) -> Build:
     stride = max(int(max(model.stride)), 32)
     size = _size(script, package, run, stride)
     load = script.tool("load_images", package)
@@ -212,9 +208,7 @@ def _boxes(
     return lambda batch: load(str(listed), size, batch, stride, rect=True, pad=PAD, workers=0)[1]
 
 
-def _classes(
-    script: Script, package: str, run: Run, model: nn.Module, folder: Path, chosen: dict[str, str]
-) -> Build:
+def _classes(script: Script, package: str, run: Run, model: nn.Module, folder: Path, chosen: dict[str, str]) -> Build:
     size = _size(script, package, run, 32)
     dataset = script.tool("load_classes", package)(root=str(folder), augment=False, imgsz=size)
     return lambda batch: dataset
