@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import shutil
 from pathlib import Path
 
 import cv2
 import pytest
 
-from tests.upstream.conftest import Release, val_arguments
+from tests.upstream.conftest import WEIGHTS, Release, val_arguments
 
 pytestmark = pytest.mark.upstream
 
@@ -107,3 +108,27 @@ def test_every_release(release: Release, shapes: Path, site: Path, tmp_path: Pat
     assert not (train.parents[1] / "labels" / "train.cache").exists()
     assert "No labels" not in printed
     assert "calibration:" not in printed
+
+
+@pytest.mark.parametrize("script", ["detect.py", "export.py"])
+def test_scripts_that_do_not_load_data_themselves(
+    clone: Release, shapes: Path, site: Path, tmp_path: Path, script: str
+) -> None:
+    """The loader comes from the checkout's own modules."""
+    weights = shutil.copy(WEIGHTS, tmp_path / "w.pt")  # export.py writes beside it
+    arguments: list[object] = ["--weights", weights, "--data", shapes, "--imgsz", 320, "--device", "cpu"]
+    image = next((shapes.parent / "shapes" / "images" / "val").iterdir())
+    more = {
+        "detect.py": ["--source", image, "--project", tmp_path, "--nosave"],
+        "export.py": ["--include", "torchscript"],
+    }
+    seen, _ = look(clone, site, tmp_path, script, [*arguments, *more[script]], "6,val,0")
+    assert seen["shapes"] == [[5, 3, 352, 352], [1, 3, 352, 352]]
+
+
+def test_data_that_is_not_there(clone: Release, site: Path, tmp_path: Path) -> None:
+    """detect.py has a data set as default, which is not downloaded for us."""
+    arguments: list[object] = ["--weights", WEIGHTS, "--device", "cpu", "--project", tmp_path, "--source", tmp_path]
+    _, printed = look(clone, site, tmp_path, "detect.py", arguments, "6,train,0", ok=False)
+    (line,) = [line for line in printed.splitlines() if "error:" in line]
+    assert "coco128.yaml: calibration images cannot be had from it: Dataset not found" in line

@@ -18,7 +18,7 @@ def output_error(dense_outputs: Any, outputs: Any) -> float:
 
     For every float tensor y, with y0 of the dense model: ||y - y0||^2 / (||y0 - mean(y0)||^2 + eps); then their mean.
 
-    The raw predictions of a YOLOv5 detector are taken together as one tensor of rows, a row an anchor, weighted by their
+    The raw predictions of a YOLOv5 detector are taken together as one tensor of rows, a row an anchor, weighted by
     objectness: in the denominator by that of the dense model, in the numerator by the larger of both models', so that
     lost detections count and false ones too, and background hardly does.
 

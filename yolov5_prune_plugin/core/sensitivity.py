@@ -132,9 +132,14 @@ def suggest(rows: Sequence[Sensitivity], sparsity: float) -> dict[str, float]:
         bought[rows[order].name] += part
         budget -= part
     if budget > 1e-6 * sum(row.weights for row in rows):
-        reached = sum(bought.values()) / sum(row.weights for row in rows)
-        raise PruneError(f"sparsity {sparsity:g} is more than the measured amounts reach ({reached:.3f})")
+        raise PruneError(f"sparsity {sparsity:g} is more than the measured amounts reach ({reach(rows):.3f})")
     return {row.name: bought[row.name] / row.weights for row in rows}
+
+
+def reach(rows: Sequence[Sensitivity]) -> float:
+    """The overall share of zeros if every layer had the largest share that was measured of it."""
+    most = [lower_hull(dict(zip(row.shares, row.errors)))[-1][0] * row.weights for row in rows]
+    return sum(most) / sum(row.weights for row in rows)
 
 
 def lower_hull(points: Mapping[float, float]) -> list[tuple[float, float]]:

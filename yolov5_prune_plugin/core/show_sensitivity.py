@@ -39,7 +39,7 @@ def long_frame(rows: Sequence[Sensitivity]) -> pd.DataFrame:
 
 
 def wide_frame(rows: Sequence[Sensitivity], suggested: Mapping[str, float]) -> pd.DataFrame:
-    """One row per layer: layer, shape, weights, the error at each amount, and the suggested share where there is one."""
+    """One row per layer: layer, shape, weights, error at each amount, and the suggested share if there is one."""
     frame = pd.DataFrame(
         {"layer": row.name, "shape": _shape(row), "weights": row.weights,
          **{f"at {amount:g}": error for amount, error in zip(row.amounts, row.errors)}}

@@ -102,7 +102,7 @@ class SensitivityRun:
         from rich.console import Console
         from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-        from yolov5_prune_plugin.core.sensitivity import suggest, sweep
+        from yolov5_prune_plugin.core.sensitivity import reach, suggest, sweep
 
         options: CalibrationOptions = run.config(CalibrationOptions)
         wanted = options.prune_calib if "--prune-calib" in run.given(CalibrationOptions) else IMAGES
@@ -116,10 +116,12 @@ class SensitivityRun:
             task = bar.add_task("sensitivity: layers x amounts", total=steps)
             rows, measure = sweep(model, targets, self.amounts, images.batches(size), self._prune, thorough=own,
                                   progress=lambda: bar.advance(task))  # fmt: skip
-        suggested = suggest(rows, self.overall) if self.suggests else {}
+        # whole channels, or weights that make the model fail, may leave less than was asked for
+        overall = min(self.overall, reach(rows))
+        suggested = suggest(rows, overall) if self.suggests else {}
         if run.main:
             facts = {**self.facts, "measure": measure, "images": images.images, "split": options.prune_calib_split}
-            _report(run, rows, suggested, self.overall, facts)
+            _report(run, rows, suggested, overall, facts)
 
     def _prune(self, target: Target, amount: float) -> None:
         if hasattr(self.method, "prune"):
@@ -139,11 +141,13 @@ def _report(
     amount = min(rows[0].amounts, key=lambda amount: abs(amount - overall))
     title = f"Sensitivity of {', '.join(run.weights)}: {facts['method']}, {facts['granularity']}"
     notes = [
-        f"Each layer alone is pruned to a share, and the error is: {facts['measure']}, on {facts['images']} images of {facts['split']}: a"
-        " stand-in for accuracy, not mAP; 0 is as dense, about 1 is nothing left.",
+        f"Each layer alone is pruned to a share. The error is the {facts['measure']}, on {facts['images']} images of"
+        f" {facts['split']}: a stand-in for accuracy, not mAP; 0 is as dense, about 1 is nothing left.",
     ]
     if suggested:
-        notes.append(f"suggested: shares per layer with the least sum of errors for {overall:g} of all their weights.")
+        notes.append(
+            f"suggested: shares per layer with the least sum of errors for {overall:.3g} of all their weights."
+        )
     console.print(extremes_table(rows, suggested, amount, f"{title}; error by share pruned, sorted at {amount:g}"))
     for note in notes:
         console.print(note, style="dim")
@@ -183,5 +187,5 @@ def _report(
 
 
 def _yaml(suggested: dict[str, float], overall: float, title: str) -> str:
-    head = f"# {title}\n# share of each layer's weights to prune; {overall:g} of all of them together\n"
+    head = f"# {title}\n# share of each layer's weights to prune; {overall:.3g} of all of them together\n"
     return head + yaml.safe_dump({name: round(share, 6) for name, share in suggested.items()}, sort_keys=False)

@@ -176,7 +176,7 @@ def _decodes(file: str) -> bool:
 
 
 def _link(file: str, link: Path) -> bool:
-    """A link, or a copy of a JPEG without end marker: upstream would repair it in place."""
+    """A link, or a copy of a JPEG that does not end in its end marker: upstream would repair it in place."""
     with open(file, "rb") as stream:
         jpeg = stream.read(2) == b"\xff\xd8"
         stream.seek(-2, os.SEEK_END)
