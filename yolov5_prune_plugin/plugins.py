@@ -24,7 +24,7 @@ def load_plugins() -> pluggy.PluginManager:
     """
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
-    for plugin in (magnitude, random, calibration):
+    for plugin in (magnitude, random):
         manager.register(plugin)
     if os.environ.get("YOLOV5_PRUNE_PLUGINS", "").lower() != "off":
         for entry in _entry_points():
@@ -35,6 +35,7 @@ def load_plugins() -> pluggy.PluginManager:
                     manager.unregister(name=entry.name)
                 warnings.warn(f"yolov5-prune: plug-in {entry.name!r} ({entry.value}) left out: {error!r}", stacklevel=2)
     manager.register(oneshot.OneShot(manager.hook))
+    manager.register(calibration)
     return manager
 
 

@@ -84,7 +84,8 @@ class OneShot:
         if role == "train":
             return []
         own = [cls for cls in self._methods.values() if is_dataclass(cls)]
-        return [PruneOptions, *([BaselineOptions, SensitivityOptions] if role == "validate" else []), *own]
+        validates = role == "validate"
+        return [PruneOptions, *[BaselineOptions] * validates, *own, *[SensitivityOptions] * validates]
 
     @hookimpl
     def configure(self, run: Run) -> Optional[object]:
