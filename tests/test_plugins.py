@@ -10,7 +10,9 @@ import pytest
 
 from yolov5_prune_plugin import hookimpl, plugins
 from yolov5_prune_plugin.methods.budget import BudgetOptions
+from yolov5_prune_plugin.methods.calibration import CalibrationOptions
 from yolov5_prune_plugin.methods.oneshot import BaselineOptions, PruneOptions
+from yolov5_prune_plugin.methods.sensitivity import SensitivityOptions
 from yolov5_prune_plugin.options import flag, given, split_arguments
 from yolov5_prune_plugin.plugins import load_plugins, offered, scripts_with
 from yolov5_prune_plugin.yolov5.seams import load_scripts
@@ -80,9 +82,10 @@ def test_a_plug_in_with_an_unknown_argument_is_left_out_with_a_warning(
 
 def test_each_role_is_offered_its_flags() -> None:
     manager = load_plugins()
-    assert offered(manager, "val.py", "validate") == [PruneOptions, BaselineOptions, BudgetOptions]
-    assert offered(manager, "detect.py", "use") == [PruneOptions]
-    assert offered(manager, "export.py", "export") == [PruneOptions]
+    validate = [PruneOptions, BaselineOptions, BudgetOptions, SensitivityOptions, CalibrationOptions]
+    assert offered(manager, "val.py", "validate") == validate
+    assert offered(manager, "detect.py", "use") == [PruneOptions, CalibrationOptions]
+    assert offered(manager, "export.py", "export") == [PruneOptions, CalibrationOptions]
     assert offered(manager, "train.py", "train") == []
 
 

@@ -14,7 +14,7 @@ from yolov5_prune_plugin.choose.flags import CurveOptions, EngineOptions
 from yolov5_prune_plugin.options import add_flags
 from yolov5_prune_plugin.yolov5.stop import clear_exit
 
-COMMANDS = ("run", "patch", "curve", "demo")
+COMMANDS = ("run", "patch", "curve", "sensitivity", "demo")
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -43,6 +43,13 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("script", metavar="SCRIPT", help="val.py, path/to/segment/val.py, or a module: yolov5.val")
     run.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     run.set_defaults(command=_run)
+
+    sensitivity = commands.add_parser(
+        "sensitivity", help="which layers suffer most from pruning: run SCRIPT with --prune-sensitivity",
+        usage="yolov5-prune sensitivity SCRIPT [the script's own arguments and ours]")  # fmt: skip
+    sensitivity.add_argument("script", metavar="SCRIPT", help="val.py, path/to/segment/val.py, or a module: yolov5.val")
+    sensitivity.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    sensitivity.set_defaults(command=_sensitivity)
 
     patch = commands.add_parser("patch", help="write the activation line into the scripts of a YOLOv5 checkout")
     patch.add_argument("folder", metavar="DIR", type=Path, help="the checkout")
@@ -78,6 +85,13 @@ def _run(options: argparse.Namespace) -> None:
     if options.no_shims:
         os.environ["YOLOV5_PRUNE_SHIMS"] = "off"
     launch(options.script, options.arguments, options.seams)
+
+
+def _sensitivity(options: argparse.Namespace) -> None:
+    from yolov5_prune_plugin.yolov5.launcher import launch
+
+    given = any(word.split("=")[0] == "--prune-sensitivity" for word in options.arguments)
+    launch(options.script, options.arguments if given else [*options.arguments, "--prune-sensitivity"])
 
 
 def _patch(options: argparse.Namespace) -> int:

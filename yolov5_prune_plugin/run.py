@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from yolov5_prune_plugin.options import build, given
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,44 @@ class Saved:
     bytes: int
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """Images for a method to look at, without labels, as the script would feed them to its model.
+
+    It may be walked as often as wanted; the same arguments give the same images in the same order.
+
+    Attributes:
+        files: The images, in the order in which they come.
+        open: A fresh walk in batches of a size; ``batches`` is what to call.
+    """
+
+    files: list[str]
+    open: Callable[[int], Iterator[Tensor]] = field(repr=False)
+
+    @property
+    def images(self) -> int:
+        """How many there are."""
+        return len(self.files)
+
+    def batches(self, size: int = 8) -> Iterator[Tensor]:
+        """Batches [B, 3, H, W] on the model's device and in its precision; H and W may differ between batches.
+
+        Args:
+            size: Images in a batch, at least 1; the last may be smaller.
+
+        Yields:
+            Values in [0, 1]; for a classifier normalised, as upstream does it.
+        """
+        return self.open(size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self.batches()
+
+
+def _not_yet(images: int, split: str, seed: int) -> Calibration:
+    raise RuntimeError("calibration images can be had from the event model_loaded on")
+
+
 @dataclass
 class Run:
     """One run of one script.
@@ -78,6 +119,7 @@ class Run:
         figure: The figure of an evaluation that a model is judged by: map, mask_map or top1; empty if there is none.
         wants_baseline: A plug-in sets it to have the unchanged model measured first.
         save: Writes the model as an upstream checkpoint: (model, names of changed weights, file, facts) -> Saved.
+        calibration: Draws images from the data set, from ``model_loaded`` on: (number, split, seed) -> Calibration.
     """
 
     script: str
@@ -89,6 +131,7 @@ class Run:
     folder: Optional[Path] = None
     figure: str = ""
     wants_baseline: bool = False
+    calibration: Callable[[int, str, int], Calibration] = _not_yet
 
     def given(self, cls: type) -> list[str]:
         """The flags of one of our dataclasses that were given."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import yaml
 
 from yolov5_prune_plugin.errors import PruneError, UpstreamError
 from yolov5_prune_plugin.yolov5.knowledge import patches_dir
-from yolov5_prune_plugin.yolov5.seams import EVENTS, FAMILIES, ROLES, find_script, load_scripts
+from yolov5_prune_plugin.yolov5.seams import EVENTS, FAMILIES, ROLES, TOOLS, find_script, load_scripts
 
 
 def fork(tmp_path: Path, text: str) -> str:
@@ -78,6 +79,27 @@ def test_a_script_without_the_name_is_named() -> None:
     )
 
 
+def test_tools_are_found_where_the_scripts_run(tmp_path: Path) -> None:
+    """The first dotted name that there is, after the package's; modules that are missing are passed over."""
+    text = "scripts: {a.py: {role: use, tools: {suffixes: [gone.SEP, path.gone, path.sep]}}}"
+    script = load_scripts(fork(tmp_path, text))["a.py"]
+    assert script.tool("suffixes", "os.") == os.sep
+    with pytest.raises(
+        UpstreamError, match=r"none of gone.SEP, path.gone, path.sep, which calibration images for a.py"
+    ):
+        script.tool("suffixes", "xml.")
+    with pytest.raises(UpstreamError, match="none of a name for load_images"):
+        script.tool("load_images", "")
+
+
+def test_every_script_that_uses_a_model_has_the_tools() -> None:
+    for path, script in load_scripts().items():
+        expected = set(TOOLS) - {"load_classes"}
+        if path.startswith("classify"):
+            expected = {"check_img_size", "load_classes", "verify_image", "suffixes"}
+        assert set(script.tools) == (set() if script.role == "train" else expected), path
+
+
 def test_a_fork_adds_and_replaces(tmp_path: Path) -> None:
     text = """
     scripts:
@@ -104,6 +126,8 @@ def test_a_fork_adds_and_replaces(tmp_path: Path) -> None:
         ("scripts: {val.py: {role: use, seams: {load: [x]}}}", "val.py: unknown event 'load'; events are parser, "),
         ("scripts: {val.py: {role: use, seams: {parser: x}}}", "val.py: seams must map events to lists of names"),
         ("scripts: {val.py: {role: use, seams: [parser]}}", "val.py: seams must map events to lists of names"),
+        ("scripts: {val.py: {role: use, tools: {load: [x]}}}", "val.py: unknown tool 'load'; tools are check_yaml, "),
+        ("scripts: {val.py: {role: use, tools: {suffixes: x}}}", "val.py: tools must map tools to lists of names"),
         ("scripts: {val.py: [1]}", "val.py: role must be one of validate, use, export, train, got None"),
         ("scripts: {1: {role: use}}", "1: role must be one of validate, use, export, train, got 'use'"),
         ("scripts: {val.py: {role: use, results: 5}}", "val.py: results must be a list of names"),

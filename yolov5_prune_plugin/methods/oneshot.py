@@ -20,6 +20,7 @@ from yolov5_prune_plugin.core.target import Selection, find_targets
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import check_new_file
 from yolov5_prune_plugin.methods.budget import BudgetOptions, BudgetRun, check_budget
+from yolov5_prune_plugin.methods.sensitivity import SensitivityOptions, SensitivityRun
 from yolov5_prune_plugin.options import checked, flag
 from yolov5_prune_plugin.run import Evaluation, Run, Saved
 
@@ -89,7 +90,8 @@ class OneShot:
         if role == "train":
             return []
         own = [cls for cls in self._methods.values() if is_dataclass(cls)]
-        return [PruneOptions, *([BaselineOptions, BudgetOptions] if role == "validate" else []), *own]
+        measuring = [BaselineOptions, BudgetOptions, SensitivityOptions] if role == "validate" else []
+        return [PruneOptions, *measuring, *own]
 
     @hookimpl
     def configure(self, run: Run) -> Optional[object]:
@@ -102,7 +104,8 @@ class OneShot:
         given = [name for cls in self.options(run.role) for name in run.given(cls)]
         if "--prune-budget-step" in given and budget.prune_budget is None:
             raise PruneError("--prune-budget-step needs --prune-budget POINTS")
-        if not asked:
+        measuring = run.given(SensitivityOptions)
+        if not asked and not measuring:
             if given:
                 raise PruneError(f"{given[0]} needs --prune S, the share of weights to zero, or --prune-amounts FILE")
             return None
@@ -120,6 +123,9 @@ class OneShot:
             if cls is not chosen and is_dataclass(cls) and run.given(cls):
                 raise PruneError(f"{run.given(cls)[0]} belongs to --prune-method {cls.name}, not {chosen.name}")
         method = run.config(chosen) if is_dataclass(chosen) else chosen()
+        if measuring:
+            return SensitivityRun(run, method, Granularity.parse(options.prune_granularity), options.prune_seed,
+                                  lambda model: _find(model, options), {"method": options.prune_method})  # fmt: skip
         if budget.prune_budget is not None:
             check_budget(budget, options.prune_granularity, run)
         request = _request(options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -13,6 +14,7 @@ from yolov5_prune_plugin.yolov5.knowledge import patches_dir
 
 ROLES = ("validate", "use", "export", "train")
 EVENTS = ("parser", "model_loaded", "run_folder", "evaluation", "data_loaded", "callbacks", "suppression")
+TOOLS = ("check_yaml", "check_dataset", "check_img_size", "load_images", "load_classes", "verify_image", "suffixes")
 FAMILIES = ("val", "train", "detect", "export")
 
 
@@ -28,6 +30,7 @@ class Script:
         results_in: Index of the item that holds them, or None if they are the returned tuple itself.
         figure: The one of them that a model is judged by; by default the last.
         times_in: Index of the item that holds the times in ms per image, or None if it returns none.
+        tools: Dotted names of what we call of the checkout, by what it is to us; the first that exists is taken.
     """
 
     path: str
@@ -37,6 +40,7 @@ class Script:
     results_in: Optional[int] = None
     times_in: Optional[int] = None
     figure: str = ""
+    tools: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def find(self, event: str, namespace: dict[str, Any]) -> str:
         """The name that carries an event in this script.
@@ -52,6 +56,26 @@ class Script:
             f"{namespace.get('__file__', self.path)} has none of {', '.join(names) or f'a name for {event}'}: not a"
             f" YOLOv5 {self.path}, or a release before v6.0; a fork can name its own with --seams FILE"
         )
+
+    def tool(self, name: str, package: str) -> Any:
+        """Something of the checkout that we call.
+
+        Args:
+            name: One of ``TOOLS``.
+            package: What the dotted names start with where the scripts run: empty in a clone, ``yolov5.`` from PyPI.
+
+        Raises:
+            UpstreamError: If the checkout has none of the names we know.
+        """
+        for dotted in self.tools.get(name, ()):
+            module, _, attribute = (package + dotted).rpartition(".")
+            try:
+                return getattr(importlib.import_module(module), attribute)
+            except (ImportError, AttributeError):
+                continue
+        known = ", ".join(self.tools.get(name, ())) or f"a name for {name}"
+        raise UpstreamError(f"this YOLOv5 has none of {known}, which calibration images for {self.path} need; a fork"
+                            " can name its own under tools with --seams FILE")  # fmt: skip
 
 
 def load_scripts(extra: Optional[str] = None) -> dict[str, Script]:
@@ -94,12 +118,14 @@ def _script(file: Path, path: str, entry: Any) -> Script:
     role = entry.get("role") if isinstance(entry, dict) else None
     if not isinstance(path, str) or role not in ROLES:
         raise refuse(f"role must be one of {', '.join(ROLES)}, got {role!r}")
-    seams = entry.get("seams") or {}
-    if not isinstance(seams, dict) or not all(isinstance(names, list) for names in seams.values()):
-        raise refuse("seams must map events to lists of names")
-    unknown = sorted(set(seams) - set(EVENTS))
-    if unknown:
-        raise refuse(f"unknown event {unknown[0]!r}; events are {', '.join(EVENTS)}")
+    names = {}
+    for key, kind, known in (("seams", "event", EVENTS), ("tools", "tool", TOOLS)):
+        names[key] = entry.get(key) or {}
+        if not isinstance(names[key], dict) or not all(isinstance(value, list) for value in names[key].values()):
+            raise refuse(f"{key} must map {kind}s to lists of names")
+        unknown = sorted(set(names[key]) - set(known))
+        if unknown:
+            raise refuse(f"unknown {kind} {unknown[0]!r}; {kind}s are {', '.join(known)}")
     if not isinstance(entry.get("results") or [], list):
         raise refuse("results must be a list of names")
     results = tuple(map(str, entry.get("results") or ()))
@@ -112,9 +138,14 @@ def _script(file: Path, path: str, entry: Any) -> Script:
     return Script(
         path,
         entry["role"],
-        {"parser": ("argparse",), **{event: tuple(map(str, names)) for event, names in seams.items()}},
+        {"parser": ("argparse",), **_tuples(names["seams"])},
         results,
         entry.get("results_in"),
         entry.get("times_in"),
         figure if results else "",
+        _tuples(names["tools"]),
     )
+
+
+def _tuples(names: dict[str, list[Any]]) -> dict[str, tuple[str, ...]]:
+    return {key: tuple(map(str, value)) for key, value in names.items()}

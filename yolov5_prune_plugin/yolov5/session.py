@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from yolov5_prune_plugin.errors import NoResultError, PruneError
-from yolov5_prune_plugin.run import Evaluation, Measurement, Run, Saved
+from yolov5_prune_plugin.run import Calibration, Evaluation, Measurement, Run, Saved
 from yolov5_prune_plugin.yolov5.checkpoint import check_weights, save_pruned, source_of
 from yolov5_prune_plugin.yolov5.coco import Collector
 from yolov5_prune_plugin.yolov5.measurement import after, as_usual, evaluation_of
@@ -63,12 +63,15 @@ class Session:
         main = int(os.environ.get("RANK", -1)) in (-1, 0)
         self.run = Run(script.path, script.role, arguments, options, main, self.save)
         self.run.figure = script.figure
+        self.run.calibration = self.calibrate
         self._what = Measurement()  # what is measured now
         self._batch: Optional[int] = None  # its --batch-size
         self._limit = TimeLimit()
         self._loaded: Optional[tuple[Any, torch.dtype]] = None  # what was loaded for it
         self._repeating = False
         self._inference = False  # whether it was loaded in inference mode
+        self._model: Optional[nn.Module] = None
+        self._package = ""  # what upstream's dotted names start with
         self._base: Optional[Path] = None  # the script's run folder
         self._labels: Optional[Labels] = None
         self._waiting = True  # the next call of increment_path names the run folder
@@ -88,6 +91,14 @@ class Session:
         """Write a model that was just loaded and changed; see checkpoint.py."""
         with torch.inference_mode(self._inference), torch.no_grad():
             return save_pruned(source_of(self.run.weights[0]), model, names, file, self._reload, facts)
+
+    def calibrate(self, images: int, split: str, seed: int) -> Calibration:
+        """Draw images for the model that was just loaded; see calibration.py."""
+        from yolov5_prune_plugin.yolov5.calibration import draw
+
+        if self._model is None:
+            raise RuntimeError("calibration images can be had from the event model_loaded on")
+        return draw(self.script, self._package, self.run, self._model, images, split, seed)
 
     def _wrap(self, event: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         name = self.script.find(event, self.namespace)
@@ -112,7 +123,10 @@ class Session:
                     if self.script.role == "export":
                         source = source_of(self.run.weights[0])
                         self.run.folder = source.with_name(f"{source.stem}_prune")
-                    self.hook.model_loaded(run=self.run, model=_inner(model))
+                    self._model = _inner(model)
+                    # models.common in a clone, yolov5.models.common from PyPI
+                    self._package = str(getattr(original, "__module__", "")).rpartition("models.")[0]
+                    self.hook.model_loaded(run=self.run, model=self._model)
                 if self.script.role == "validate":
                     self._loaded = model, next(_inner(model).parameters()).dtype
                 return model

@@ -1,0 +1,41 @@
+"""--prune-calib: how many images, and of which split, a method or a measurement may look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from yolov5_prune_plugin import hookimpl
+from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.options import checked, flag
+from yolov5_prune_plugin.run import Run
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise PruneError(f"must be a whole number of images, at least 1; got {text!r}")
+    return int(text)
+
+
+@dataclass
+class CalibrationOptions:
+    """Images for methods and measurements that need some, without their labels (yolov5-prune-plugin)."""
+
+    prune_calib: int = flag(
+        128, "how many images of --data to calibrate with (default 128)", type=checked(_number), metavar="N"
+    )
+    prune_calib_split: str = flag(
+        "train", "the split that they come from (default train)", choices=("train", "val", "test"))  # fmt: skip
+
+
+@hookimpl
+def options(role: str) -> list[type]:
+    """In every script that uses a trained model."""
+    return [] if role == "train" else [CalibrationOptions]
+
+
+@hookimpl
+def configure(run: Run) -> None:
+    """Refuse them where nothing is pruned or measured."""
+    given = run.given(CalibrationOptions)
+    if given and set(vars(run.options)) <= {"prune_calib", "prune_calib_split"}:
+        raise PruneError(f"{given[0]} goes with --prune S, --prune-budget or --prune-sensitivity; none is given")
