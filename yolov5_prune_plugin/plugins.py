@@ -12,7 +12,7 @@ from typing import Any
 import pluggy
 
 from yolov5_prune_plugin import hookspecs
-from yolov5_prune_plugin.methods import calibration, magnitude, oneshot, random
+from yolov5_prune_plugin.methods import calibration, magnitude, obs, oneshot, random
 
 GROUP = "yolov5_prune"
 
@@ -24,7 +24,7 @@ def load_plugins() -> pluggy.PluginManager:
     """
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
-    for plugin in (magnitude, random):
+    for plugin in (magnitude, random, obs):
         manager.register(plugin)
     if os.environ.get("YOLOV5_PRUNE_PLUGINS", "").lower() != "off":
         for entry in _entry_points():

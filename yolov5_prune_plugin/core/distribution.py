@@ -12,6 +12,7 @@ from yolov5_prune_plugin.core.selection import counts_below
 from yolov5_prune_plugin.errors import PruneError
 
 NAMES = ("uniform", "global", "erk", "lamp")
+LOSS = "loss"  # of methods whose scores are the loss of the outputs, comparable between layers: method obs
 
 Scores = Callable[[], Iterable[tuple[str, Tensor]]]
 

@@ -86,7 +86,7 @@ def prune_by_scores(targets: Sequence[Target], score: ScoreFunction, request: Re
     """
     drop = units_to_drop(targets, score, request)
     for target in targets:
-        apply_mask(target.weight, _mask(target, _checked(score, target, request), drop, request.granularity))
+        apply_mask(target.weight, mask_of(target, _checked(score, target, request), drop, request.granularity))
 
 
 def units_to_drop(targets: Sequence[Target], score: ScoreFunction, request: Request) -> dict[str, int]:
@@ -119,7 +119,18 @@ def units_to_drop(targets: Sequence[Target], score: ScoreFunction, request: Requ
     return spread(request.distribution, shapes, scores, sparsity)
 
 
-def _mask(target: Target, scores: Tensor, drop: dict[str, int], grain: Granularity) -> Tensor:
+def mask_of(target: Target, scores: Tensor, drop: Mapping[str, int], grain: Granularity) -> Tensor:
+    """The mask of one layer: as much dropped as ``units_to_drop`` says, lowest scores first.
+
+    Args:
+        target: The layer.
+        scores: Shaped like its weight, higher is kept.
+        drop: Units to drop by target name; not looked at for N:M.
+        grain: What is dropped together.
+
+    Returns:
+        Bool, shaped like the weight, True where it is kept.
+    """
     if grain.m:
         return nm_mask(scores, grain.n, grain.m)
     return grain.expand(lowest_dropped(grain.unit_scores(scores), drop[target.name]), target.weight)

@@ -12,7 +12,7 @@ from torch import nn
 from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.amounts import read_amounts
 from yolov5_prune_plugin.core.amounts import check_kept
-from yolov5_prune_plugin.core.distribution import NAMES, check_sparsity
+from yolov5_prune_plugin.core.distribution import NAMES
 from yolov5_prune_plugin.core.granularity import Granularity
 from yolov5_prune_plugin.core.oneshot import Request, prune_by_scores
 from yolov5_prune_plugin.core.report import Sparsity, measure
@@ -20,58 +20,13 @@ from yolov5_prune_plugin.core.target import Selection, find_targets
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import check_new_file
 from yolov5_prune_plugin.methods.budget import BudgetOptions, BudgetRun, check_budget
+from yolov5_prune_plugin.methods.calibration import CalibrationOptions
+from yolov5_prune_plugin.methods.flags import BaselineOptions, PruneOptions
 from yolov5_prune_plugin.methods.sensitivity import SensitivityOptions, SensitivityRun
-from yolov5_prune_plugin.options import checked, flag
 from yolov5_prune_plugin.run import Evaluation, Run, Saved
 
 if TYPE_CHECKING:
     from yolov5_prune_plugin.record import Record
-
-
-def _sparsity(text: str) -> float:
-    try:
-        return check_sparsity(float(text))
-    except ValueError:
-        raise PruneError(f"sparsity must be a number in [0, 1), for example 0.3; got {text!r}") from None
-
-
-@dataclass
-class PruneOptions:
-    """One-shot pruning (yolov5-prune-plugin)."""
-
-    prune: Optional[float] = flag(
-        None, "zero this share of the Conv2d weights as the model is loaded, in [0, 1), for example 0.3",
-        type=checked(_sparsity), metavar="S")  # fmt: skip
-    prune_method: str = flag(
-        "magnitude", "which weights go: magnitude (default), random, or the name of an installed plug-in's method",
-        metavar="NAME")  # fmt: skip
-    prune_distribution: str = flag(
-        "uniform", "how the layers share the sparsity: uniform (default: each the same), global (one threshold),"
-        " erk (by shape), lamp (layer-adaptive threshold)", choices=NAMES)  # fmt: skip
-    prune_granularity: str = flag(
-        "weight", "what goes together: weight (default), channel (whole output filters), or N:M, such as 2:4: N of"
-        " every M input channels kept, with S = 1 - N/M", type=checked(lambda text: str(Granularity.parse(text))),
-        metavar="GRAIN")  # fmt: skip
-    prune_amounts: Optional[Path] = flag(
-        None, "instead of --prune S and a distribution: how much of each layer, from a YAML mapping of parameter names"
-        " to shares, or CSV with columns name and amount", type=Path, metavar="FILE")  # fmt: skip
-    prune_include: tuple[str, ...] = flag(
-        (), "prune only Conv2d weights whose parameter name matches, such as 'model.1?.*'", nargs="+", metavar="GLOB"
-    )
-    prune_exclude: tuple[str, ...] = flag(
-        (), "leave Conv2d weights alone whose parameter name matches, such as 'model.24.*'", nargs="+", metavar="GLOB"
-    )
-    prune_seed: int = flag(0, "seed of methods that draw (default 0)", metavar="N")
-    prune_save: Optional[Path] = flag(
-        None, "write the pruned model as a YOLOv5 checkpoint (fp16, stripped), to a file that does not exist yet",
-        type=Path, metavar="FILE")  # fmt: skip
-
-
-@dataclass
-class BaselineOptions:
-    """Comparison with the dense model (yolov5-prune-plugin)."""
-
-    prune_baseline: bool = flag(False, "measure the dense model first, and print dense, pruned and their difference")
 
 
 class OneShot:
@@ -123,16 +78,19 @@ class OneShot:
             if cls is not chosen and is_dataclass(cls) and run.given(cls):
                 raise PruneError(f"{run.given(cls)[0]} belongs to --prune-method {cls.name}, not {chosen.name}")
         method = run.config(chosen) if is_dataclass(chosen) else chosen()
+        if run.given(CalibrationOptions) and not measuring and not hasattr(method, "calibrate"):
+            raise PruneError(f"{run.given(CalibrationOptions)[0]}: --prune-method {chosen.name} looks at no images; obs"
+                             " does, and --prune-sensitivity")  # fmt: skip
         if measuring:
             return SensitivityRun(run, method, Granularity.parse(options.prune_granularity), options.prune_seed,
                                   lambda model: _find(model, options), {"method": options.prune_method})  # fmt: skip
         if budget.prune_budget is not None:
             check_budget(budget, options.prune_granularity, run)
-        request = _request(options)
+        request = _request(options, chosen)
         if options.prune_save is not None:
             _check_save(options.prune_save, run)
         run.wants_baseline = run.config(BaselineOptions).prune_baseline
-        oneshot = OneShotRun(options, method, request)
+        oneshot = OneShotRun(run, options, method, request)
         return oneshot if budget.prune_budget is None else BudgetRun(run, budget, oneshot)
 
 
@@ -156,8 +114,8 @@ class Pruned:
 class OneShotRun:
     """One-shot pruning taking part in one run."""
 
-    def __init__(self, options: PruneOptions, method: Any, request: Request) -> None:
-        self.options, self.method, self.request = options, method, request
+    def __init__(self, run: Run, options: PruneOptions, method: Any, request: Request) -> None:
+        self.run, self.options, self.method, self.request = run, options, method, request
         self.record: Optional[Record] = None
 
     @hookimpl
@@ -178,6 +136,8 @@ class OneShotRun:
         except PruneError as error:
             raise PruneError(f"--prune-amounts {options.prune_amounts}: {error}") from None
         started = time.perf_counter()
+        if hasattr(self.method, "calibrate"):
+            self.method.calibrate(self.run, model, selection.targets)
         if hasattr(self.method, "prune"):
             self.method.prune(selection.targets, request)
         else:
@@ -189,6 +149,7 @@ class OneShotRun:
             "granularity": options.prune_granularity, "requested_sparsity": request.sparsity, "seed": request.seed,
             "pruned_weights": "fused" if fused else "unfused", "seconds": round(seconds, 3),
         }  # fmt: skip
+        facts |= getattr(self.method, "facts", {})
         if request.amounts:
             facts |= {"amounts_file": str(options.prune_amounts), "amounts": dict(request.amounts)}
         sparsity = measure(model, selection)
@@ -215,15 +176,20 @@ class OneShotRun:
             self.record.evaluated(evaluation, baseline)
 
 
-def _request(options: PruneOptions) -> Request:
+def _request(options: PruneOptions, method: Any) -> Request:
     """Of the flags; with --prune-budget the sparsity is still open, and with --prune-amounts until a model is there."""
     file, grain = options.prune_amounts, Granularity.parse(options.prune_granularity)
+    known = getattr(method, "distributions", NAMES)
+    distribution = options.prune_distribution or ("uniform" if grain.m else known[0])
+    if distribution not in known:
+        raise PruneError(f"--prune-distribution {distribution} does not go with --prune-method {method.name}, which has"
+                         f" {', '.join(known)}")  # fmt: skip
     try:
         amounts = read_amounts(file) if file else {}
     except PruneError as error:
         raise PruneError(f"--prune-amounts {error}") from None
     try:
-        return Request(options.prune or 0.0, options.prune_distribution, grain, options.prune_seed, amounts)
+        return Request(options.prune or 0.0, distribution, grain, options.prune_seed, amounts)
     except PruneError as error:
         asked = f"--prune-amounts {file}" if file else f"--prune {options.prune:g}"
         raise PruneError(f"{asked} --prune-granularity {grain}: {error}") from None

@@ -108,8 +108,11 @@ class SensitivityRun:
         wanted = options.prune_calib if "--prune-calib" in run.given(CalibrationOptions) else IMAGES
         images = run.calibration(wanted, options.prune_calib_split, self.facts["seed"])
         targets = self.find(model).targets
-        own = hasattr(self.method, "prune")
-        size = images.images if own else 8  # a method of its own may take long: it is asked once, not once a batch
+        # scores are cheap, and say alike which weights go; a method of its own may take long
+        own = not hasattr(self.method, "scores")
+        if hasattr(self.method, "calibrate"):
+            self.method.calibrate(run, model, targets)
+        size = images.images if own else 8  # asked once, not once a batch
         steps = len(targets) * len(self.amounts) * math.ceil(images.images / size)
         columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True), disable=not run.main) as bar:
@@ -124,10 +127,10 @@ class SensitivityRun:
             _report(run, rows, suggested, overall, facts)
 
     def _prune(self, target: Target, amount: float) -> None:
-        if hasattr(self.method, "prune"):
-            self.method.prune([target], self.requests[amount])
-        else:
+        if hasattr(self.method, "scores"):
             prune_by_scores([target], self.method.scores, self.requests[amount])
+        else:
+            self.method.prune([target], self.requests[amount])
 
 
 def _report(

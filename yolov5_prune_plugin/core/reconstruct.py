@@ -1,0 +1,153 @@
+"""Optimal Brain Surgeon: the weights that are left make up for those that go, exactly for a given mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from yolov5_prune_plugin.core.hessian import Layer, Moments
+from yolov5_prune_plugin.core.mask import apply_mask
+from yolov5_prune_plugin.core.walk import walk
+
+TOLERANCE, ITERATIONS = 1e-10, 400
+
+
+def solve(weight: Tensor, mask: Tensor, second: Tensor, damp: float = 0.01) -> Tensor:
+    """The weights on a mask that give the outputs of a full weight best.
+
+    Minimises, for each row, E[((v - w) x)^2] + lambda |v - w|^2 over v that are zero off the mask, with
+    lambda = damp * mean diagonal of E[x x^T]. The minimum satisfies [(v - w) (H + lambda)] = 0 on the mask: one linear
+    system a row, solved for all rows at once by conjugate gradients, so that no row needs an inverse of its own. Removing
+    a single weight q this way is the formula of Optimal Brain Surgeon, v = w - w_q / [H^-1]_qq H^-1[:, q].
+
+    Args:
+        weight: [rows, K].
+        mask: [rows, K] bool, True where a weight stays.
+        second: E[x x^T], [K, K], float64; may be singular, or have dead inputs (zero rows).
+        damp: Share of the mean diagonal that is added to the diagonal, >= 0.
+
+    Returns:
+        [rows, K] like ``weight``, exactly zero off the mask.
+
+    Reference:
+        Hassibi, Stork 1993; Frantar, Alistarh 2022, https://arxiv.org/abs/2208.11580
+    """
+    scale = float(second.diagonal().mean())
+    kept, full = mask.to(second.dtype), weight.detach().to(second.dtype)
+    if not scale > 0:  # the layer never fires: nothing to make up for
+        return (full * kept).to(weight.dtype)
+    hessian = second / scale + damp * torch.eye(len(second), dtype=second.dtype, device=second.device)
+    diagonal = hessian.diagonal().clamp_min(1e-9)
+
+    step = torch.zeros_like(full)  # v - mask * w
+    residual = kept * ((full * (1 - kept)) @ hessian)
+    preconditioned = residual / diagonal
+    direction = preconditioned.clone()
+    energy = (residual * preconditioned).sum(1, keepdim=True)
+    goal = TOLERANCE**2 * energy
+    for _ in range(ITERATIONS):
+        if not bool((energy > goal).any()):
+            break
+        moved = kept * (direction @ hessian)
+        curvature = (direction * moved).sum(1, keepdim=True)
+        length = torch.where(curvature > 0, energy / curvature.clamp_min(1e-300), 0.0)
+        step += length * direction
+        residual -= length * moved
+        preconditioned = residual / diagonal
+        before, energy = energy, (residual * preconditioned).sum(1, keepdim=True)
+        direction = preconditioned + torch.where(before > 0, energy / before.clamp_min(1e-300), 0.0) * direction
+    return ((full + step) * kept).to(weight.dtype)
+
+
+@torch.no_grad()
+def compensate(layer: Layer, weight: Tensor, mask: Tensor, moments: Moments, damp: float = 0.01) -> None:
+    """Prune a layer to a mask and let what is left, and its bias if it has one, make up for it, in place.
+
+    Args:
+        layer: Its weight and bias are written.
+        weight: The full weight, shaped like the layer's.
+        mask: Bool, shaped like it.
+        moments: Of the layer's inputs.
+        damp: As for ``solve``.
+    """
+    second, mean = moments.second, moments.mean
+    if layer.bias is not None:  # the bias takes the mean, the weights what is left around it
+        second = second - mean.unsqueeze(2) * mean.unsqueeze(1)
+    groups = len(second)
+    full, kept = weight.detach().flatten(1).chunk(groups), mask.flatten(1).chunk(groups)
+    rows = [solve(w, m, s, damp) for w, m, s in zip(full, kept, second)]
+    if layer.bias is not None:
+        lost = [(w - v).double() @ m for w, v, m in zip(full, rows, mean)]
+        layer.bias.add_(torch.cat(lost).to(layer.bias.dtype))
+    layer.weight.copy_(torch.cat(rows).view_as(layer.weight))
+
+
+@torch.no_grad()
+def sequentially(
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    batches: Sequence[Tensor],
+    damp: float = 0.01,
+    positions: int = 512,
+    seed: int = 0,
+    progress: Callable[[], None] = lambda: None,
+) -> None:
+    """Prune layer after layer in the order of the forward pass; each is calibrated on what the pruned ones before give.
+
+    Args:
+        model: Dense, in eval mode; changed in place.
+        masks: By name of the weight of a Conv2d or Linear.
+        batches: Calibration images, one batch a shape.
+        damp: As for ``solve``.
+        positions: Output positions looked at, an image and layer.
+        seed: Of their choice.
+        progress: Called after each layer.
+
+    Raises:
+        PruneError: If inputs of a layer are not finite.
+    """
+    names = {model.get_submodule(name.rpartition(".")[0]): name for name in masks}
+    left = dict(names)
+
+    def visit(layer: nn.Module, inputs: list[Tensor]) -> None:
+        name = left.pop(layer, None)
+        if name is None:  # a layer that is used twice: pruned at its first use
+            return
+        assert isinstance(layer, (nn.Conv2d, nn.Linear))
+        moments = Moments(layer, name, positions, seed)
+        for batch in inputs:
+            moments.add(batch)
+        compensate(layer, layer.weight.clone(), masks[name], moments, damp)
+        progress()
+
+    walk(model, batches, list(names), visit)
+    for layer, name in left.items():  # the forward pass does not reach it
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        apply_mask(weight, masks[name])
+
+
+@torch.no_grad()
+def images_that_fit(model: nn.Module, image: Tensor, memory: int) -> int:
+    """How many images ``walk`` can hold at a time, at least 1.
+
+    Args:
+        model: In eval mode.
+        image: [1, 3, H, W].
+        memory: Bytes for activations; an image is taken to need three times the inputs and outputs of its largest layer.
+    """
+    largest = 1
+
+    def note(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal largest
+        largest = max(largest, inputs[0].numel() + output.numel())
+
+    hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    try:
+        model(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(1, memory // (3 * 4 * largest))
