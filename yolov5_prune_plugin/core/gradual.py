@@ -80,10 +80,8 @@ class Gradual(Rule):
             kept = {t.name: mask_of(t, score(t, request), drop, request.granularity) for t in self.targets}
         counts = {}
         for name, updated in kept.items():
-            mask = masked.masks[name]
-            updated = updated & mask
-            counts[name] = torch.stack([updated.sum(), (updated ^ mask).sum()])
-            mask.copy_(updated)
+            left = masked.masks[name].logical_and_(updated).count_nonzero()
+            counts[name] = torch.stack([left, torch.zeros_like(left)])
         return counts
 
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from yolov5_prune_plugin.core.ranks import share
 from yolov5_prune_plugin.core.rule import Rule
-from yolov5_prune_plugin.core.splice import changes
 from yolov5_prune_plugin.errors import NoResultError, PruneError
 
 
@@ -72,7 +71,7 @@ class Masked:
         with torch.no_grad():
             for name, mask in (masks or {}).items():
                 self.masks[name].copy_(mask)
-                self.kept[name] = int(mask.sum())
+                self.kept[name] = int(mask.count_nonzero())
             self._check()
             self._count(self.rule.prepare(self))
             self._apply()
@@ -160,7 +159,7 @@ class Masked:
         with torch.no_grad():
             for name, p in self.parameters.items():
                 self.masks[name] = tensors[f"mask/{name}"].to(p.device, torch.bool)
-                self.kept[name] = int(self.masks[name].sum())
+                self.kept[name] = int(self.masks[name].count_nonzero())
                 if f"dense/{name}" in tensors:
                     self._dense[name] = tensors[f"dense/{name}"].to(p.device, p.dtype).clone()
                     p.copy_(self._dense[name])
@@ -187,8 +186,7 @@ class Masked:
                 self._apply()
         for name, resting in self._resting.items():
             p = self.parameters[name]
-            torch.mul(p.data, self.masks[name], out=resting)
-            p.data = resting
+            p.data = resting.copy_(self.masks[name]).mul_(p.data)  # a product of unlike types is four times as slow
         self._resting = {}
         if self.settled:
             self._dense = {}  # nothing can come back
@@ -196,7 +194,7 @@ class Masked:
     @torch.no_grad()
     def _begin(self) -> None:
         share(self.masks)  # a model that starts from noise has other masks on each rank
-        self.kept = {name: int(mask.sum()) for name, mask in self.masks.items()}
+        self.kept = {name: int(mask.count_nonzero()) for name, mask in self.masks.items()}
         if self.rule.splices:
             self._dense = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.rule.begin(self, self._total())
@@ -204,16 +202,15 @@ class Masked:
 
     def _apply(self) -> None:
         for name, p in self.parameters.items():
-            p.data.mul_(self.masks[name])
+            p.data.mul_(self.masks[name].to(p.dtype))
 
     def _count(self, counts: Mapping[str, Tensor]) -> None:
         if not counts:
             return
-        for name, (kept, changed) in zip(counts, torch.stack(list(counts.values())).tolist()):
-            pruned, spliced = changes(self.kept[name], kept, changed)
-            self.kept[name] = kept
-            self.pruned += pruned
+        for name, (kept, spliced) in zip(counts, torch.stack(list(counts.values())).tolist()):
+            self.pruned += self.kept[name] + spliced - kept
             self.spliced += spliced
+            self.kept[name] = kept
             if spliced:
                 self._returned.add(name)
 

@@ -44,7 +44,7 @@ class Rule:
         """Change masks in place.
 
         Returns:
-            By name, for each that may have changed: weights kept now and entries that changed, as ``splice`` has it.
+            By name, for each that may have changed: weights kept now, and how many of them came back.
         """
         return {}
 

@@ -19,7 +19,7 @@ def splice(mask: Tensor, magnitude: Tensor, lower: float, upper: float) -> Tenso
 
     Returns:
         Two whole numbers as a tensor on the mask's device, so that many layers cost one transfer: weights kept now,
-        and entries that changed. ``changes`` makes pruned and spliced of them.
+        and how many of them came back.
 
     Raises:
         PruneError: If the thresholds are out of order.
@@ -29,15 +29,10 @@ def splice(mask: Tensor, magnitude: Tensor, lower: float, upper: float) -> Tenso
     """
     if not 0 <= lower <= upper:
         raise PruneError(f"thresholds must be 0 <= lower <= upper, got {lower} and {upper}")
-    updated = (magnitude > lower).logical_and_(mask).logical_or_(magnitude > upper)
-    counts = torch.stack([updated.sum(), (updated ^ mask).sum()])
-    mask.copy_(updated)
-    return counts
-
-
-def changes(before: int, after: int, changed: int) -> tuple[int, int]:
-    """How many were pruned and spliced, from how many were kept before and after, and how many changed."""
-    return (changed + before - after) // 2, (changed + after - before) // 2
+    over = magnitude > lower
+    left = mask.logical_and_(over).count_nonzero()
+    kept = mask.logical_or_(torch.gt(magnitude, upper, out=over)).count_nonzero()
+    return torch.stack([kept, kept - left])
 
 
 def trim(mask: Tensor, magnitude: Tensor, kept: int) -> Tensor:
@@ -57,9 +52,9 @@ def trim(mask: Tensor, magnitude: Tensor, kept: int) -> Tensor:
     if not 0 <= kept <= mask.numel():
         raise PruneError(f"kept must be from 0 to {mask.numel()}, got {kept}")
     flat, values = mask.view(-1), magnitude.reshape(-1)
-    count = int(flat.sum()) - kept
+    count = int(flat.count_nonzero()) - kept
     if count:
         candidates = (flat if count > 0 else ~flat).nonzero().view(-1)
         order = torch.topk(values[candidates], abs(count), largest=count < 0).indices
         flat[candidates[order]] = count < 0
-    return torch.tensor([kept, abs(count)], device=mask.device)
+    return torch.tensor([kept, max(-count, 0)], device=mask.device)

@@ -19,6 +19,8 @@ from yolov5_prune_plugin.methods.when import whole
 from yolov5_prune_plugin.options import checked, flag
 from yolov5_prune_plugin.run import Run, Training
 
+FEW = 0.001  # a model with a smaller share of zeros is dense
+
 
 @dataclass
 class RetrainOptions(WhatOptions):
@@ -106,7 +108,11 @@ class Keep:
     def rule(self, selection: Selection, training: Training) -> tuple[Rule, Optional[Mapping[str, Tensor]]]:
         """Masks that stay, from the zeros there are."""
         masks = {target.name: target.weight.detach() != 0 for target in selection.targets}
-        if not training.resumed and all(bool(mask.all()) for mask in masks.values()):
-            raise PruneError(f"--keep-zeros: the Conv2d weights of {self.weights[0]} have no zeros to keep; give a"
-                             " sparse model, or prune with --prune S, --gmp or --dns")  # fmt: skip
+        weights = sum(mask.numel() for mask in masks.values())
+        zeros = weights - sum(int(mask.count_nonzero()) for mask in masks.values())
+        if not training.resumed and zeros < FEW * weights:  # rounding to fp16 makes some in any checkpoint
+            raise PruneError(
+                f"--keep-zeros: only {zeros} of the {weights:,} Conv2d weights of {self.weights[0]} are zero, so it is"
+                " not a sparse model; give one, or prune with --prune S, --gmp or --dns"
+            )
         return Rule(), masks

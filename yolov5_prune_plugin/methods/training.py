@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Optional, Protocol
 
@@ -98,6 +98,7 @@ class TrainingRun:
 
         selection = _trained(self.way.find(training.model), training, self.way.flag)
         rule, masks = self.way.rule(selection, training)
+        rule.begin = _naming(self.way.flag, rule.begin)  # type: ignore[method-assign]
         parameters = {target.name: target.module.weight for target in selection.targets}
         training.selection, training.masked = selection, Masked(parameters, rule)
         if not training.resumed:
@@ -115,6 +116,18 @@ class TrainingRun:
         """Report what was saved."""
         if self.record:
             self.record.end()
+
+
+def _naming(flag: str, begin: Callable[[Masked, int], None]) -> Callable[[Masked, int], None]:
+    """What is only known once the training has begun names the flag too."""
+
+    def named(masked: Masked, total: int) -> None:
+        try:
+            begin(masked, total)
+        except PruneError as error:
+            raise PruneError(f"{flag}: {error}") from None
+
+    return named
 
 
 def _trained(selection: Selection, training: Training, flag: str) -> Selection:

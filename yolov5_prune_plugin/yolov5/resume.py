@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Optional
 
 import pluggy
+import torch
 
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.options import build, flag_name, split_arguments, words
@@ -58,10 +60,26 @@ def _configured(
     classes: Sequence[type],
 ) -> Optional[TrainingSession]:
     session = TrainingSession(script, namespace, options, arguments, plugins, words(options, classes))
+    _check_ranks(session.words[0])
     taking_part = [plugin for plugin in plugins.hook.configure(run=session.run) if plugin is not None]
     for plugin in taking_part:
         plugins.register(plugin)
     return session if taking_part else None
+
+
+def _check_ranks(flag: str) -> None:
+    """Upstream's distributed training takes one GPU a process.
+
+    Raises:
+        PruneError: If there are fewer.
+    """
+    gpus = torch.cuda.device_count()
+    if int(os.environ.get("LOCAL_RANK", -1)) >= gpus:
+        ranks = os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1"))
+        advice = f"start at most {gpus} (--nproc_per_node {gpus})" if gpus else "leave torchrun out"
+        raise PruneError(
+            f"{flag}: {ranks} processes, but this machine has {gpus} GPUs, and train.py takes one for each; {advice}"
+        )
 
 
 class _Resumed:

@@ -75,6 +75,8 @@ def load(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if header["checkpoint"] != _digest(file) or header["content"] != _content(tensors):
             raise refuse(f"{place.name} is damaged: its content is not what was written")
         return tensors, header["facts"]
+    except PruneError:  # also a ValueError
+        raise
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise refuse(f"{place.name} is damaged ({' '.join(str(error).split())[:120]})") from None
 
