@@ -160,7 +160,7 @@ class TrainingSession:
         trained = {name for name, p in self._model.named_parameters() if p.requires_grad and id(p) in held}
         resumed = bool(getattr(opt, "resume", False)) and not getattr(opt, "evolve", None)
         training = self._training = Training(self._model, trained, opt.epochs, resumed)
-        state = sidecar.load(Path(opt.weights)) if resumed else None
+        state = self._state(Path(opt.weights)) if resumed else None
         self.plugins.hook.training_begins(run=self.run, training=training)
         self._logged.follow(training)
         if training.masked is None:
@@ -174,6 +174,15 @@ class TrainingSession:
             training.history.extend(facts["history"])
         training.masked.attach(optimizer, self._steps)
         self._best.follow(training.masked)
+
+    def _state(self, file: Path) -> Any:
+        try:
+            return sidecar.load(file)
+        except PruneError:
+            if torch.load(file, map_location="cpu", weights_only=False).get("epoch") == -1:  # stripped
+                raise PruneError(f"--resume {file}: its training is finished; to train it further give --weights {file}"
+                                 " --keep-zeros") from None  # fmt: skip
+            raise
 
     def _steps(self) -> int:
         assert self._batches is not None
