@@ -8,8 +8,8 @@
 It goes through the classes that train.py uses: core.masked.Masked with core.surgery.Surgery or core.gradual.Gradual. A
 run trains a dense network, then goes on with it one of three ways, all for as many steps: the dense one too.
 Without --final the last 5,000 training images are the validation set, which choices are made on, and the test set is
-not opened. Results are JSON files in --out; a run whose file is there is passed over. Rates count every parameter, biases
-too; biases are not pruned, except those of units that nothing uses any more.
+not opened. Results are JSON files in --out; a run whose file is there is passed over. Rates count every parameter,
+biases too; biases are not pruned, except those of units that nothing uses any more.
 """
 
 from __future__ import annotations

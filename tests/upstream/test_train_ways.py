@@ -111,8 +111,8 @@ def test_classification(release: Release, crops: Path, tmp_path: Path) -> None:
     if not release.has("classify/train.py"):
         pytest.skip("has no classify/train.py")
     release.launch("classify/train.py", "--model", "resnet18", "--pretrained", "False", "--data", crops,
-                   "--imgsz", 64, "--batch-size", 4, "--epochs", 3, "--workers", 0, "--device", "cpu", "--project", tmp_path, "--name", "t", "--dns",
-                   "--dns-sparsity", 0.6, cwd=tmp_path)  # fmt: skip
+                   "--imgsz", 64, "--batch-size", 4, "--epochs", 3, "--workers", 0, "--device", "cpu",
+                   "--project", tmp_path, "--name", "t", "--dns", "--dns-sparsity", 0.6, cwd=tmp_path)  # fmt: skip
     found = look(release, *(tmp_path / "t/weights" / name for name in ("best.pt", "last.pt")), cwd=tmp_path)
     for name in ("best.pt", "last.pt"):
         zeros, weights = found[name]["model"]
