@@ -90,7 +90,7 @@ def test_what_does_not_belong_or_is_damaged(tmp_path: Path) -> None:
         sidecar.load(last)
     place.write_bytes(content)
     last.write_text("another")
-    with pytest.raises(PruneError, match="belongs to another checkpoint.*start anew from these weights"):
+    with pytest.raises(PruneError, match=r"belongs to another checkpoint.*start anew from these weights"):
         sidecar.load(last)
     place.unlink()
     with pytest.raises(PruneError, match=r"its side-car last\..*\.prune\.safetensors is missing"):
