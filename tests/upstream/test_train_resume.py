@@ -89,6 +89,7 @@ def test_it_goes_on_from_the_last_checkpoint(killed: Path, tmp_path: Path) -> No
     assert "epoch 2/2, step 6: 70.00% of" in printed
     assert [entry["epoch"] for entry in report(tmp_path / "t")["history"]] == [0, 1, 2]
     assert sorted(file.name for file in last.parent.iterdir()) == ["best.pt", "last.pt"]
+    assert f"--resume {last}: its training is finished; to train it further give --weights" in refused(last)
     end = look(RELEASE, last, cwd=tmp_path)["last.pt"]["model"]
     assert end[0] / end[1] == pytest.approx(0.7, abs=0.0005)
 
