@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.upstream.clone import clone_like
 from yolov5_prune_plugin.demo import data_dir, lay_out
@@ -91,13 +93,23 @@ def release(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded data set, cut to 16 images each, as a file for --data."""
+    """The embedded data set, cut to 16 images each, as a file for --data; shared by tests that do not train on it."""
     folder = tmp_path_factory.mktemp("shapes")
     data = lay_out(folder)
     for split in ("train", "val"):
         for file in sorted((folder / "shapes" / "images" / split).iterdir())[16:]:
             file.unlink()
     return data
+
+
+@pytest.fixture
+def training_shapes(shapes: Path, tmp_path: Path) -> Path:
+    """A copy of its own for a test that trains: train.py keeps a cache beside the labels of train."""
+    folder = tmp_path / "training"
+    shutil.copytree(shapes.parent / "shapes", folder / "shapes", ignore=shutil.ignore_patterns("*.cache"))
+    content = yaml.safe_load(shapes.read_text())
+    (folder / "shapes.yaml").write_text(yaml.safe_dump({**content, "path": str(folder / "shapes")}, sort_keys=False))
+    return folder / "shapes.yaml"
 
 
 @pytest.fixture(scope="session")

@@ -46,11 +46,11 @@ def test_it_is_fp16_stripped_and_has_exact_zeros(clone: Release, saved: Path, tm
     ],
 )
 def test_stock_scripts_open_it(
-    clone: Release, saved: Path, shapes: Path, tmp_path: Path, script: str, arguments: list[object]
+    clone: Release, saved: Path, training_shapes: Path, tmp_path: Path, script: str, arguments: list[object]
 ) -> None:
     """Without our activation. train.py takes all of its tensors over."""
-    image = next((shapes.parent / "shapes" / "images" / "val").iterdir())
-    filled = [str(a).format(data=shapes, image=image) for a in arguments]
+    image = next((training_shapes.parent / "shapes" / "images" / "val").iterdir())
+    filled = [str(a).format(data=training_shapes, image=image) for a in arguments]
     printed = run("-c", PLAIN, clone.folder / script, "--weights", saved, *filled, "--device", "cpu",
                   "--project", tmp_path, "--name", "x", cwd=tmp_path)  # fmt: skip
     if script == "train.py":

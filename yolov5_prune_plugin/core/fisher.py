@@ -21,8 +21,8 @@ def diagonal(
     """The diagonal of the Gauss-Newton Hessian of ``objective.distance``, averaged over images.
 
     With one random probe v an image, E[(dv/dw)^2] = h_ww: one backward pass each, and no labels. Setting w to zero then
-    costs h_ww w^2 / 2 to second order (Optimal Brain Damage; the empirical Fisher of WoodFisher and oBERT with the dense
-    model's own outputs as targets).
+    costs h_ww w^2 / 2 to second order (Optimal Brain Damage; the empirical Fisher of WoodFisher and oBERT with the
+    dense model's own outputs as targets).
 
     Args:
         model: In eval mode, float32, its weights normal tensors (not of inference mode).

@@ -21,7 +21,7 @@ def unfold(layer: Layer, inputs: Tensor) -> Tensor:
         inputs: [N, in, H, W] for a Conv2d, [..., in] for a Linear.
 
     Returns:
-        [groups, K, positions] with K = in / groups * kernel height * kernel width, in the order of the weight's entries.
+        [groups, K, positions] with K = in / groups * kernel height * kernel width, in the order of the weight.
     """
     if isinstance(layer, nn.Linear):
         return inputs.reshape(-1, layer.in_features).T.unsqueeze(0)

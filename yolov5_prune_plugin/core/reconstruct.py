@@ -19,8 +19,8 @@ def solve(weight: Tensor, mask: Tensor, second: Tensor, damp: float = 0.01) -> T
 
     Minimises, for each row, E[((v - w) x)^2] + lambda |v - w|^2 over v that are zero off the mask, with
     lambda = damp * mean diagonal of E[x x^T]. The minimum satisfies [(v - w) (H + lambda)] = 0 on the mask: one linear
-    system a row, solved for all rows at once by conjugate gradients, so that no row needs an inverse of its own. Removing
-    a single weight q this way is the formula of Optimal Brain Surgeon, v = w - w_q / [H^-1]_qq H^-1[:, q].
+    system a row, solved for all rows at once by conjugate gradients, so that no row needs an inverse of its own.
+    Removing a single weight q this way is the formula of Optimal Brain Surgeon, v = w - w_q / [H^-1]_qq H^-1[:, q].
 
     Args:
         weight: [rows, K].
@@ -136,7 +136,7 @@ def images_that_fit(model: nn.Module, image: Tensor, memory: int) -> int:
     Args:
         model: In eval mode.
         image: [1, 3, H, W].
-        memory: Bytes for activations; an image is taken to need three times the inputs and outputs of its largest layer.
+        memory: Bytes for activations; an image is taken to need three times the input and output of its largest layer.
     """
     largest = 1
 
