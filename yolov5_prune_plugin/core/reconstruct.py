@@ -12,6 +12,7 @@ from yolov5_prune_plugin.core.mask import apply_mask
 from yolov5_prune_plugin.core.walk import walk
 
 TOLERANCE, ITERATIONS = 1e-10, 400
+CONSTANT = 1e-12  # variance that is but rounding of float32, relative to the square
 
 
 def solve(weight: Tensor, mask: Tensor, second: Tensor, damp: float = 0.01) -> Tensor:
@@ -74,7 +75,9 @@ def compensate(layer: Layer, weight: Tensor, mask: Tensor, moments: Moments, dam
     """
     second, mean = moments.second, moments.mean
     if layer.bias is not None:  # the bias takes the mean, the weights what is left around it
-        second = second - mean.unsqueeze(2) * mean.unsqueeze(1)
+        squares, second = second.diagonal(dim1=1, dim2=2).mean(1), moments.covariance
+        varies = second.diagonal(dim1=1, dim2=2).mean(1) > CONSTANT * squares
+        second = second * varies.view(-1, 1, 1)
     groups = len(second)
     full, kept = weight.detach().flatten(1).chunk(groups), mask.flatten(1).chunk(groups)
     rows = [solve(w, m, s, damp) for w, m, s in zip(full, kept, second)]
@@ -117,8 +120,8 @@ def sequentially(
             return
         assert isinstance(layer, (nn.Conv2d, nn.Linear))
         moments = Moments(layer, name, positions, seed)
-        for batch in inputs:
-            moments.add(batch)
+        for batch, images in zip(inputs, batches):
+            moments.add(batch, len(images))
         compensate(layer, layer.weight.clone(), masks[name], moments, damp)
         progress()
 
