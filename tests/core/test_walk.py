@@ -96,7 +96,7 @@ def test_what_visit_raises_comes_out_and_hooks_are_gone(batches: int) -> None:
         if layer is model[1]:
             raise ValueError("enough")
 
-    with pytest.raises(ValueError, match="^enough$"):
+    with pytest.raises(ValueError, match=r"^enough$"):
         walk(model, [torch.ones(1)] * batches, list(model), visit)
     assert not any(layer._forward_pre_hooks for layer in model)
     assert set(threading.enumerate()) <= before

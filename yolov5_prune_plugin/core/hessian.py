@@ -97,13 +97,15 @@ class Moments:
     @property
     def mean(self) -> Tensor:
         """E[x], [groups, K], float64."""
-        assert self._shift is not None and self._sum is not None, "nothing was added"
+        assert self._shift is not None, "nothing was added"
+        assert self._sum is not None
         return self._shift.squeeze(2).double() + self._sum / self._count
 
     @property
     def covariance(self) -> Tensor:
         """E[x x^T] - E[x] E[x]^T, [groups, K, K], float64."""
-        assert self._sum is not None and self._squares is not None, "nothing was added"
+        assert self._sum is not None, "nothing was added"
+        assert self._squares is not None
         mean = self._sum / self._count
         return self._squares / self._count - mean.unsqueeze(2) * mean.unsqueeze(1)
 
