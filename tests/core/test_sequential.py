@@ -112,7 +112,7 @@ def test_a_layer_that_is_used_twice_is_pruned_at_its_first_use() -> None:
     torch.manual_seed(0)
     shared = nn.Conv2d(3, 3, 1)
     once, mask = copy.deepcopy(shared), random_mask(shared.weight.shape)
-    steps = []
+    steps: list[int] = []
     sequentially(nn.Sequential(shared, nn.ReLU(), shared), {"0.weight": mask}, batches(),
                  progress=lambda: steps.append(1))  # fmt: skip
     sequentially(nn.Sequential(once), {"0.weight": mask}, batches())
@@ -140,6 +140,18 @@ def test_a_layer_that_the_forward_pass_does_not_reach_is_masked() -> None:
     for name in ("ma.out_proj.weight", "spare.weight"):
         assert torch.equal(model.state_dict()[name], before[name] * masks[name])
     assert not torch.equal(model.q.weight, before["q.weight"] * masks["q.weight"])
+
+
+def test_a_mask_that_keeps_all_leaves_its_layer() -> None:
+    """To the bit, and progress comes once for each mask, also of a layer that is not reached."""
+    model, before = chain(), chain().state_dict()
+    model.spare = nn.Identity()
+    model.spare.layer = nn.Linear(2, 2)
+    masks = {**masks_of(model), "0.weight": torch.ones_like(model[0].weight).bool()}
+    steps: list[int] = []
+    sequentially(model, masks, batches(), progress=lambda: steps.append(1))
+    assert torch.equal(model[0].weight, before["0.weight"])
+    assert len(steps) == len(masks) == 5
 
 
 def test_a_layer_that_never_fires_is_masked() -> None:

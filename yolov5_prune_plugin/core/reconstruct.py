@@ -101,17 +101,19 @@ def sequentially(
 
     Args:
         model: Dense, in eval mode; changed in place.
-        masks: By name of the weight of a Conv2d or Linear.
+        masks: By name of the weight of a Conv2d or Linear; one that keeps all leaves its layer as it is.
         batches: Calibration images, one batch a shape.
         damp: As for ``solve``.
         positions: Output positions looked at, an image and layer.
         seed: Of their choice.
-        progress: Called after each layer.
+        progress: Called once for each mask.
 
     Raises:
         PruneError: If inputs of a layer are not finite.
     """
-    names = {model.get_submodule(name.rpartition(".")[0]): name for name in masks}
+    names = {model.get_submodule(name.rpartition(".")[0]): name for name, mask in masks.items() if not mask.all()}
+    for _ in range(len(masks) - len(names)):
+        progress()
     left = dict(names)
 
     def visit(layer: nn.Module, inputs: list[Tensor]) -> None:
@@ -130,6 +132,7 @@ def sequentially(
         weight = layer.weight
         assert isinstance(weight, Tensor)
         apply_mask(weight, masks[name])
+        progress()
 
 
 @torch.no_grad()
