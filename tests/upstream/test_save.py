@@ -94,44 +94,6 @@ def test_detect_with_pruned_weights(release: Release, shapes: Path, tmp_path: Pa
     assert (tmp_path / "d" / "prune" / "report.json").is_file()
 
 
-MAKE = """
-import sys; sys.path.insert(0, {folder!r})
-from yolov5_prune_plugin.yolov5.compat import apply; apply({folder!r})
-import torch
-from models.yolo import ClassificationModel, DetectionModel, SegmentationModel
-torch.manual_seed(0)
-seg = SegmentationModel({folder!r} + "/models/segment/yolov5n-seg.yaml", nc=4)
-seg.nc, seg.names = 4, dict(enumerate("abcd"))
-torch.save({{"model": seg.half()}}, sys.argv[1] + "/seg.pt")
-cls = ClassificationModel(model=DetectionModel({folder!r} + "/models/yolov5n.yaml"), nc=3, cutoff=10)
-cls.names = dict(enumerate("abc"))
-torch.save({{"model": cls.half()}}, sys.argv[1] + "/cls.pt")
-"""
-
-
-@pytest.fixture(scope="module")
-def others(clone: Release, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained segmenter and an untrained classifier, and data for both."""
-    import cv2
-    import numpy as np
-
-    folder = tmp_path_factory.mktemp("others")
-    run("-c", MAKE.format(folder=str(clone.folder)), folder, cwd=folder)
-    rng = np.random.default_rng(0)
-    for place in ("images/val", "labels/val", *(f"cls/{split}/{c}" for split in ("train", "val") for c in "abc")):
-        (folder / place).mkdir(parents=True)
-        if not place.startswith("labels"):
-            for i in range(2):
-                cv2.imwrite(str(folder / place / f"{i}.jpg"), rng.integers(0, 255, (64, 64, 3), np.uint8))
-                (folder / "labels/val" / f"{i}.txt").write_text("1 0.2 0.2 0.8 0.2 0.8 0.8 0.2 0.8\n") if (
-                    folder / "labels/val"
-                ).is_dir() else None
-    (folder / "seg.yaml").write_text(
-        f"path: {folder}\ntrain: images/val\nval: images/val\nnc: 4\nnames: [a, b, c, d]\n"
-    )
-    return folder
-
-
 @pytest.mark.parametrize("script", ["segment/val.py", "segment/predict.py", "classify/val.py", "classify/predict.py"])
 def test_segmenters_and_classifiers(clone: Release, others: Path, tmp_path: Path, script: str) -> None:
     """Their val.py and predict.py prune too."""
