@@ -229,9 +229,12 @@ def test_one_at_a_time(bench: Bench) -> None:
     ("more", "says"),
     [
         (["--amounts", "0.3,0.1"], "--amounts: amounts out of order: 0.1 after 0.3"),
-        (["--methods", "magnitude,taylor"], "--methods: methods are magnitude, random, got 'taylor'"),
+        (["--methods", "magnitude,taylor"], "--methods: methods are magnitude, random, obs, got 'taylor'"),
         (["--methods", "magnitude,magnitude"], "--methods: 'magnitude' comes twice"),
-        (["--distributions", "even"], "--distributions: distributions are uniform, global, erk, lamp, got 'even'"),
+        (
+            ["--distributions", "even"],
+            "--distributions: distributions are uniform, global, erk, lamp, loss, got 'even'",
+        ),
         (["--prune", "0.3"], "--prune: the curve sets it; give --amounts"),
         (["--prune-method", "random"], "--prune-method: the curve sets it; give --methods"),
         (["--prune-distribution", "erk"], "--prune-distribution: the curve sets it; give --distributions"),

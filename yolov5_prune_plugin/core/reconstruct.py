@@ -12,6 +12,7 @@ from yolov5_prune_plugin.core.mask import apply_mask
 from yolov5_prune_plugin.core.walk import walk
 
 TOLERANCE, ITERATIONS = 1e-10, 400
+CONSTANT = 1e-12  # variance that is but rounding of float32, relative to the square
 
 
 def solve(weight: Tensor, mask: Tensor, second: Tensor, damp: float = 0.01) -> Tensor:
@@ -19,8 +20,8 @@ def solve(weight: Tensor, mask: Tensor, second: Tensor, damp: float = 0.01) -> T
 
     Minimises, for each row, E[((v - w) x)^2] + lambda |v - w|^2 over v that are zero off the mask, with
     lambda = damp * mean diagonal of E[x x^T]. The minimum satisfies [(v - w) (H + lambda)] = 0 on the mask: one linear
-    system a row, solved for all rows at once by conjugate gradients, so that no row needs an inverse of its own. Removing
-    a single weight q this way is the formula of Optimal Brain Surgeon, v = w - w_q / [H^-1]_qq H^-1[:, q].
+    system a row, solved for all rows at once by conjugate gradients, so that no row needs an inverse of its own.
+    Removing a single weight q this way is the formula of Optimal Brain Surgeon, v = w - w_q / [H^-1]_qq H^-1[:, q].
 
     Args:
         weight: [rows, K].
@@ -74,7 +75,9 @@ def compensate(layer: Layer, weight: Tensor, mask: Tensor, moments: Moments, dam
     """
     second, mean = moments.second, moments.mean
     if layer.bias is not None:  # the bias takes the mean, the weights what is left around it
-        second = second - mean.unsqueeze(2) * mean.unsqueeze(1)
+        squares, second = second.diagonal(dim1=1, dim2=2).mean(1), moments.covariance
+        varies = second.diagonal(dim1=1, dim2=2).mean(1) > CONSTANT * squares
+        second = second * varies.view(-1, 1, 1)
     groups = len(second)
     full, kept = weight.detach().flatten(1).chunk(groups), mask.flatten(1).chunk(groups)
     rows = [solve(w, m, s, damp) for w, m, s in zip(full, kept, second)]
@@ -98,17 +101,19 @@ def sequentially(
 
     Args:
         model: Dense, in eval mode; changed in place.
-        masks: By name of the weight of a Conv2d or Linear.
+        masks: By name of the weight of a Conv2d or Linear; one that keeps all leaves its layer as it is.
         batches: Calibration images, one batch a shape.
         damp: As for ``solve``.
         positions: Output positions looked at, an image and layer.
         seed: Of their choice.
-        progress: Called after each layer.
+        progress: Called once for each mask.
 
     Raises:
         PruneError: If inputs of a layer are not finite.
     """
-    names = {model.get_submodule(name.rpartition(".")[0]): name for name in masks}
+    names = {model.get_submodule(name.rpartition(".")[0]): name for name, mask in masks.items() if not mask.all()}
+    for _ in range(len(masks) - len(names)):
+        progress()
     left = dict(names)
 
     def visit(layer: nn.Module, inputs: list[Tensor]) -> None:
@@ -117,8 +122,8 @@ def sequentially(
             return
         assert isinstance(layer, (nn.Conv2d, nn.Linear))
         moments = Moments(layer, name, positions, seed)
-        for batch in inputs:
-            moments.add(batch)
+        for batch, images in zip(inputs, batches):
+            moments.add(batch, len(images))
         compensate(layer, layer.weight.clone(), masks[name], moments, damp)
         progress()
 
@@ -127,6 +132,7 @@ def sequentially(
         weight = layer.weight
         assert isinstance(weight, Tensor)
         apply_mask(weight, masks[name])
+        progress()
 
 
 @torch.no_grad()
@@ -136,7 +142,7 @@ def images_that_fit(model: nn.Module, image: Tensor, memory: int) -> int:
     Args:
         model: In eval mode.
         image: [1, 3, H, W].
-        memory: Bytes for activations; an image is taken to need three times the inputs and outputs of its largest layer.
+        memory: Bytes for activations; an image is taken to need three times the input and output of its largest layer.
     """
     largest = 1
 

@@ -32,23 +32,23 @@ def walk(
     Raises:
         Exception: What the model or ``visit`` raises.
     """
-    waiting: list[Optional[tuple[nn.Module, Tensor]]] = [None] * len(batches)
+    waiting: list[Optional[tuple[Optional[nn.Module], Tensor]]] = [None] * len(batches)
     errors: list[BaseException] = []
     me = threading.local()
-    turn = (
-        threading.Lock()
-    )  # upstream's head keeps the grid of the batch it is at, so batches must not interleave there
+    # upstream's head keeps the grid of the batch it is at, so batches must not interleave there
+    turn = threading.Lock()
 
     def all_here() -> None:
         at = [entry for entry in waiting if entry]
         if any(layer is not at[0][0] for layer, _ in at):
             raise RuntimeError("the model calls its layers in another order for another batch")
-        with torch.no_grad():
-            visit(at[0][0], [inputs for _, inputs in at])
+        if at[0][0] is not None:
+            with torch.no_grad():
+                visit(at[0][0], [inputs for _, inputs in at])
 
     barrier = threading.Barrier(len(batches), action=all_here)
 
-    def stop(layer: nn.Module, inputs: Any) -> None:
+    def stop(layer: Optional[nn.Module], inputs: Any) -> None:
         waiting[me.index] = layer, inputs[0]
         turn.release()
         try:
@@ -62,6 +62,7 @@ def walk(
         try:
             with turn, torch.no_grad():
                 model(batches[index])
+                stop(None, (batches[index],))  # the end, where all must meet too
         except BaseException as error:
             if not isinstance(error, threading.BrokenBarrierError):
                 errors.append(error)

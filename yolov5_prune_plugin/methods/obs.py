@@ -99,6 +99,8 @@ class Obs:
         spread = replace(request, distribution="global") if by_loss else request
         drop = units_to_drop(targets, self.scores if by_loss else _magnitude, spread)
         masks = {t.name: mask_of(t, self.scores(t, request), drop, request.granularity) for t in targets}
+        if all(bool(mask.all()) for mask in masks.values()):
+            return  # nothing goes, so there is nothing to make up for
         work = _working_copy(self._model)
         with _normal():
             device = next(work.parameters()).device
