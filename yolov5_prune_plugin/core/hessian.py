@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Union
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from yolov5_prune_plugin.errors import PruneError
 
 Layer = Union[nn.Conv2d, nn.Linear]
+BACKGROUND = 0.3  # what a position counts that does not matter at all, where one that matters as the mean counts 1
 
 
 def unfold(layer: Layer, inputs: Tensor) -> Tensor:
@@ -61,38 +63,59 @@ class Moments:
         """
         self._layer, self._name, self._positions = layer, name, positions
         self._generator = torch.Generator().manual_seed(seed)
-        self._count = 0
+        self._count = 0.0
         self._shift: Tensor | None = None  # [groups, K, 1]
         self._sum: Tensor | None = None
         self._squares: Tensor | None = None
 
-    def add(self, inputs: Tensor, images: int = 1) -> None:
+    def add(self, inputs: Tensor, images: int = 1, salience: Sequence[Tensor | None] = ()) -> None:
         """Add a batch.
 
         Args:
             inputs: Of the layer; with four dimensions the first is that of the images.
             images: How many images there are in inputs of other dimensions.
+            salience: Of each image, how much each output position matters [positions], >= 0 with a mean of 1; none, or
+                None for an image, counts all alike.
 
         Raises:
             PruneError: If it has NaN or infinite values.
         """
         by_image = inputs.dim() == 4
         limit = self._positions * (1 if by_image else images)
-        for image in inputs.detach() if by_image else [inputs.detach()]:
+        by_image = inputs.dim() == 4
+        limit = self._positions * (1 if by_image else images)
+        for index, image in enumerate(inputs.detach() if by_image else [inputs.detach()]):
             columns = unfold(self._layer, image.unsqueeze(0) if by_image else image).float()
-            if columns.shape[2] > limit:
-                chosen = torch.randperm(columns.shape[2], generator=self._generator)[:limit]
-                columns = columns[:, :, chosen.to(columns.device)]
+            given = salience[index] if by_image and salience else None
+            columns, counts = self._drawn(columns, given, limit)
             if self._shift is None:
                 self._shift = columns.mean(2, keepdim=True)
             columns = columns - self._shift
-            squares = columns @ columns.transpose(1, 2)
+            weighted = columns * counts
+            squares = weighted @ columns.transpose(1, 2)
             if not bool(torch.isfinite(squares).all()):
                 raise PruneError(f"inputs of {self._name} on the calibration images are not finite (NaN or infinite)")
-            self._count += columns.shape[2]
-            total = columns.sum(2).double()
+            self._count += float(counts.sum())
+            total = weighted.sum(2).double()
             self._sum = total if self._sum is None else self._sum.add_(total)
             self._squares = squares.double() if self._squares is None else self._squares.add_(squares)
+
+    def _drawn(self, columns: Tensor, salience: Tensor | None, limit: int) -> tuple[Tensor, Tensor]:
+        """At most ``limit`` of the columns, and how much each counts.
+
+        Where there are more, they are drawn, likelier if they matter, and then count alike.
+        """
+        count = columns.shape[2]
+        weights = None
+        if salience is not None and len(salience) == count:
+            weights = BACKGROUND + (1 - BACKGROUND) * salience.float()
+        if count <= limit:
+            return columns, columns.new_ones(count) if weights is None else weights.to(columns.device)
+        if weights is None:
+            chosen = torch.randperm(count, generator=self._generator)[:limit]
+        else:
+            chosen = torch.multinomial(weights, limit, replacement=True, generator=self._generator)
+        return columns[:, :, chosen.to(columns.device)], columns.new_ones(limit)
 
     @property
     def mean(self) -> Tensor:

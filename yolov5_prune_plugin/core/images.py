@@ -37,10 +37,10 @@ class Images:
         for index in range(len(self)):
             yield self[[index]]
 
-    def shapes(self, limit: int) -> list[Tensor]:
-        """The first ``limit`` images as one batch a shape."""
+    def shapes(self, limit: int) -> list[list[int]]:
+        """The first ``limit`` images by their shape: lists of indices, one a shape."""
         chosen = [[index for index in indices if index < limit] for indices in self._by_shape.values()]
-        return [self[indices] for indices in chosen if indices]
+        return [indices for indices in chosen if indices]
 
     def epochs(self, size: int, generator: torch.Generator) -> Iterator[Tensor]:
         """Shuffled batches of one shape each, without end; each epoch has every image once."""

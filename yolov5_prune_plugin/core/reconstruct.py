@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
 
+from yolov5_prune_plugin.core.admm import choose
 from yolov5_prune_plugin.core.hessian import Layer, Moments
 from yolov5_prune_plugin.core.mask import apply_mask
 from yolov5_prune_plugin.core.walk import walk
 
 TOLERANCE, ITERATIONS = 1e-10, 400
+EPS = 1e-30
+SMOOTH = 0.1  # share of the mean curvature of outputs that is added to each: 128 images are few
 CONSTANT = 1e-12  # variance that is but rounding of float32, relative to the square
 
 
@@ -90,11 +96,14 @@ def compensate(layer: Layer, weight: Tensor, mask: Tensor, moments: Moments, dam
 @torch.no_grad()
 def sequentially(
     model: nn.Module,
-    masks: Mapping[str, Tensor],
+    masks: MutableMapping[str, Tensor],
     batches: Sequence[Tensor],
     damp: float = 0.01,
     positions: int = 512,
     seed: int = 0,
+    salience: Sequence[Sequence[Mapping[str, Tensor]]] = (),
+    curvature: Mapping[str, Tensor] = MappingProxyType({}),
+    pattern: Optional[Callable[[str, Tensor, float], Tensor]] = None,
     progress: Callable[[], None] = lambda: None,
 ) -> None:
     """Prune layer after layer in the order of the forward pass; each is calibrated on what the pruned ones before give.
@@ -106,6 +115,10 @@ def sequentially(
         damp: As for ``solve``.
         positions: Output positions looked at, an image and layer.
         seed: Of their choice.
+        salience: For each batch, for each of its images, what ``Salience.maps`` has of it; none counts all alike.
+        curvature: Of each weight, shaped like it; with a pattern only, says which output channels matter.
+        pattern: (name, scores shaped like the weight, share) as for ``admm.choose``. If it is given, the mask of a layer
+            is chosen anew when its turn comes, from what the pruned layers before it give, and written to ``masks``.
         progress: Called once for each mask.
 
     Raises:
@@ -122,8 +135,11 @@ def sequentially(
             return
         assert isinstance(layer, (nn.Conv2d, nn.Linear))
         moments = Moments(layer, name, positions, seed)
-        for batch, images in zip(inputs, batches):
-            moments.add(batch, len(images))
+        for index, (batch, images) in enumerate(zip(inputs, batches)):
+            maps = [of_image.get(name) for of_image in salience[index]] if salience else ()
+            moments.add(batch, len(images), maps)
+        if pattern is not None:
+            masks[name] = _chosen(layer, moments, curvature[name], partial(pattern, name), damp)
         compensate(layer, layer.weight.clone(), masks[name], moments, damp)
         progress()
 
@@ -133,6 +149,21 @@ def sequentially(
         assert isinstance(weight, Tensor)
         apply_mask(weight, masks[name])
         progress()
+
+
+def _chosen(
+    layer: Layer, moments: Moments, curvature: Tensor, pattern: Callable[[Tensor, float], Tensor], damp: float
+) -> Tensor:
+    second, shape = moments.second, layer.weight.shape
+    grouped = (len(second), shape[0] // len(second), -1)
+    # the curvature of a weight is that of its output times the square of its input
+    rows = curvature.view(grouped).sum(2) / (second.diagonal(dim1=1, dim2=2).sum(1, keepdim=True) + EPS)
+    rows = rows + SMOOTH * rows.mean()
+    hessian = moments.covariance if layer.bias is not None else second
+    mask = choose(
+        layer.weight.view(grouped), hessian, rows, lambda s, share: pattern(s.view(shape), share).view_as(s), damp
+    )
+    return mask.view(shape)
 
 
 @torch.no_grad()

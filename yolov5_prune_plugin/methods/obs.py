@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Optional
 
 import torch
@@ -14,10 +15,13 @@ from torch import Tensor, nn
 from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.core.distribution import LOSS, NAMES
 from yolov5_prune_plugin.core.fisher import diagonal
+from yolov5_prune_plugin.core.granularity import Granularity, nm_mask
 from yolov5_prune_plugin.core.images import Images
 from yolov5_prune_plugin.core.importance import magnitude
+from yolov5_prune_plugin.core.mask import lowest_dropped
 from yolov5_prune_plugin.core.oneshot import Request, mask_of, units_to_drop
 from yolov5_prune_plugin.core.reconstruct import images_that_fit, sequentially
+from yolov5_prune_plugin.core.salience import Salience
 from yolov5_prune_plugin.core.target import Target
 from yolov5_prune_plugin.core.tune import Tuning, tune
 from yolov5_prune_plugin.errors import PruneError
@@ -66,6 +70,7 @@ class Obs:
 
     def __post_init__(self) -> None:
         self._curvature: dict[str, Tensor] = {}
+        self._salience: list[dict[str, Tensor]] = []
         self._images: Optional[Images] = None
         self.facts: dict[str, Any] = {}
 
@@ -80,12 +85,14 @@ class Obs:
                           "tune_steps": self.prune_tune}  # fmt: skip
         if not self._curvature:
             work = _working_copy(model)
-            named = dict(work.named_parameters())
+            named, names = dict(work.named_parameters()), [target.name for target in targets]
             with _normal(), self._bar("curvature", len(self._images)) as advance:
-                curvature = diagonal(
-                    work, [named[t.name] for t in targets], self._images.singles(), _seed(run), advance
-                )
-            self._curvature = {target.name: h for target, h in zip(targets, curvature)}
+                first = next(self._images.singles()).to(next(work.parameters()).device)
+                fit = images_that_fit(work, first, MEMORY)
+                with Salience(work, names, fit) as salience:
+                    weights = [named[name] for name in names]
+                    curvature = diagonal(work, weights, self._images.singles(), _seed(run), advance)
+            self._curvature, self._salience = dict(zip(names, curvature)), salience.maps
 
     def scores(self, target: Target, request: Request) -> Tensor:
         """What the outputs lose, to second order, when a weight goes: h w^2 / 2."""
@@ -104,10 +111,13 @@ class Obs:
         work = _working_copy(self._model)
         with _normal():
             device = next(work.parameters()).device
-            fit = images_that_fit(work, next(self._images.singles()).to(device), MEMORY)
-            batches = [batch.to(device) for batch in self._images.shapes(fit)]
+            chosen = self._images.shapes(len(self._salience))
+            batches = [self._images[indices].to(device) for indices in chosen]
+            salience = [[self._salience[index] for index in indices] for indices in chosen]
+            pattern = None if request.granularity.kind == "channel" else partial(_pattern, request.granularity, drop)
             with self._bar("reconstruction", len(masks)) as advance:
-                sequentially(work, masks, batches, self.prune_damp, seed=request.seed, progress=advance)
+                sequentially(work, masks, batches, self.prune_damp, seed=request.seed, salience=salience,
+                             curvature=self._curvature, pattern=pattern, progress=advance)  # fmt: skip
             del batches
             how = Tuning(self.prune_tune, self.prune_tune_rate, seed=request.seed)
             shuffled = self._images.epochs(BATCH, torch.Generator().manual_seed(request.seed))
@@ -147,6 +157,14 @@ def _normal() -> Iterator[None]:
 def _working_copy(model: nn.Module) -> nn.Module:
     with _normal():
         return copy.deepcopy(model).float().eval()
+
+
+def _pattern(grain: Granularity, drop: Mapping[str, int], name: str, scores: Tensor, share: float) -> Tensor:
+    """The mask of a layer with a share of what is to go gone, lowest scores first."""
+    if not grain.m:
+        return lowest_dropped(scores.flatten(), round(share * drop[name])).view(scores.shape)
+    mask = nm_mask(scores, grain.n, grain.m)
+    return mask if share == 1 else mask | lowest_dropped(scores.flatten(), round(share * scores.numel())).view_as(mask)
 
 
 def _magnitude(target: Target, request: Request) -> Tensor:
