@@ -6,11 +6,12 @@ import argparse
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Optional
 
 from yolov5_prune_plugin import __version__
+from yolov5_prune_plugin.core.distribution import NAMES
 from yolov5_prune_plugin.errors import PruneError, UpstreamError
 from yolov5_prune_plugin.options import given, split_arguments
 from yolov5_prune_plugin.plugins import load_plugins, offered
@@ -36,6 +37,7 @@ class Subject:
         gpus: Names for CUDA_VISIBLE_DEVICES; None if the script was told to run on the CPU.
         methods: Classes of the methods there are, by name.
         distributions: Names for --prune-distribution.
+        calibration: The class of the flags of calibration images.
     """
 
     script: Script
@@ -48,10 +50,13 @@ class Subject:
     gpus: Optional[tuple[str, ...]]
     methods: dict[str, type]
     distributions: tuple[str, ...]
+    calibration: type
 
     def arguments_for(self, method: str) -> tuple[str, ...]:
-        """``passed`` without the flags that belong to other methods."""
+        """``passed`` without the flags that belong to other methods, and to images if it looks at none."""
         others = [cls for name, cls in self.methods.items() if name != method and is_dataclass(cls)]
+        if not self._looks(method):
+            others.append(self.calibration)
         return tuple(split_arguments(others, list(self.passed), self.script.path, fail)[1])
 
     def check_methods(self, flag: str, names: Sequence[str]) -> None:
@@ -68,9 +73,12 @@ class Subject:
             needy = given(self.flags, cls) if is_dataclass(cls) and name not in names else []
             if needy:
                 raise PruneError(f"{needy[0]} belongs to the method {name}, which {flag} {','.join(names)} leaves out")
+        needy = given(self.flags, self.calibration)
+        if needy and not any(map(self._looks, names)):
+            raise PruneError(f"{needy[0]}: no method of {flag} {','.join(names)} looks at images")
 
-    def check_distributions(self, flag: str, names: Sequence[str]) -> None:
-        """Refuse unknown distributions.
+    def check_distributions(self, flag: str, names: Sequence[str], methods: Sequence[str]) -> None:
+        """Refuse unknown distributions, and those that go with none of the methods.
 
         Raises:
             PruneError: If there are any.
@@ -78,6 +86,15 @@ class Subject:
         for name in names:
             if name not in self.distributions:
                 raise PruneError(f"{flag}: distributions are {', '.join(self.distributions)}, got {name!r}")
+            if not any(self.goes_with(name, method) for method in methods):
+                raise PruneError(f"{flag}: {name} does not go with the methods {', '.join(methods)}")
+
+    def goes_with(self, distribution: str, method: str) -> bool:
+        """Whether a method knows a distribution."""
+        return distribution in getattr(self.methods[method], "distributions", NAMES)
+
+    def _looks(self, method: str) -> bool:
+        return hasattr(self.methods[method], "calibrate")
 
 
 def study(
@@ -128,7 +145,8 @@ def study(
     runner = (*RUNNER, *(("--seams", str(seams)) if seams else ()), *(() if shims else ("--no-shims",)), target)
     methods = {cls.name: cls for given_by in reversed(plugins.hook.prune_methods()) for cls in given_by}
     return Subject(script, runner, tuple(own), tuple(passed), flags, weights, facts, gpus, methods,
-                   _distributions(classes))  # fmt: skip
+                   tuple(_field(classes, "prune_distribution")[1].metadata["choices"]),
+                   _field(classes, "prune_calib")[0])  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -169,9 +187,9 @@ def _devices(arguments: list[str]) -> tuple[list[str], Optional[tuple[str, ...]]
     return rest, tuple(map(str, range(torch.cuda.device_count())))
 
 
-def _distributions(classes: Sequence[type]) -> tuple[str, ...]:
-    fields = [getattr(cls, "__dataclass_fields__", {}).get("prune_distribution") for cls in classes]
-    return tuple(next(field.metadata["choices"] for field in fields if field is not None))
+def _field(classes: Sequence[type], name: str) -> tuple[type, Any]:
+    """The class that has a flag, and the flag's field."""
+    return next((cls, field) for cls in classes for field in fields(cls) if field.name == name)
 
 
 def _data(data: Optional[str], script: Path) -> Optional[str]:

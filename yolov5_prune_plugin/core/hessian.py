@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Union
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from yolov5_prune_plugin.core.target import Layer
 from yolov5_prune_plugin.errors import PruneError
-
-Layer = Union[nn.Conv2d, nn.Linear]
 
 
 def unfold(layer: Layer, inputs: Tensor) -> Tensor:
