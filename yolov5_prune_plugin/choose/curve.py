@@ -83,9 +83,7 @@ def _points(subject: Subject, options: CurveOptions) -> list[Point]:
                                 (*subject.own, "--prune", "0")))  # fmt: skip
             continue
         for method in options.methods:
-            for distribution in options.distributions:
-                if not subject.goes_with(distribution, method):
-                    continue
+            for distribution in subject.distributions_of(method, "--distributions", options.distributions):
                 try:
                     Request(amount, distribution, grain)
                 except PruneError as error:

@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Optional
 
@@ -37,7 +37,6 @@ class Subject:
         gpus: Names for CUDA_VISIBLE_DEVICES; None if the script was told to run on the CPU.
         methods: Classes of the methods there are, by name.
         distributions: Names for --prune-distribution.
-        calibration: The class of the flags of calibration images.
     """
 
     script: Script
@@ -50,14 +49,12 @@ class Subject:
     gpus: Optional[tuple[str, ...]]
     methods: dict[str, type]
     distributions: tuple[str, ...]
-    calibration: type
 
     def arguments_for(self, method: str) -> tuple[str, ...]:
-        """``passed`` without the flags that belong to other methods, and to images if it looks at none."""
-        others = [cls for name, cls in self.methods.items() if name != method and is_dataclass(cls)]
-        if not self._looks(method):
-            others.append(self.calibration)
-        return tuple(split_arguments(others, list(self.passed), self.script.path, fail)[1])
+        """``passed`` without the flags that only other methods make use of."""
+        others = {cls for name, one in self.methods.items() if name != method for cls in _flags_of(one)}
+        others -= set(_flags_of(self.methods[method]))
+        return tuple(split_arguments(list(others), list(self.passed), self.script.path, fail)[1])
 
     def check_methods(self, flag: str, names: Sequence[str]) -> None:
         """Refuse unknown methods, and flags of methods that are not among them.
@@ -69,16 +66,14 @@ class Subject:
             if name not in self.methods:
                 raise PruneError(f"{flag}: methods are {', '.join(self.methods)}, got {name!r}; others come with"
                                  " plug-in packages")  # fmt: skip
-        for name, cls in self.methods.items():
-            needy = given(self.flags, cls) if is_dataclass(cls) and name not in names else []
+        used = {cls for name in names for cls in _flags_of(self.methods[name])}
+        for name, one in self.methods.items():
+            needy = [given_flag for cls in _flags_of(one) if cls not in used for given_flag in given(self.flags, cls)]
             if needy:
                 raise PruneError(f"{needy[0]} belongs to the method {name}, which {flag} {','.join(names)} leaves out")
-        needy = given(self.flags, self.calibration)
-        if needy and not any(map(self._looks, names)):
-            raise PruneError(f"{needy[0]}: no method of {flag} {','.join(names)} looks at images")
 
     def check_distributions(self, flag: str, names: Sequence[str], methods: Sequence[str]) -> None:
-        """Refuse unknown distributions, and those that go with none of the methods.
+        """Refuse unknown distributions, and those that none of the methods has.
 
         Raises:
             PruneError: If there are any.
@@ -86,15 +81,23 @@ class Subject:
         for name in names:
             if name not in self.distributions:
                 raise PruneError(f"{flag}: distributions are {', '.join(self.distributions)}, got {name!r}")
-            if not any(self.goes_with(name, method) for method in methods):
+            if not any(name in self._known(method) for method in methods):
                 raise PruneError(f"{flag}: {name} does not go with the methods {', '.join(methods)}")
 
-    def goes_with(self, distribution: str, method: str) -> bool:
-        """Whether a method knows a distribution."""
-        return distribution in getattr(self.methods[method], "distributions", NAMES)
+    def distributions_of(self, method: str, flag: str, names: Sequence[str]) -> list[str]:
+        """Those of the names that a method has: ``loss``, say, is of obs alone.
 
-    def _looks(self, method: str) -> bool:
-        return hasattr(self.methods[method], "calibrate")
+        Raises:
+            PruneError: If it has none of them.
+        """
+        known = self._known(method)
+        found = [name for name in names if name in known]
+        if not found:
+            raise PruneError(f"{flag} {','.join(names)}: the method {method} has none of them, but {', '.join(known)}")
+        return found
+
+    def _known(self, method: str) -> tuple[str, ...]:
+        return getattr(self.methods[method], "distributions", NAMES)
 
 
 def study(
@@ -145,8 +148,7 @@ def study(
     runner = (*RUNNER, *(("--seams", str(seams)) if seams else ()), *(() if shims else ("--no-shims",)), target)
     methods = {cls.name: cls for given_by in reversed(plugins.hook.prune_methods()) for cls in given_by}
     return Subject(script, runner, tuple(own), tuple(passed), flags, weights, facts, gpus, methods,
-                   tuple(_field(classes, "prune_distribution")[1].metadata["choices"]),
-                   _field(classes, "prune_calib")[0])  # fmt: skip
+                   _distributions(classes))  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -187,9 +189,14 @@ def _devices(arguments: list[str]) -> tuple[list[str], Optional[tuple[str, ...]]
     return rest, tuple(map(str, range(torch.cuda.device_count())))
 
 
-def _field(classes: Sequence[type], name: str) -> tuple[type, Any]:
-    """The class that has a flag, and the flag's field."""
-    return next((cls, field) for cls in classes for field in fields(cls) if field.name == name)
+def _flags_of(method: type) -> tuple[type, ...]:
+    """A method's own dataclass, and the shared ones that it makes use of."""
+    return (*((method,) if is_dataclass(method) else ()), *getattr(method, "uses", ()))
+
+
+def _distributions(classes: Sequence[type]) -> tuple[str, ...]:
+    fields = [getattr(cls, "__dataclass_fields__", {}).get("prune_distribution") for cls in classes]
+    return tuple(next(field.metadata["choices"] for field in fields if field is not None))
 
 
 def _data(data: Optional[str], script: Path) -> Optional[str]:

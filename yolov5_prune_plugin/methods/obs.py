@@ -62,6 +62,7 @@ class Obs:
 
     name: ClassVar[str] = "obs"
     distributions: ClassVar[tuple[str, ...]] = (LOSS, *NAMES)
+    uses: ClassVar[tuple[type, ...]] = (CalibrationOptions,)
 
     def __post_init__(self) -> None:
         self._curvature: dict[str, Tensor] = {}
