@@ -1,6 +1,7 @@
 """One-shot pruning: magnitude beside obs, through the real val.py, with seconds and peak memory of each run.
 
-    python -m benchmarks.oneshot [--set coco|bccd|shapes|x] [--release master|v7.0|7.0.14] [--shared DIR] [--only NAME ...]
+    python -m benchmarks.oneshot [--set coco|bccd|shapes|x] [--release master|v7.0|7.0.14] [--shared DIR]
+                                 [--only NAME ...]
 
 ``coco``: yolov5n, official weights, first 128 images of COCO val2017 at 640, calibrated on coco128 (train2017).
 ``bccd``: yolov5n fine-tuned on the train split of BCCD, its val split at 320. ``shapes``: the embedded detector at 320.

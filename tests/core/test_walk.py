@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 
 import pytest
 import torch
@@ -100,6 +103,27 @@ def test_what_visit_raises_comes_out_and_hooks_are_gone(batches: int) -> None:
         walk(model, [torch.ones(1)] * batches, list(model), visit)
     assert not any(layer._forward_pre_hooks for layer in model)
     assert set(threading.enumerate()) <= before
+
+
+def test_ctrl_c_ends_all_threads() -> None:
+    """A process that ends while one of them computes would be aborted: the layer at work is finished, and no other."""
+    worked = []
+
+    class Slow(Times):
+        def forward(self, x: Tensor) -> Tensor:
+            time.sleep(0.3)
+            worked.append(self.factor)
+            return x
+
+    model = nn.Sequential(Slow(2), Slow(3))
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            walk(model, [torch.ones(1)], list(model), lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert worked == [2]
+    assert not any(layer._forward_pre_hooks for layer in model)
 
 
 def test_what_the_model_raises_comes_out() -> None:

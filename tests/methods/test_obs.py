@@ -87,6 +87,45 @@ def test_amounts_by_layer(net: nn.Module, tmp_path: Path) -> None:
     assert zeros(model) == {"0.weight": 54, "2.weight": 0, "3.weight": 4}
 
 
+class Attentive(nn.Module):
+    """A convolution, tokens, attention as in YOLOv5's TransformerLayer, and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.q, self.ma = nn.Conv2d(3, 8, 3), nn.Linear(8, 8), nn.MultiheadAttention(8, 2)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.conv(x).flatten(2).permute(2, 0, 1)
+        return self.fc(self.ma(self.q(tokens), tokens, tokens)[0].mean(0))
+
+
+def test_linear_layers_are_made_up_for_too() -> None:
+    """Where they are called; attention's out_proj never is, and is just masked, then tuned like all."""
+    net = Attentive().eval()
+    dense = dict(net.named_parameters())
+    flags = ("--prune", "0.5", "--prune-linear", "--prune-tune", "0", "--prune-distribution", "uniform")
+    model, part, _ = pruned(net, *flags)
+    for name in ("conv.weight", "q.weight", "fc.weight", "ma.out_proj.weight"):
+        weight = model.get_parameter(name)
+        assert int((weight == 0).sum()) == weight.numel() // 2
+        assert torch.equal(weight, dense[name] * (weight != 0)) == ("out_proj" in name), name
+    assert torch.equal(model.ma.in_proj_weight, dense["ma.in_proj_weight"])
+    assert part.record.content["conv_sparsity"] == 0.5
+    tuned, _, _ = pruned(net, *flags, "--prune-tune", "4")
+    assert not torch.equal(tuned.ma.out_proj.weight, dense["ma.out_proj.weight"] * (tuned.ma.out_proj.weight != 0))
+
+
+def test_linear_layers_stay_without_the_flag() -> None:
+    """Their weights, to the bit."""
+    net = Attentive().eval()
+    model, _, _ = pruned(net, "--prune", "0.5")
+    assert int((model.conv.weight == 0).sum()) == 108
+    for name in ("q", "fc", "ma.out_proj"):
+        assert torch.equal(model.get_submodule(name).weight, net.get_submodule(name).weight)
+
+
 def test_an_excluded_layer_keeps_its_weight(net: nn.Module) -> None:
     """To the bit; its bias may move with what comes before it."""
     model, _, _ = pruned(net, "--prune", "0.5", "--prune-exclude", "2.*")

@@ -66,13 +66,14 @@ class Subject:
             if name not in self.methods:
                 raise PruneError(f"{flag}: methods are {', '.join(self.methods)}, got {name!r}; others come with"
                                  " plug-in packages")  # fmt: skip
-        for name, cls in self.methods.items():
-            needy = given(self.flags, cls) if is_dataclass(cls) and name not in names else []
+        used = {cls for name in names for cls in _flags_of(self.methods[name])}
+        for name, one in self.methods.items():
+            needy = [given_flag for cls in _flags_of(one) if cls not in used for given_flag in given(self.flags, cls)]
             if needy:
                 raise PruneError(f"{needy[0]} belongs to the method {name}, which {flag} {','.join(names)} leaves out")
 
-    def check_distributions(self, flag: str, names: Sequence[str]) -> None:
-        """Refuse unknown distributions.
+    def check_distributions(self, flag: str, names: Sequence[str], methods: Sequence[str]) -> None:
+        """Refuse unknown distributions, and those that none of the methods has.
 
         Raises:
             PruneError: If there are any.
@@ -80,6 +81,8 @@ class Subject:
         for name in names:
             if name not in self.distributions:
                 raise PruneError(f"{flag}: distributions are {', '.join(self.distributions)}, got {name!r}")
+            if not any(name in self._known(method) for method in methods):
+                raise PruneError(f"{flag}: {name} does not go with the methods {', '.join(methods)}")
 
     def distributions_of(self, method: str, flag: str, names: Sequence[str]) -> list[str]:
         """Those of the names that a method has: ``loss``, say, is of obs alone.
@@ -87,11 +90,14 @@ class Subject:
         Raises:
             PruneError: If it has none of them.
         """
-        known = getattr(self.methods[method], "distributions", NAMES)
+        known = self._known(method)
         found = [name for name in names if name in known]
         if not found:
             raise PruneError(f"{flag} {','.join(names)}: the method {method} has none of them, but {', '.join(known)}")
         return found
+
+    def _known(self, method: str) -> tuple[str, ...]:
+        return getattr(self.methods[method], "distributions", NAMES)
 
 
 def study(

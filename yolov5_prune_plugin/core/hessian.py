@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Union
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from yolov5_prune_plugin.core.target import Layer
 from yolov5_prune_plugin.errors import PruneError
 
-Layer = Union[nn.Conv2d, nn.Linear]
 BACKGROUND = 0.3  # what a position counts that does not matter at all, where one that matters as the mean counts 1
-
 
 def unfold(layer: Layer, inputs: Tensor) -> Tensor:
     """The columns X that a layer multiplies its weight with: output = W X + bias, for every group of channels.

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from yolov5_prune_plugin.core.admm import choose
-from yolov5_prune_plugin.core.hessian import Layer, Moments
+from yolov5_prune_plugin.core.hessian import Moments
 from yolov5_prune_plugin.core.mask import apply_mask
+from yolov5_prune_plugin.core.target import Layer
 from yolov5_prune_plugin.core.walk import walk
 
 TOLERANCE, ITERATIONS = 1e-10, 400

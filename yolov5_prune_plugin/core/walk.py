@@ -34,6 +34,7 @@ def walk(
     """
     waiting: list[Optional[tuple[Optional[nn.Module], Tensor]]] = [None] * len(batches)
     errors: list[BaseException] = []
+    ended = [threading.Event() for _ in batches]
     me = threading.local()
     # upstream's head keeps the grid of the batch it is at, so batches must not interleave there
     turn = threading.Lock()
@@ -67,16 +68,22 @@ def walk(
             if not isinstance(error, threading.BrokenBarrierError):
                 errors.append(error)
             barrier.abort()
+        finally:
+            ended[index].set()
 
     hooks = [layer.register_forward_pre_hook(stop) for layer in layers]
     threads = [threading.Thread(target=run, args=(index,), daemon=True) for index in range(len(batches))]
     try:
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
+        for done in ended:  # not join(): if Ctrl-C interrupts it, Python 3.11 takes the thread for ended
+            done.wait()
     finally:
         barrier.abort()
+        for thread, done in zip(threads, ended):  # a process that ends while one computes is aborted by the C++ below
+            if thread.ident is not None:
+                done.wait()
+                thread.join()
         for hook in hooks:
             hook.remove()
     if errors:

@@ -150,6 +150,8 @@ class OneShotRun:
             "pruned_weights": "fused" if fused else "unfused", "seconds": round(seconds, 3),
         }  # fmt: skip
         facts |= getattr(self.method, "facts", {})
+        if options.prune_linear:
+            facts["linear"] = True
         if request.amounts:
             facts |= {"amounts_file": str(options.prune_amounts), "amounts": dict(request.amounts)}
         sparsity = measure(model, selection)
@@ -198,7 +200,7 @@ def _request(options: PruneOptions, method: Any) -> Request:
 def _find(model: nn.Module, options: PruneOptions) -> Selection:
     grain = Granularity.parse(options.prune_granularity)
     try:
-        return find_targets(model, grain, options.prune_include, options.prune_exclude)
+        return find_targets(model, grain, options.prune_include, options.prune_exclude, options.prune_linear)
     except PruneError as error:
         # core names its parameters include and exclude; the flags are called after them
         flag_of = "--prune-" if str(error).startswith(("include: ", "exclude: ")) else "--prune: "
