@@ -13,6 +13,7 @@ from yolov5_prune_plugin.errors import PruneError
 
 BACKGROUND = 0.3  # what a position counts that does not matter at all, where one that matters as the mean counts 1
 
+
 def unfold(layer: Layer, inputs: Tensor) -> Tensor:
     """The columns X that a layer multiplies its weight with: output = W X + bias, for every group of channels.
 

@@ -118,8 +118,8 @@ def sequentially(
         seed: Of their choice.
         salience: For each batch, for each of its images, what ``Salience.maps`` has of it; none counts all alike.
         curvature: Of each weight, shaped like it; with a pattern only, says which output channels matter.
-        pattern: (name, scores shaped like the weight, share) as for ``admm.choose``. If it is given, the mask of a layer
-            is chosen anew when its turn comes, from what the pruned layers before it give, and written to ``masks``.
+        pattern: (name, scores shaped like the weight, share) as for ``admm.choose``. If it is given, a layer's mask is
+            chosen anew when its turn comes, from what the pruned layers before it give, and written to ``masks``.
         progress: Called once for each mask.
 
     Raises:
@@ -162,9 +162,9 @@ def _chosen(
     rows = rows + SMOOTH * rows.mean()
     hessian = moments.covariance if layer.bias is not None else second
     mask = choose(
-        layer.weight.view(grouped), hessian, rows, lambda s, share: pattern(s.view(shape), share).view_as(s), damp
+        layer.weight.view(grouped), hessian, rows, lambda s, share: pattern(s.view(shape), share).reshape(s.shape), damp
     )
-    return mask.view(shape)
+    return mask.reshape(shape)
 
 
 @torch.no_grad()

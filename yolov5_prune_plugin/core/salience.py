@@ -57,7 +57,7 @@ class Salience:
                 return
             self._seen.add(name)  # of a layer that is used twice, the first use counts
             maps = self.maps[-1]
-            output.register_hook(lambda gradient: _note(maps, name, gradient))
+            output.register_hook(lambda gradient: _note(maps, name, gradient))  # type: ignore[no-untyped-call]
 
         return forward
 

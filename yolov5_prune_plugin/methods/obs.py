@@ -19,6 +19,7 @@ from yolov5_prune_plugin.core.granularity import Granularity, nm_mask
 from yolov5_prune_plugin.core.images import Images
 from yolov5_prune_plugin.core.importance import magnitude
 from yolov5_prune_plugin.core.mask import lowest_dropped
+from yolov5_prune_plugin.core.objective import distance
 from yolov5_prune_plugin.core.oneshot import Request, mask_of, units_to_drop
 from yolov5_prune_plugin.core.reconstruct import images_that_fit, sequentially
 from yolov5_prune_plugin.core.salience import Salience
@@ -31,6 +32,7 @@ from yolov5_prune_plugin.run import Run
 
 SMOOTH = 0.1  # share of a layer's mean curvature added to each weight's: 128 images are few
 BATCH = 4
+HELD = 8  # one in so many images judges the tuning and is not tuned on
 MEMORY = 4 << 30  # bytes of activations during the walk
 
 
@@ -55,10 +57,11 @@ class Obs:
     """Second-order pruning, --prune-method obs (yolov5-prune-plugin)."""
 
     prune_tune: int = flag(
-        300, "steps of tuning towards the dense model's own outputs after pruning, zeros kept (default 300; 0: none)",
+        200, "steps of tuning towards the dense model's own outputs after pruning, zeros kept (default 200; 0: none)",
         type=checked(_steps), metavar="STEPS")  # fmt: skip
     prune_tune_rate: float = flag(
-        2e-3, "peak learning rate of these, relative to the size of each filter's weights (default 0.002)",
+        2e-3, "peak learning rate of these where pruning did much harm, relative to the size of each filter's weights;"
+        " less in proportion where it did less (default 0.002)",
         type=checked(_positive), metavar="RATE")  # fmt: skip
     prune_damp: float = flag(
         0.01, "share of its mean diagonal added to a layer's Hessian (default 0.01)", type=checked(_positive),
@@ -81,8 +84,8 @@ class Obs:
             options: CalibrationOptions = run.config(CalibrationOptions)
             drawn = run.calibration(options.prune_calib, options.prune_calib_split, _seed(run))
             self._images = Images(drawn.batches(1))
-            self.facts = {"calibration": {"images": len(self._images), "split": options.prune_calib_split},
-                          "tune_steps": self.prune_tune}  # fmt: skip
+            split = options.prune_calib_split
+            self.facts = {"calibration": {"images": len(self._images), "split": split}}
         if not self._curvature:
             work = _working_copy(model)
             named, names = dict(work.named_parameters()), [target.name for target in targets]
@@ -119,16 +122,41 @@ class Obs:
                 sequentially(work, masks, batches, self.prune_damp, seed=request.seed, salience=salience,
                              curvature=self._curvature, pattern=pattern, progress=advance)  # fmt: skip
             del batches
-            how = Tuning(self.prune_tune, self.prune_tune_rate, seed=request.seed)
-            shuffled = self._images.epochs(BATCH, torch.Generator().manual_seed(request.seed))
-            with self._bar("tuning", how.steps) as advance:
-                tune(work, self._model, masks, shuffled, how, lambda loss: advance())
+            if self.prune_tune:
+                self._tune(work, masks, request.seed)
         with torch.no_grad():
             changed = dict(work.named_parameters())
             for name, parameter in self._model.named_parameters():
                 parameter.copy_(changed[name])
             for target in targets:  # exact zeros in any precision
                 target.weight.mul_(masks[target.name].to(target.weight.device))
+
+    def _tune(self, work: nn.Module, masks: Mapping[str, Tensor], seed: int) -> None:
+        """Tune on most of the images; what does not help on the others, which it did not see, is taken back."""
+        assert self._images is not None
+        held = list(range(len(self._images) - len(self._images) // HELD, len(self._images)))
+        before = self._distance(work, held)
+        rate = self.prune_tune_rate * min(1.0, before)
+        kept = copy.deepcopy(work.state_dict())
+        shuffled = self._images.epochs(BATCH, torch.Generator().manual_seed(seed), held)
+        with self._bar("tuning", self.prune_tune) as advance:
+            tune(work, self._model, masks, shuffled, Tuning(self.prune_tune, rate, seed=seed), lambda loss: advance())
+        after = self._distance(work, held)
+        if held and not after < before:
+            work.load_state_dict(kept)
+        self.facts["tuning"] = {"steps": self.prune_tune, "rate": rate, "held_images": len(held), "before": before,
+                                "after": after, "kept": not held or after < before}  # fmt: skip
+
+    def _distance(self, work: nn.Module, indices: Sequence[int]) -> float:
+        """Of the outputs on some images to the dense model's; 1 if there are none."""
+        assert self._images is not None
+        some = next(work.parameters())
+        dtype = next(self._model.parameters()).dtype
+        values = []
+        for index in indices:
+            image = self._images[[index]].to(some.device)
+            values.append(float(distance(self._model(image.to(dtype)), work(image))))
+        return sum(values) / len(values) if values else 1.0
 
     @contextmanager
     def _bar(self, what: str, total: int) -> Iterator[Any]:
