@@ -32,7 +32,7 @@ def searched(folder: Path, score: Score, points: float = 2, step: float = 0.1, n
     run = Run("val.py", "validate", arguments, argparse.Namespace(), True, save, folder, "map")
     options = PruneOptions(prune_save=folder / name if name else None)
     method = SimpleNamespace(scores=lambda target, request: magnitude(target.weight))
-    plugin = BudgetRun(run, BudgetOptions(points, step), OneShotRun(options, method, Request(0.0)))
+    plugin = BudgetRun(run, BudgetOptions(points, step), OneShotRun(run, options, method, Request(0.0)))
     plan = plugin.measurements()
     what, counts = next(plan), {}
     try:
@@ -145,7 +145,7 @@ def test_what_could_not_be_measured_ends_the_search(tmp_path: Path, fails: float
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = Run("val.py", "validate", argparse.Namespace(), argparse.Namespace(), True, save, tmp_path, "map")
     method = SimpleNamespace(scores=lambda target, request: magnitude(target.weight))
-    plugin = BudgetRun(run, BudgetOptions(2, 0.1), OneShotRun(PruneOptions(), method, Request(0.0)))
+    plugin = BudgetRun(run, BudgetOptions(2, 0.1), OneShotRun(run, PruneOptions(), method, Request(0.0)))
     plan = plugin.measurements()
     next(plan)
     plan.send(Evaluation({"map": 0.5}))

@@ -13,12 +13,15 @@ from yolov5_prune_plugin.methods.budget import BudgetOptions
 from yolov5_prune_plugin.methods.calibration import CalibrationOptions
 from yolov5_prune_plugin.methods.dns import DnsOptions
 from yolov5_prune_plugin.methods.gmp import GmpOptions
+from yolov5_prune_plugin.methods.obs import Obs
 from yolov5_prune_plugin.methods.oneshot import BaselineOptions, PruneOptions
 from yolov5_prune_plugin.methods.retrain import KeepOptions, RetrainOptions
 from yolov5_prune_plugin.methods.sensitivity import SensitivityOptions
 from yolov5_prune_plugin.options import flag, given, split_arguments
 from yolov5_prune_plugin.plugins import load_plugins, offered, scripts_with
 from yolov5_prune_plugin.yolov5.seams import load_scripts
+
+BUILT_IN = {"magnitude", "random", "obs"}
 
 
 def methods(manager: plugins.pluggy.PluginManager) -> set[str]:
@@ -48,19 +51,19 @@ def install(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
 
 
 def test_the_built_ins_are_there() -> None:
-    assert methods(load_plugins()) == {"magnitude", "random"}
+    assert methods(load_plugins()) == BUILT_IN
 
 
 def test_a_stranger_comes_in_by_its_entry_point(stranger: ModuleType) -> None:
     manager = load_plugins()
-    assert methods(manager) == {"magnitude", "random", "norm"}
+    assert methods(manager) == {*BUILT_IN, "norm"}
     assert manager.get_plugin("prune_norm") is stranger
 
 
 @pytest.mark.parametrize("value", ["off", "OFF"])
 def test_the_switch_leaves_strangers_out(stranger: ModuleType, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("YOLOV5_PRUNE_PLUGINS", value)
-    assert methods(load_plugins()) == {"magnitude", "random"}
+    assert methods(load_plugins()) == BUILT_IN
 
 
 def test_a_broken_plug_in_is_left_out_with_a_warning(stranger: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +74,7 @@ def test_a_broken_plug_in_is_left_out_with_a_warning(stranger: ModuleType, monke
     )
     with pytest.warns(UserWarning, match=message):
         manager = load_plugins()
-    assert methods(manager) == {"magnitude", "random", "norm"}
+    assert methods(manager) == {*BUILT_IN, "norm"}
 
 
 def test_a_plug_in_with_an_unknown_argument_is_left_out_with_a_warning(
@@ -80,24 +83,24 @@ def test_a_plug_in_with_an_unknown_argument_is_left_out_with_a_warning(
     stranger.prune_methods = hookimpl(lambda extra: [])
     with pytest.warns(UserWarning, match=r"plug-in 'prune_norm' .* left out:.*extra"):
         manager = load_plugins()
-    assert methods(manager) == {"magnitude", "random"}
+    assert methods(manager) == BUILT_IN
 
 
 def test_each_role_is_offered_its_flags() -> None:
     manager = load_plugins()
-    validate = [PruneOptions, BaselineOptions, BudgetOptions, SensitivityOptions, CalibrationOptions]
+    validate = [PruneOptions, BaselineOptions, BudgetOptions, SensitivityOptions, Obs, CalibrationOptions]
     assert offered(manager, "val.py", "validate") == validate
-    assert offered(manager, "detect.py", "use") == [PruneOptions, CalibrationOptions]
-    assert offered(manager, "export.py", "export") == [PruneOptions, CalibrationOptions]
+    assert offered(manager, "detect.py", "use") == [PruneOptions, Obs, CalibrationOptions]
+    assert offered(manager, "export.py", "export") == [PruneOptions, Obs, CalibrationOptions]
     assert offered(manager, "train.py", "train") == [DnsOptions, GmpOptions, RetrainOptions, KeepOptions]
 
 
 def test_flags_of_a_strangers_method_are_offered_too(stranger: ModuleType) -> None:
     classes = offered(load_plugins(), "val.py", "validate")
-    assert classes[:3] == [PruneOptions, BaselineOptions, BudgetOptions]
+    assert classes[:5] == [PruneOptions, BaselineOptions, BudgetOptions, SensitivityOptions, Obs]
     namespace, rest = split_arguments(classes, ["--prune", "0.5", "--norm-power", "2"], "val.py")
     assert rest == []
-    assert given(namespace, classes[3]) == ["--norm-power"]
+    assert given(namespace, classes[5]) == ["--norm-power"]
 
 
 def test_scripts_with_says_where_a_flag_works() -> None:

@@ -76,7 +76,7 @@ class Record:
         self.content["saved"] = {"file": str(saved.file), "weights": saved.weights, "bytes": saved.bytes,
                                  "largest_difference": saved.largest_difference}  # fmt: skip
         how = {
-            "unfused": "unfused weights with the zeros of the pruned ones, so that train.py can start from it too",
+            "unfused": "unfused weights with every zero of the pruned model, so that train.py can start from it too",
             "fused": "the weights as pruned; BatchNorm is folded into them, so train.py should not start from it",
         }[saved.weights]
         self._console.print(

@@ -57,6 +57,16 @@ def test_command_line_of_a_point(bench: Bench) -> None:
     )
 
 
+def test_a_method_with_distributions_and_images_of_its_own(bench: Bench) -> None:
+    """loss is for obs alone, and so are the flags of images: magnitude's points go without."""
+    code, printed = bench.curve("--methods", "magnitude,obs", "--distributions", "global,loss", "--prune-calib", "8",
+                                "--prune-tune", "4", amounts="0,0.5")  # fmt: skip
+    assert code == 0, printed
+    assert sorted(bench.started()) == ["dense", "magnitude-global-0.5", "obs-global-0.5", "obs-loss-0.5"]
+    for line in (bench.folder / "traps" / "started").read_text().splitlines():
+        assert ("--prune-calib 8 --prune-tune 4" in line) == line.startswith("obs"), line
+
+
 def test_weights_are_named_whole(bench: Bench) -> None:
     """PyPI 7.0.14 asks a model hub for what looks like a/b.pt, even if the file is there."""
     Path("models").mkdir()
@@ -229,9 +239,16 @@ def test_one_at_a_time(bench: Bench) -> None:
     ("more", "says"),
     [
         (["--amounts", "0.3,0.1"], "--amounts: amounts out of order: 0.1 after 0.3"),
-        (["--methods", "magnitude,taylor"], "--methods: methods are magnitude, random, got 'taylor'"),
+        (["--methods", "magnitude,taylor"], "--methods: methods are magnitude, random, obs, got 'taylor'"),
         (["--methods", "magnitude,magnitude"], "--methods: 'magnitude' comes twice"),
-        (["--distributions", "even"], "--distributions: distributions are uniform, global, erk, lamp, got 'even'"),
+        (
+            ["--distributions", "even"],
+            "--distributions: distributions are uniform, global, erk, lamp, loss, got 'even'",
+        ),
+        (["--distributions", "global,loss"], "--distributions: loss does not go with the methods magnitude"),
+        (["--prune-calib", "8"], "--prune-calib belongs to the method obs, which --methods magnitude leaves out"),
+        (["--methods", "magnitude,obs", "--distributions", "loss"], "loss: the method magnitude has none of them, but"),
+        (["--prune-tune", "8"], "--prune-tune belongs to the method obs, which --methods magnitude leaves out"),
         (["--prune", "0.3"], "--prune: the curve sets it; give --amounts"),
         (["--prune-method", "random"], "--prune-method: the curve sets it; give --methods"),
         (["--prune-distribution", "erk"], "--prune-distribution: the curve sets it; give --distributions"),

@@ -129,6 +129,27 @@ def test_grouped_and_depthwise_convolutions_are_like_others() -> None:
     assert zeros(pruned(copy.deepcopy(model), 0.5, "uniform", "2:4")) == [0, 16]
 
 
+@pytest.mark.parametrize("distribution", NAMES)
+@pytest.mark.parametrize("grain", ["weight", "channel"])
+def test_linear_weights_are_pruned_like_others(distribution: str, grain: str) -> None:
+    """As the 1 x 1 convolution with the same weight."""
+    conv, linear = nn.Sequential(nn.Conv2d(8, 6, 1)), nn.Sequential(nn.Linear(8, 6))
+    linear[0].weight.data = conv[0].weight.detach().flatten(1).clone()
+    request = Request(0.4, distribution, Granularity.parse(grain))
+    for model in (conv, linear):
+        prune_by_scores(find_targets(model, request.granularity, linear=True).targets, by_magnitude, request)
+    assert torch.equal(conv[0].weight.flatten(1), linear[0].weight)
+    assert (linear[0].weight == 0).any()
+
+
+def test_linear_weights_have_patterns() -> None:
+    """2 of every 4 input features."""
+    model = nn.Sequential(nn.Linear(8, 3))
+    request = Request(0.5, "uniform", Granularity.parse("2:4"))
+    prune_by_scores(find_targets(model, request.granularity, linear=True).targets, by_magnitude, request)
+    assert (model[0].weight.view(3, 2, 4).count_nonzero(2) == 2).all()
+
+
 def test_a_shared_weight_counts_once() -> None:
     model = nn.Sequential(nn.Conv2d(10, 10, 1), nn.Conv2d(10, 10, 1), nn.Conv2d(10, 10, 1))
     model[1].weight = model[0].weight

@@ -53,6 +53,30 @@ def test_layers_left_alone_are_there_with_the_reason() -> None:
     assert measured.conv_weights == 8
 
 
+def test_linear_weights_are_layers_but_no_conv_weights() -> None:
+    """A third number tells of both: 3 zeros of 8, and 2 of 4 in the Linear."""
+    net = model().append(nn.Linear(2, 2))
+    net[3].weight.data = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
+    measured = measure(net, find_targets(net, Granularity("weight"), linear=True))
+    assert (measured.conv_zeros, measured.conv_weights) == (3, 8)
+    last = measured.layers[-1]
+    assert (last.name, last.shape, last.zeros, last.channels, last.conv) == ("3.weight", (2, 2), 2, 1, False)
+    console = Console(file=io.StringIO(), width=120)
+    console.print(layers_table(measured, "x"))
+    printed = " ".join(console.file.getvalue().split())
+    assert "zeros / conv weights 8 3 0.375" in printed
+    assert "zeros / conv and linear weights 12 5 0.417" in printed
+    assert "Linear bias 2 not a Conv2d or Linear weight" in printed
+    console.print(layers_table(sparsity(), "x"))
+    assert console.file.getvalue().count("conv and linear") == 1
+
+
+def test_a_model_of_linear_layers_has_no_conv_sparsity() -> None:
+    """0 of 0."""
+    net = nn.Sequential(nn.Linear(2, 2))
+    assert measure(net, find_targets(net, Granularity("weight"), linear=True)).conv_sparsity == 0
+
+
 def test_a_channel_is_dead_only_if_all_of_it_is_zero() -> None:
     net = nn.Sequential(nn.Conv2d(2, 3, 1, bias=False))
     net[0].weight.data = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 1.0]]).view(3, 2, 1, 1)

@@ -33,6 +33,42 @@ def test_what_else_there_is_is_counted_by_kind(net: nn.Module) -> None:
     }  # fmt: skip
 
 
+def test_linear_weights_are_targets_where_they_are_wanted(net: nn.Module) -> None:
+    """Those of attention's out_proj too; its in_proj_weight is no layer's weight."""
+    net.add_module("4", nn.Linear(2, 3))
+    net.add_module("5", nn.MultiheadAttention(2, 1))
+    selection = find_targets(net, WEIGHT, linear=True)
+    assert [target.name for target in selection.targets[3:]] == ["4.weight", "5.out_proj.weight"]
+    assert selection.targets[3].weight is net[4].weight
+    assert selection.linear
+    assert {kind for kind in selection.others if "BatchNorm" not in kind} == {
+        "Conv2d bias", "Linear bias", "MultiheadAttention in_proj_weight", "MultiheadAttention in_proj_bias",
+        "NonDynamicallyQuantizableLinear bias"}  # fmt: skip
+    assert not find_targets(net, WEIGHT).linear
+    assert names(net, exclude=["4.*"], linear=True) == ["0.weight", "2.weight", "3.weight", "5.out_proj.weight"]
+
+
+def test_linear_weights_have_patterns_and_channels_too() -> None:
+    """Input features are input channels, output features output channels."""
+    net = nn.Sequential(nn.Linear(8, 2), nn.Linear(6, 1))
+    assert find_targets(net, Granularity("n:m", 2, 4), linear=True).skipped == {
+        "1.weight": "6 input channels are no multiple of 4"
+    }
+    assert find_targets(net, Granularity("channel"), linear=True).skipped == {
+        "1.weight": "its only output channel must stay"
+    }
+
+
+def test_messages_name_the_kinds_that_were_looked_for() -> None:
+    net = nn.Sequential(nn.Linear(2, 2))
+    with pytest.raises(PruneError, match=r"^include: no Conv2d or Linear weight matches '9\.\*'; they run from 0"):
+        find_targets(net, WEIGHT, include=["9.*"], linear=True)
+    with pytest.raises(PruneError, match=r"^none of the 1 Conv2d or Linear weights is left to prune"):
+        find_targets(net, WEIGHT, exclude=["*"], linear=True)
+    with pytest.raises(PruneError, match=r"^the model has no Conv2d or Linear weights to prune$"):
+        find_targets(nn.ReLU(), WEIGHT, linear=True)
+
+
 def test_a_shared_weight_is_one_target() -> None:
     net = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1))
     net[1].weight = net[0].weight

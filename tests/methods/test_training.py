@@ -147,6 +147,10 @@ def test_keep_zeros(net: nn.Module) -> None:
         begun(net, "--keep-zeros")
     net[0].weight.data[0].zero_()
     assert begun(net, "--keep-zeros").masked.kept["0.weight"] == 7 * 27
+    net.append(nn.Linear(4, 4))
+    assert "4.weight" not in begun(net, "--keep-zeros").masked.masks
+    net[4].weight.data[1].zero_()
+    assert begun(net, "--keep-zeros").masked.kept["4.weight"] == 12
 
 
 def test_a_stop_beyond_the_training_names_its_flag(net: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.upstream.clone import clone_like
 from yolov5_prune_plugin.demo import data_dir, lay_out
@@ -18,6 +20,20 @@ OLD_WHEELS = ("6.2.3", "6.1.9", "6.0.7")
 TAGS = ("v6.0", "v6.1", "v6.2", "v7.0", "master")
 WEIGHTS = data_dir() / "shapes-yolov5n.pt"
 MIRROR = os.environ.get("YOLOV5_MIRROR")
+
+MAKE = """
+import sys; sys.path.insert(0, {folder!r})
+from yolov5_prune_plugin.yolov5.compat import apply; apply({folder!r})
+import torch
+from models.yolo import ClassificationModel, DetectionModel, SegmentationModel
+torch.manual_seed(0)
+seg = SegmentationModel({folder!r} + "/models/segment/yolov5n-seg.yaml", nc=4)
+seg.nc, seg.names = 4, dict(enumerate("abcd"))
+torch.save({{"model": seg.half()}}, sys.argv[1] + "/seg.pt")
+cls = ClassificationModel(model=DetectionModel({folder!r} + "/models/yolov5n.yaml"), nc=3, cutoff=10)
+cls.names = dict(enumerate("abc"))
+torch.save({{"model": cls.half()}}, sys.argv[1] + "/cls.pt")
+"""
 
 
 @dataclass
@@ -91,13 +107,46 @@ def release(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded data set, cut to 16 images each, as a file for --data."""
+    """The embedded data set, cut to 16 images each, as a file for --data; shared by tests that do not train on it."""
     folder = tmp_path_factory.mktemp("shapes")
     data = lay_out(folder)
     for split in ("train", "val"):
         for file in sorted((folder / "shapes" / "images" / split).iterdir())[16:]:
             file.unlink()
     return data
+
+
+@pytest.fixture
+def training_shapes(shapes: Path, tmp_path: Path) -> Path:
+    """A copy of its own for a test that trains: train.py keeps a cache beside the labels of train."""
+    folder = tmp_path / "training"
+    shutil.copytree(shapes.parent / "shapes", folder / "shapes", ignore=shutil.ignore_patterns("*.cache"))
+    content = yaml.safe_load(shapes.read_text())
+    (folder / "shapes.yaml").write_text(yaml.safe_dump({**content, "path": str(folder / "shapes")}, sort_keys=False))
+    return folder / "shapes.yaml"
+
+
+@pytest.fixture(scope="session")
+def others(clone: Release, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained segmenter and an untrained classifier, and data for both."""
+    import cv2
+    import numpy as np
+
+    folder = tmp_path_factory.mktemp("others")
+    run("-c", MAKE.format(folder=str(clone.folder)), folder, cwd=folder)
+    rng = np.random.default_rng(0)
+    for place in ("images/val", "labels/val", *(f"cls/{split}/{c}" for split in ("train", "val") for c in "abc")):
+        (folder / place).mkdir(parents=True)
+        if not place.startswith("labels"):
+            for i in range(2):
+                cv2.imwrite(str(folder / place / f"{i}.jpg"), rng.integers(0, 255, (64, 64, 3), np.uint8))
+                (folder / "labels/val" / f"{i}.txt").write_text("1 0.2 0.2 0.8 0.2 0.8 0.8 0.2 0.8\n") if (
+                    folder / "labels/val"
+                ).is_dir() else None
+    (folder / "seg.yaml").write_text(
+        f"path: {folder}\ntrain: images/val\nval: images/val\nnc: 4\nnames: [a, b, c, d]\n"
+    )
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -81,8 +81,9 @@ def test_every_script_of_every_release_accepts_the_activation(release: Release, 
             assert "--prune-method" in printed, script
 
 
-def test_training_accepts_the_activation(release: Release, shapes: Path, tmp_path: Path) -> None:
+def test_training_accepts_the_activation(release: Release, training_shapes: Path, tmp_path: Path) -> None:
     """One epoch of train.py in every release."""
-    release.launch("train.py", "--weights", WEIGHTS, "--data", shapes, "--imgsz", 64, "--batch-size", 8, "--epochs", 1,
-                   "--workers", 0, "--device", "cpu", "--project", tmp_path, "--name", "t", cwd=tmp_path)  # fmt: skip
+    release.launch("train.py", "--weights", WEIGHTS, "--data", training_shapes, "--imgsz", 64, "--batch-size", 8,
+                   "--epochs", 1, "--workers", 0, "--device", "cpu", "--project", tmp_path, "--name", "t",
+                   cwd=tmp_path)  # fmt: skip
     assert (tmp_path / "t" / "weights" / "last.pt").is_file()

@@ -31,7 +31,7 @@ def lines(printed: str) -> list[str]:
         (["--prune", "nan"], "got 'nan'"),
         (["--prune", "abc"], "got 'abc'"),
         (["--prune"], "--prune: expected one argument"),
-        (["--prune", "0.3", "--prune-method", "taylor"], "must be one of magnitude, random, got 'taylor'"),
+        (["--prune", "0.3", "--prune-method", "taylor"], "must be one of magnitude, random, obs, got 'taylor'"),
         (["--prune", "0.3", "--prune-distribution", "even"], "invalid choice: 'even'"),
         (["--prune", "0.5", "--prune-granularity", "4:2"], "such as 2:4, got '4:2'"),
         (["--prune", "0.5", "--prune-granularity", "row"], "got 'row'"),

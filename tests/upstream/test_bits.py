@@ -84,11 +84,11 @@ print("the same weights")
 """
 
 
-def test_training_without_a_flag(clone: Release, patched: Release, shapes: Path, tmp_path: Path) -> None:
+def test_training_without_a_flag(clone: Release, patched: Release, training_shapes: Path, tmp_path: Path) -> None:
     """train.py ends an epoch with the same weights with the activation line as without it (shims in both)."""
     last = []
     for kind, start in (("plain", ["-c", PLAIN, clone.folder / "train.py"]), ("ours", [patched.folder / "train.py"])):
-        run(*start, "--weights", WEIGHTS, "--data", shapes, "--imgsz", 128, "--batch-size", 8, "--epochs", 1,
+        run(*start, "--weights", WEIGHTS, "--data", training_shapes, "--imgsz", 128, "--batch-size", 8, "--epochs", 1,
             "--workers", 0, "--device", "cpu", "--seed", 1, "--noplots", "--project", tmp_path / kind, "--name", "t",
             "--cache", cwd=tmp_path)  # fmt: skip
         last.append(tmp_path / kind / "t" / "weights" / "last.pt")

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from tests.upstream.conftest import Release, run, val_arguments
-from tests.upstream.test_save import others  # noqa: F401
 
 pytestmark = pytest.mark.upstream
 
@@ -162,7 +161,7 @@ def test_a_budget_that_nothing_keeps(clone: Release, shapes: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("script", "figure"), [("classify/val.py", "top1"), ("segment/val.py", "mask_map")])
-def test_a_budget_of_other_tasks(clone: Release, others: Path, tmp_path: Path, script: str, figure: str) -> None:  # noqa: F811
+def test_a_budget_of_other_tasks(clone: Release, others: Path, tmp_path: Path, script: str, figure: str) -> None:
     """A classifier that always says the same stays what it is; a segmenter that finds nothing has nothing to lose."""
     data, weights = (others / "cls", "cls.pt") if figure == "top1" else (others / "seg.yaml", "seg.pt")
     printed = clone.launch(script, "--weights", others / weights, "--data", data, "--imgsz", 64, "--device", "cpu",

@@ -46,11 +46,11 @@ def test_it_is_fp16_stripped_and_has_exact_zeros(clone: Release, saved: Path, tm
     ],
 )
 def test_stock_scripts_open_it(
-    clone: Release, saved: Path, shapes: Path, tmp_path: Path, script: str, arguments: list[object]
+    clone: Release, saved: Path, training_shapes: Path, tmp_path: Path, script: str, arguments: list[object]
 ) -> None:
     """Without our activation. train.py takes all of its tensors over."""
-    image = next((shapes.parent / "shapes" / "images" / "val").iterdir())
-    filled = [str(a).format(data=shapes, image=image) for a in arguments]
+    image = next((training_shapes.parent / "shapes" / "images" / "val").iterdir())
+    filled = [str(a).format(data=training_shapes, image=image) for a in arguments]
     printed = run("-c", PLAIN, clone.folder / script, "--weights", saved, *filled, "--device", "cpu",
                   "--project", tmp_path, "--name", "x", cwd=tmp_path)  # fmt: skip
     if script == "train.py":
@@ -92,44 +92,6 @@ def test_detect_with_pruned_weights(release: Release, shapes: Path, tmp_path: Pa
     release.launch("detect.py", "--weights", WEIGHTS, "--source", image, "--imgsz", 320, "--device", "cpu",
                    "--prune", 0.3, "--project", tmp_path, "--name", "d", cwd=tmp_path)  # fmt: skip
     assert (tmp_path / "d" / "prune" / "report.json").is_file()
-
-
-MAKE = """
-import sys; sys.path.insert(0, {folder!r})
-from yolov5_prune_plugin.yolov5.compat import apply; apply({folder!r})
-import torch
-from models.yolo import ClassificationModel, DetectionModel, SegmentationModel
-torch.manual_seed(0)
-seg = SegmentationModel({folder!r} + "/models/segment/yolov5n-seg.yaml", nc=4)
-seg.nc, seg.names = 4, dict(enumerate("abcd"))
-torch.save({{"model": seg.half()}}, sys.argv[1] + "/seg.pt")
-cls = ClassificationModel(model=DetectionModel({folder!r} + "/models/yolov5n.yaml"), nc=3, cutoff=10)
-cls.names = dict(enumerate("abc"))
-torch.save({{"model": cls.half()}}, sys.argv[1] + "/cls.pt")
-"""
-
-
-@pytest.fixture(scope="module")
-def others(clone: Release, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained segmenter and an untrained classifier, and data for both."""
-    import cv2
-    import numpy as np
-
-    folder = tmp_path_factory.mktemp("others")
-    run("-c", MAKE.format(folder=str(clone.folder)), folder, cwd=folder)
-    rng = np.random.default_rng(0)
-    for place in ("images/val", "labels/val", *(f"cls/{split}/{c}" for split in ("train", "val") for c in "abc")):
-        (folder / place).mkdir(parents=True)
-        if not place.startswith("labels"):
-            for i in range(2):
-                cv2.imwrite(str(folder / place / f"{i}.jpg"), rng.integers(0, 255, (64, 64, 3), np.uint8))
-                (folder / "labels/val" / f"{i}.txt").write_text("1 0.2 0.2 0.8 0.2 0.8 0.8 0.2 0.8\n") if (
-                    folder / "labels/val"
-                ).is_dir() else None
-    (folder / "seg.yaml").write_text(
-        f"path: {folder}\ntrain: images/val\nval: images/val\nnc: 4\nnames: [a, b, c, d]\n"
-    )
-    return folder
 
 
 @pytest.mark.parametrize("script", ["segment/val.py", "segment/predict.py", "classify/val.py", "classify/predict.py"])

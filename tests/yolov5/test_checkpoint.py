@@ -160,6 +160,32 @@ def test_a_method_that_moved_weights_falls_back_to_the_fused_model(source: Path)
     assert files(source) == ["best.pt", "pruned.pt"]
 
 
+def test_small_moves_are_not_taken_for_rounding(source: Path) -> None:
+    """What a method made up with: 5% of weights that are small beside the largest of their layer."""
+    model = load(source)
+    names = prune(model, 0.01)
+    weight = model.conv.weight
+    weight[weight.abs() < 0.03 * weight.abs().max()] *= 1.05
+    saved = save(source, model, names)
+    assert saved.weights == "fused"
+    assert torch.allclose(load(saved.file).conv.weight, weight, rtol=2**-11, atol=2**-24)
+
+
+def test_weights_that_were_moved_and_not_fused_stay_so(source: Path) -> None:
+    """The PyPI package does not fold BatchNorm: train.py can start from what is written."""
+
+    def unfused(file: str | Path) -> nn.Module:
+        checkpoint = torch.load(file, weights_only=False)
+        return (checkpoint.get("ema") or checkpoint["model"]).float().eval()
+
+    model = unfused(source)
+    names = prune(model)
+    model.conv.weight.data.mul_(1.5)
+    saved = save(source, model, names, unfused)
+    assert saved.weights == "unfused"
+    assert torch.allclose(unfused(saved.file).conv.weight, model.conv.weight, rtol=2**-11, atol=2**-24)
+
+
 def test_layers_of_other_names_fall_back_to_the_fused_model(source: Path) -> None:
     """A fork whose loader builds another model than the one in the file."""
 

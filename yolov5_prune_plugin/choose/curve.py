@@ -74,7 +74,7 @@ def curve(target: str, arguments: Sequence[str], before: argparse.Namespace, com
 def _points(subject: Subject, options: CurveOptions) -> list[Point]:
     """Dense first, then the amounts from low to high, so that an interrupted curve has all its lines begun."""
     subject.check_methods("--methods", options.methods)
-    subject.check_distributions("--distributions", options.distributions)
+    subject.check_distributions("--distributions", options.distributions, options.methods)
     grain = Granularity.parse(getattr(subject.flags, "prune_granularity", "weight"))
     points = []
     for amount in options.amounts:
@@ -83,7 +83,7 @@ def _points(subject: Subject, options: CurveOptions) -> list[Point]:
                                 (*subject.own, "--prune", "0")))  # fmt: skip
             continue
         for method in options.methods:
-            for distribution in options.distributions:
+            for distribution in subject.distributions_of(method, "--distributions", options.distributions):
                 try:
                     Request(amount, distribution, grain)
                 except PruneError as error:

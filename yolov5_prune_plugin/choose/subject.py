@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Optional
 
 from yolov5_prune_plugin import __version__
+from yolov5_prune_plugin.core.distribution import NAMES
 from yolov5_prune_plugin.errors import PruneError, UpstreamError
 from yolov5_prune_plugin.options import given, split_arguments
 from yolov5_prune_plugin.plugins import load_plugins, offered
@@ -50,9 +51,10 @@ class Subject:
     distributions: tuple[str, ...]
 
     def arguments_for(self, method: str) -> tuple[str, ...]:
-        """``passed`` without the flags that belong to other methods."""
-        others = [cls for name, cls in self.methods.items() if name != method and is_dataclass(cls)]
-        return tuple(split_arguments(others, list(self.passed), self.script.path, fail)[1])
+        """``passed`` without the flags that only other methods make use of."""
+        others = {cls for name, one in self.methods.items() if name != method for cls in _flags_of(one)}
+        others -= set(_flags_of(self.methods[method]))
+        return tuple(split_arguments(list(others), list(self.passed), self.script.path, fail)[1])
 
     def check_methods(self, flag: str, names: Sequence[str]) -> None:
         """Refuse unknown methods, and flags of methods that are not among them.
@@ -64,13 +66,14 @@ class Subject:
             if name not in self.methods:
                 raise PruneError(f"{flag}: methods are {', '.join(self.methods)}, got {name!r}; others come with"
                                  " plug-in packages")  # fmt: skip
-        for name, cls in self.methods.items():
-            needy = given(self.flags, cls) if is_dataclass(cls) and name not in names else []
+        used = {cls for name in names for cls in _flags_of(self.methods[name])}
+        for name, one in self.methods.items():
+            needy = [given_flag for cls in _flags_of(one) if cls not in used for given_flag in given(self.flags, cls)]
             if needy:
                 raise PruneError(f"{needy[0]} belongs to the method {name}, which {flag} {','.join(names)} leaves out")
 
-    def check_distributions(self, flag: str, names: Sequence[str]) -> None:
-        """Refuse unknown distributions.
+    def check_distributions(self, flag: str, names: Sequence[str], methods: Sequence[str]) -> None:
+        """Refuse unknown distributions, and those that none of the methods has.
 
         Raises:
             PruneError: If there are any.
@@ -78,6 +81,23 @@ class Subject:
         for name in names:
             if name not in self.distributions:
                 raise PruneError(f"{flag}: distributions are {', '.join(self.distributions)}, got {name!r}")
+            if not any(name in self._known(method) for method in methods):
+                raise PruneError(f"{flag}: {name} does not go with the methods {', '.join(methods)}")
+
+    def distributions_of(self, method: str, flag: str, names: Sequence[str]) -> list[str]:
+        """Those of the names that a method has: ``loss``, say, is of obs alone.
+
+        Raises:
+            PruneError: If it has none of them.
+        """
+        known = self._known(method)
+        found = [name for name in names if name in known]
+        if not found:
+            raise PruneError(f"{flag} {','.join(names)}: the method {method} has none of them, but {', '.join(known)}")
+        return found
+
+    def _known(self, method: str) -> tuple[str, ...]:
+        return getattr(self.methods[method], "distributions", NAMES)
 
 
 def study(
@@ -167,6 +187,11 @@ def _devices(arguments: list[str]) -> tuple[list[str], Optional[tuple[str, ...]]
     if visible is not None and torch.cuda.device_count():
         return rest, tuple(part.strip() for part in visible.split(","))[: torch.cuda.device_count()]
     return rest, tuple(map(str, range(torch.cuda.device_count())))
+
+
+def _flags_of(method: type) -> tuple[type, ...]:
+    """A method's own dataclass, and the shared ones that it makes use of."""
+    return (*((method,) if is_dataclass(method) else ()), *getattr(method, "uses", ()))
 
 
 def _distributions(classes: Sequence[type]) -> tuple[str, ...]:

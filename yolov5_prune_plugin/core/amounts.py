@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from yolov5_prune_plugin.core.granularity import Granularity
 from yolov5_prune_plugin.core.report import Layer, Sparsity
-from yolov5_prune_plugin.core.target import Selection, Target
+from yolov5_prune_plugin.core.target import Selection, Target, any_of
 from yolov5_prune_plugin.errors import PruneError
 
 
@@ -37,7 +37,7 @@ def check_layers(amounts: Mapping[str, float], selection: Selection) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, known, cutoff=0.5)
             hint = f"nearest are {', '.join(near)}" if near else f"they run from {known[0]} to {known[-1]}"
-            raise PruneError(f"no Conv2d weight is called {name!r}; {hint}")
+            raise PruneError(f"no {any_of(selection.linear)} weight is called {name!r}; {hint}")
 
 
 def units_of(targets: Sequence[Target], amounts: Mapping[str, float], grain: Granularity) -> dict[str, int]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from yolov5_prune_plugin.core.objective import probe
+from yolov5_prune_plugin.core.objective import probe, tensors
 from yolov5_prune_plugin.errors import PruneError
 
 
@@ -21,8 +23,8 @@ def diagonal(
     """The diagonal of the Gauss-Newton Hessian of ``objective.distance``, averaged over images.
 
     With one random probe v an image, E[(dv/dw)^2] = h_ww: one backward pass each, and no labels. Setting w to zero then
-    costs h_ww w^2 / 2 to second order (Optimal Brain Damage; the empirical Fisher of WoodFisher and oBERT with the dense
-    model's own outputs as targets).
+    costs h_ww w^2 / 2 to second order (Optimal Brain Damage; the empirical Fisher of WoodFisher and oBERT with the
+    dense model's own outputs as targets).
 
     Args:
         model: In eval mode, float32, its weights normal tensors (not of inference mode).
@@ -35,7 +37,7 @@ def diagonal(
         A tensor like each weight, >= 0.
 
     Raises:
-        PruneError: If gradients are not finite.
+        PruneError: If outputs or gradients are not finite; of outputs the message names the first layer that gave some.
         ValueError: If there are no images, or the outputs do not depend on the weights.
 
     Reference:
@@ -53,6 +55,9 @@ def diagonal(
                 value = probe(model(image), generator)
                 if not value.requires_grad:
                     raise ValueError("the outputs do not depend on the weights")
+                if not math.isfinite(value.detach()):
+                    raise PruneError(f"outputs of {_first_not_finite(model, image)} on the calibration images are not"
+                                     " finite (NaN or infinite)")  # fmt: skip
                 gradients = torch.autograd.grad(value, list(weights), allow_unused=True)
             for total, gradient in zip(sums, gradients):
                 if gradient is not None:  # a layer that the forward pass does not reach
@@ -65,5 +70,25 @@ def diagonal(
     if not count:
         raise ValueError("there are no images")
     if not all(bool(torch.isfinite(total).all()) for total in sums):
-        raise PruneError("the model's outputs or gradients on the calibration images are not finite (NaN or infinite)")
+        raise PruneError("the model's gradients on the calibration images are not finite (NaN or infinite)")
     return [total / count for total in sums]
+
+
+@torch.no_grad()
+def _first_not_finite(model: nn.Module, image: Tensor) -> str:
+    found: list[str] = []
+
+    def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def look(_: nn.Module, inputs: Any, output: Any) -> None:
+            if not found and not all(bool(torch.isfinite(y).all()) for y in tensors(output)):
+                found.append(name)
+
+        return look
+
+    hooks = [module.register_forward_hook(note(name)) for name, module in model.named_modules() if name]
+    try:
+        model(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else "the model"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Union
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from yolov5_prune_plugin.core.target import Layer
 from yolov5_prune_plugin.errors import PruneError
 
-Layer = Union[nn.Conv2d, nn.Linear]
+BACKGROUND = 0.3  # what a position counts that does not matter at all, where one that matters as the mean counts 1
 
 
 def unfold(layer: Layer, inputs: Tensor) -> Tensor:
@@ -21,7 +22,7 @@ def unfold(layer: Layer, inputs: Tensor) -> Tensor:
         inputs: [N, in, H, W] for a Conv2d, [..., in] for a Linear.
 
     Returns:
-        [groups, K, positions] with K = in / groups * kernel height * kernel width, in the order of the weight's entries.
+        [groups, K, positions] with K = in / groups * kernel height * kernel width, in the order of the weight.
     """
     if isinstance(layer, nn.Linear):
         return inputs.reshape(-1, layer.in_features).T.unsqueeze(0)
@@ -45,7 +46,10 @@ def _padding(layer: nn.Conv2d) -> list[int]:
 
 
 class Moments:
-    """Mean and second moment of a layer's columns, summed up image by image; memory does not grow with their number."""
+    """Mean and moments of a layer's columns, summed up image by image; memory does not grow with their number.
+
+    The sums are of differences to the first image's mean, so that they stay exact where inputs hardly vary.
+    """
 
     def __init__(self, layer: Layer, name: str, positions: int, seed: int = 0) -> None:
         """Start with nothing.
@@ -58,37 +62,76 @@ class Moments:
         """
         self._layer, self._name, self._positions = layer, name, positions
         self._generator = torch.Generator().manual_seed(seed)
-        self._count = 0
-        self._mean: Tensor | None = None
-        self._second: Tensor | None = None
+        self._count = 0.0
+        self._shift: Tensor | None = None  # [groups, K, 1]
+        self._sum: Tensor | None = None
+        self._squares: Tensor | None = None
 
-    def add(self, inputs: Tensor) -> None:
+    def add(self, inputs: Tensor, images: int = 1, salience: Sequence[Tensor | None] = ()) -> None:
         """Add a batch.
+
+        Args:
+            inputs: Of the layer; with four dimensions the first is that of the images.
+            images: How many images there are in inputs of other dimensions.
+            salience: Of each image, how much each output position matters [positions], >= 0 with a mean of 1; none, or
+                None for an image, counts all alike.
 
         Raises:
             PruneError: If it has NaN or infinite values.
         """
-        for image in inputs.detach() if inputs.dim() == 4 else [inputs.detach()]:
-            columns = unfold(self._layer, image.unsqueeze(0) if inputs.dim() == 4 else image).float()
-            if columns.shape[2] > self._positions:
-                chosen = torch.randperm(columns.shape[2], generator=self._generator)[: self._positions]
-                columns = columns[:, :, chosen.to(columns.device)]
-            second = columns @ columns.transpose(1, 2)
-            if not bool(torch.isfinite(second).all()):
+        by_image = inputs.dim() == 4
+        limit = self._positions * (1 if by_image else images)
+        by_image = inputs.dim() == 4
+        limit = self._positions * (1 if by_image else images)
+        for index, image in enumerate(inputs.detach() if by_image else [inputs.detach()]):
+            columns = unfold(self._layer, image.unsqueeze(0) if by_image else image).float()
+            given = salience[index] if by_image and salience else None
+            columns, counts = self._drawn(columns, given, limit)
+            if self._shift is None:
+                self._shift = columns.mean(2, keepdim=True)
+            columns = columns - self._shift
+            weighted = columns * counts
+            squares = weighted @ columns.transpose(1, 2)
+            if not bool(torch.isfinite(squares).all()):
                 raise PruneError(f"inputs of {self._name} on the calibration images are not finite (NaN or infinite)")
-            self._count += columns.shape[2]
-            mean = columns.sum(2).double()
-            self._mean = mean if self._mean is None else self._mean.add_(mean)
-            self._second = second.double() if self._second is None else self._second.add_(second)
+            self._count += float(counts.sum())
+            total = weighted.sum(2).double()
+            self._sum = total if self._sum is None else self._sum.add_(total)
+            self._squares = squares.double() if self._squares is None else self._squares.add_(squares)
+
+    def _drawn(self, columns: Tensor, salience: Tensor | None, limit: int) -> tuple[Tensor, Tensor]:
+        """At most ``limit`` of the columns, and how much each counts.
+
+        Where there are more, they are drawn, likelier if they matter, and then count alike.
+        """
+        count = columns.shape[2]
+        weights = None
+        if salience is not None and len(salience) == count:
+            weights = BACKGROUND + (1 - BACKGROUND) * salience.float()
+        if count <= limit:
+            return columns, columns.new_ones(count) if weights is None else weights.to(columns.device)
+        if weights is None:
+            chosen = torch.randperm(count, generator=self._generator)[:limit]
+        else:
+            chosen = torch.multinomial(weights, limit, replacement=True, generator=self._generator)
+        return columns[:, :, chosen.to(columns.device)], columns.new_ones(limit)
 
     @property
     def mean(self) -> Tensor:
         """E[x], [groups, K], float64."""
-        assert self._mean is not None, "nothing was added"
-        return self._mean / self._count
+        assert self._shift is not None, "nothing was added"
+        assert self._sum is not None
+        return self._shift.squeeze(2).double() + self._sum / self._count
+
+    @property
+    def covariance(self) -> Tensor:
+        """E[x x^T] - E[x] E[x]^T, [groups, K, K], float64."""
+        assert self._sum is not None, "nothing was added"
+        assert self._squares is not None
+        mean = self._sum / self._count
+        return self._squares / self._count - mean.unsqueeze(2) * mean.unsqueeze(1)
 
     @property
     def second(self) -> Tensor:
         """E[x x^T], [groups, K, K], float64; half the Hessian of the layer's mean squared output error."""
-        assert self._second is not None, "nothing was added"
-        return self._second / self._count
+        return self.covariance + self.mean.unsqueeze(2) * self.mean.unsqueeze(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -37,16 +37,17 @@ class Images:
         for index in range(len(self)):
             yield self[[index]]
 
-    def shapes(self, limit: int) -> list[Tensor]:
-        """The first ``limit`` images as one batch a shape."""
+    def shapes(self, limit: int) -> list[list[int]]:
+        """The first ``limit`` images by their shape: lists of indices, one a shape."""
         chosen = [[index for index in indices if index < limit] for indices in self._by_shape.values()]
-        return [self[indices] for indices in chosen if indices]
+        return [indices for indices in chosen if indices]
 
-    def epochs(self, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-        """Shuffled batches of one shape each, without end; each epoch has every image once."""
+    def epochs(self, size: int, generator: torch.Generator, without: Collection[int] = ()) -> Iterator[Tensor]:
+        """Shuffled batches of one shape each, without end; each epoch has every image but those of ``without`` once."""
         while True:
             batches = []
             for indices in self._by_shape.values():
+                indices = [index for index in indices if index not in without]
                 order = [indices[i] for i in torch.randperm(len(indices), generator=generator).tolist()]
                 batches += [order[start : start + size] for start in range(0, len(order), size)]
             for i in torch.randperm(len(batches), generator=generator).tolist():

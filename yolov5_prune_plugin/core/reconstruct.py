@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
 
-from yolov5_prune_plugin.core.hessian import Layer, Moments
+from yolov5_prune_plugin.core.admm import choose
+from yolov5_prune_plugin.core.hessian import Moments
 from yolov5_prune_plugin.core.mask import apply_mask
+from yolov5_prune_plugin.core.target import Layer
 from yolov5_prune_plugin.core.walk import walk
 
 TOLERANCE, ITERATIONS = 1e-10, 400
+EPS = 1e-30
+SMOOTH = 0.1  # share of the mean curvature of outputs that is added to each: 128 images are few
+CONSTANT = 1e-12  # variance that is but rounding of float32, relative to the square
 
 
 def solve(weight: Tensor, mask: Tensor, second: Tensor, damp: float = 0.01) -> Tensor:
@@ -19,8 +27,8 @@ def solve(weight: Tensor, mask: Tensor, second: Tensor, damp: float = 0.01) -> T
 
     Minimises, for each row, E[((v - w) x)^2] + lambda |v - w|^2 over v that are zero off the mask, with
     lambda = damp * mean diagonal of E[x x^T]. The minimum satisfies [(v - w) (H + lambda)] = 0 on the mask: one linear
-    system a row, solved for all rows at once by conjugate gradients, so that no row needs an inverse of its own. Removing
-    a single weight q this way is the formula of Optimal Brain Surgeon, v = w - w_q / [H^-1]_qq H^-1[:, q].
+    system a row, solved for all rows at once by conjugate gradients, so that no row needs an inverse of its own.
+    Removing a single weight q this way is the formula of Optimal Brain Surgeon, v = w - w_q / [H^-1]_qq H^-1[:, q].
 
     Args:
         weight: [rows, K].
@@ -74,7 +82,9 @@ def compensate(layer: Layer, weight: Tensor, mask: Tensor, moments: Moments, dam
     """
     second, mean = moments.second, moments.mean
     if layer.bias is not None:  # the bias takes the mean, the weights what is left around it
-        second = second - mean.unsqueeze(2) * mean.unsqueeze(1)
+        squares, second = second.diagonal(dim1=1, dim2=2).mean(1), moments.covariance
+        varies = second.diagonal(dim1=1, dim2=2).mean(1) > CONSTANT * squares
+        second = second * varies.view(-1, 1, 1)
     groups = len(second)
     full, kept = weight.detach().flatten(1).chunk(groups), mask.flatten(1).chunk(groups)
     rows = [solve(w, m, s, damp) for w, m, s in zip(full, kept, second)]
@@ -87,28 +97,37 @@ def compensate(layer: Layer, weight: Tensor, mask: Tensor, moments: Moments, dam
 @torch.no_grad()
 def sequentially(
     model: nn.Module,
-    masks: Mapping[str, Tensor],
+    masks: MutableMapping[str, Tensor],
     batches: Sequence[Tensor],
     damp: float = 0.01,
     positions: int = 512,
     seed: int = 0,
+    salience: Sequence[Sequence[Mapping[str, Tensor]]] = (),
+    curvature: Mapping[str, Tensor] = MappingProxyType({}),
+    pattern: Optional[Callable[[str, Tensor, float], Tensor]] = None,
     progress: Callable[[], None] = lambda: None,
 ) -> None:
     """Prune layer after layer in the order of the forward pass; each is calibrated on what the pruned ones before give.
 
     Args:
         model: Dense, in eval mode; changed in place.
-        masks: By name of the weight of a Conv2d or Linear.
+        masks: By name of the weight of a Conv2d or Linear; one that keeps all leaves its layer as it is.
         batches: Calibration images, one batch a shape.
         damp: As for ``solve``.
         positions: Output positions looked at, an image and layer.
         seed: Of their choice.
-        progress: Called after each layer.
+        salience: For each batch, for each of its images, what ``Salience.maps`` has of it; none counts all alike.
+        curvature: Of each weight, shaped like it; with a pattern only, says which output channels matter.
+        pattern: (name, scores shaped like the weight, share) as for ``admm.choose``. If it is given, a layer's mask is
+            chosen anew when its turn comes, from what the pruned layers before it give, and written to ``masks``.
+        progress: Called once for each mask.
 
     Raises:
         PruneError: If inputs of a layer are not finite.
     """
-    names = {model.get_submodule(name.rpartition(".")[0]): name for name in masks}
+    names = {model.get_submodule(name.rpartition(".")[0]): name for name, mask in masks.items() if not mask.all()}
+    for _ in range(len(masks) - len(names)):
+        progress()
     left = dict(names)
 
     def visit(layer: nn.Module, inputs: list[Tensor]) -> None:
@@ -117,8 +136,11 @@ def sequentially(
             return
         assert isinstance(layer, (nn.Conv2d, nn.Linear))
         moments = Moments(layer, name, positions, seed)
-        for batch in inputs:
-            moments.add(batch)
+        for index, (batch, images) in enumerate(zip(inputs, batches)):
+            maps = [of_image.get(name) for of_image in salience[index]] if salience else ()
+            moments.add(batch, len(images), maps)
+        if pattern is not None:
+            masks[name] = _chosen(layer, moments, curvature[name], partial(pattern, name), damp)
         compensate(layer, layer.weight.clone(), masks[name], moments, damp)
         progress()
 
@@ -127,6 +149,22 @@ def sequentially(
         weight = layer.weight
         assert isinstance(weight, Tensor)
         apply_mask(weight, masks[name])
+        progress()
+
+
+def _chosen(
+    layer: Layer, moments: Moments, curvature: Tensor, pattern: Callable[[Tensor, float], Tensor], damp: float
+) -> Tensor:
+    second, shape = moments.second, layer.weight.shape
+    grouped = (len(second), shape[0] // len(second), -1)
+    # the curvature of a weight is that of its output times the square of its input
+    rows = curvature.view(grouped).sum(2) / (second.diagonal(dim1=1, dim2=2).sum(1, keepdim=True) + EPS)
+    rows = rows + SMOOTH * rows.mean()
+    hessian = moments.covariance if layer.bias is not None else second
+    mask = choose(
+        layer.weight.view(grouped), hessian, rows, lambda s, share: pattern(s.view(shape), share).reshape(s.shape), damp
+    )
+    return mask.reshape(shape)
 
 
 @torch.no_grad()
@@ -136,7 +174,7 @@ def images_that_fit(model: nn.Module, image: Tensor, memory: int) -> int:
     Args:
         model: In eval mode.
         image: [1, 3, H, W].
-        memory: Bytes for activations; an image is taken to need three times the inputs and outputs of its largest layer.
+        memory: Bytes for activations; an image is taken to need three times the input and output of its largest layer.
     """
     largest = 1
 

@@ -10,10 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from yolov5_prune_plugin.core.report import Sparsity
+from yolov5_prune_plugin.core.target import any_of
 
 
 def layers_frame(sparsity: Sparsity) -> pd.DataFrame:
-    """One row per Conv2d weight: name, shape, weights, zeros, sparsity, zero_channels, skipped."""
+    """One row per layer's weight: name, shape, weights, zeros, sparsity, zero_channels, skipped."""
     rows = [
         {"name": layer.name, "shape": "x".join(map(str, layer.shape)), "weights": layer.weights, "zeros": layer.zeros,
          "sparsity": layer.sparsity, "zero_channels": layer.channels, "skipped": layer.skipped}
@@ -36,13 +37,17 @@ def layers_table(sparsity: Sparsity, title: str) -> Table:
         numbers = (f"{layer.weights:,}", f"{layer.zeros:,}", f"{layer.sparsity:.3f}")
         table.add_row(Text(layer.name), shape, *numbers, Text(layer.skipped))
     table.add_section()
+    treated = ("zeros / conv and linear weights", sum(layer.zeros for layer in sparsity.layers),
+               sum(layer.weights for layer in sparsity.layers))  # fmt: skip
     for label, zeros, whole in (
         ("zeros / conv weights", sparsity.conv_zeros, sparsity.conv_weights),
+        *([treated] if sparsity.linear else []),
         ("zeros / all parameters", sparsity.zeros, sparsity.parameters),
     ):
-        table.add_row(label, "", f"{whole:,}", f"{zeros:,}", f"{zeros / whole:.3f}", "")
+        table.add_row(label, "", f"{whole:,}", f"{zeros:,}", f"{zeros / max(1, whole):.3f}", "")
     for kind, count in sparsity.others.items():
-        table.add_row(Text(kind), "", f"{count:,}", "", "", "not a Conv2d weight", style="dim")
+        reason = f"not a {any_of(sparsity.linear)} weight"
+        table.add_row(Text(kind), "", f"{count:,}", "", "", reason, style="dim")
     return table
 
 

@@ -32,23 +32,24 @@ def walk(
     Raises:
         Exception: What the model or ``visit`` raises.
     """
-    waiting: list[Optional[tuple[nn.Module, Tensor]]] = [None] * len(batches)
+    waiting: list[Optional[tuple[Optional[nn.Module], Tensor]]] = [None] * len(batches)
     errors: list[BaseException] = []
+    ended = [threading.Event() for _ in batches]
     me = threading.local()
-    turn = (
-        threading.Lock()
-    )  # upstream's head keeps the grid of the batch it is at, so batches must not interleave there
+    # upstream's head keeps the grid of the batch it is at, so batches must not interleave there
+    turn = threading.Lock()
 
     def all_here() -> None:
         at = [entry for entry in waiting if entry]
         if any(layer is not at[0][0] for layer, _ in at):
             raise RuntimeError("the model calls its layers in another order for another batch")
-        with torch.no_grad():
-            visit(at[0][0], [inputs for _, inputs in at])
+        if at[0][0] is not None:
+            with torch.no_grad():
+                visit(at[0][0], [inputs for _, inputs in at])
 
     barrier = threading.Barrier(len(batches), action=all_here)
 
-    def stop(layer: nn.Module, inputs: Any) -> None:
+    def stop(layer: Optional[nn.Module], inputs: Any) -> None:
         waiting[me.index] = layer, inputs[0]
         turn.release()
         try:
@@ -62,20 +63,27 @@ def walk(
         try:
             with turn, torch.no_grad():
                 model(batches[index])
+                stop(None, (batches[index],))  # the end, where all must meet too
         except BaseException as error:
             if not isinstance(error, threading.BrokenBarrierError):
                 errors.append(error)
             barrier.abort()
+        finally:
+            ended[index].set()
 
     hooks = [layer.register_forward_pre_hook(stop) for layer in layers]
     threads = [threading.Thread(target=run, args=(index,), daemon=True) for index in range(len(batches))]
     try:
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
+        for done in ended:  # not join(): if Ctrl-C interrupts it, Python 3.11 takes the thread for ended
+            done.wait()
     finally:
         barrier.abort()
+        for thread, done in zip(threads, ended):  # a process that ends while one computes is aborted by the C++ below
+            if thread.ident is not None:
+                done.wait()
+                thread.join()
         for hook in hooks:
             hook.remove()
     if errors:

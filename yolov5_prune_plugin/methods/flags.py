@@ -40,11 +40,14 @@ class WhatOptions:
     prune_amounts: Optional[Path] = flag(
         None, "instead of --prune S and a distribution: how much of each layer, from a YAML mapping of parameter names"
         " to shares, or CSV with columns name and amount", type=Path, metavar="FILE")  # fmt: skip
+    prune_linear: bool = flag(
+        False, "prune the weights of Linear layers too, those of attention blocks and classifiers"
+    )
     prune_include: tuple[str, ...] = flag(
-        (), "prune only Conv2d weights whose parameter name matches, such as 'model.1?.*'", nargs="+", metavar="GLOB"
+        (), "prune only weights whose parameter name matches, such as 'model.1?.*'", nargs="+", metavar="GLOB"
     )
     prune_exclude: tuple[str, ...] = flag(
-        (), "leave Conv2d weights alone whose parameter name matches, such as 'model.24.*'", nargs="+", metavar="GLOB"
+        (), "leave weights alone whose parameter name matches, such as 'model.24.*'", nargs="+", metavar="GLOB"
     )
     prune_seed: int = flag(0, "seed of methods that draw (default 0)", metavar="N")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Optional
 
 import torch
@@ -14,10 +15,14 @@ from torch import Tensor, nn
 from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.core.distribution import LOSS, NAMES
 from yolov5_prune_plugin.core.fisher import diagonal
+from yolov5_prune_plugin.core.granularity import Granularity, nm_mask
 from yolov5_prune_plugin.core.images import Images
 from yolov5_prune_plugin.core.importance import magnitude
+from yolov5_prune_plugin.core.mask import lowest_dropped
+from yolov5_prune_plugin.core.objective import distance
 from yolov5_prune_plugin.core.oneshot import Request, mask_of, units_to_drop
 from yolov5_prune_plugin.core.reconstruct import images_that_fit, sequentially
+from yolov5_prune_plugin.core.salience import Salience
 from yolov5_prune_plugin.core.target import Target
 from yolov5_prune_plugin.core.tune import Tuning, tune
 from yolov5_prune_plugin.errors import PruneError
@@ -27,6 +32,7 @@ from yolov5_prune_plugin.run import Run
 
 SMOOTH = 0.1  # share of a layer's mean curvature added to each weight's: 128 images are few
 BATCH = 4
+HELD = 8  # one in so many images judges the tuning and is not tuned on
 MEMORY = 4 << 30  # bytes of activations during the walk
 
 
@@ -51,10 +57,11 @@ class Obs:
     """Second-order pruning, --prune-method obs (yolov5-prune-plugin)."""
 
     prune_tune: int = flag(
-        300, "steps of tuning towards the dense model's own outputs after pruning, zeros kept (default 300; 0: none)",
+        200, "steps of tuning towards the dense model's own outputs after pruning, zeros kept (default 200; 0: none)",
         type=checked(_steps), metavar="STEPS")  # fmt: skip
     prune_tune_rate: float = flag(
-        2e-3, "peak learning rate of these, relative to the size of each filter's weights (default 0.002)",
+        2e-3, "peak learning rate of these where pruning did much harm, relative to the size of each filter's weights;"
+        " less in proportion where it did less (default 0.002)",
         type=checked(_positive), metavar="RATE")  # fmt: skip
     prune_damp: float = flag(
         0.01, "share of its mean diagonal added to a layer's Hessian (default 0.01)", type=checked(_positive),
@@ -62,9 +69,11 @@ class Obs:
 
     name: ClassVar[str] = "obs"
     distributions: ClassVar[tuple[str, ...]] = (LOSS, *NAMES)
+    uses: ClassVar[tuple[type, ...]] = (CalibrationOptions,)
 
     def __post_init__(self) -> None:
         self._curvature: dict[str, Tensor] = {}
+        self._salience: list[dict[str, Tensor]] = []
         self._images: Optional[Images] = None
         self.facts: dict[str, Any] = {}
 
@@ -75,16 +84,18 @@ class Obs:
             options: CalibrationOptions = run.config(CalibrationOptions)
             drawn = run.calibration(options.prune_calib, options.prune_calib_split, _seed(run))
             self._images = Images(drawn.batches(1))
-            self.facts = {"calibration": {"images": len(self._images), "split": options.prune_calib_split},
-                          "tune_steps": self.prune_tune}  # fmt: skip
+            split = options.prune_calib_split
+            self.facts = {"calibration": {"images": len(self._images), "split": split}}
         if not self._curvature:
             work = _working_copy(model)
-            named = dict(work.named_parameters())
+            named, names = dict(work.named_parameters()), [target.name for target in targets]
             with _normal(), self._bar("curvature", len(self._images)) as advance:
-                curvature = diagonal(
-                    work, [named[t.name] for t in targets], self._images.singles(), _seed(run), advance
-                )
-            self._curvature = {target.name: h for target, h in zip(targets, curvature)}
+                first = next(self._images.singles()).to(next(work.parameters()).device)
+                fit = images_that_fit(work, first, MEMORY)
+                with Salience(work, names, fit) as salience:
+                    weights = [named[name] for name in names]
+                    curvature = diagonal(work, weights, self._images.singles(), _seed(run), advance)
+            self._curvature, self._salience = dict(zip(names, curvature)), salience.maps
 
     def scores(self, target: Target, request: Request) -> Tensor:
         """What the outputs lose, to second order, when a weight goes: h w^2 / 2."""
@@ -98,24 +109,54 @@ class Obs:
         spread = replace(request, distribution="global") if by_loss else request
         drop = units_to_drop(targets, self.scores if by_loss else _magnitude, spread)
         masks = {t.name: mask_of(t, self.scores(t, request), drop, request.granularity) for t in targets}
+        if all(bool(mask.all()) for mask in masks.values()):
+            return  # nothing goes, so there is nothing to make up for
         work = _working_copy(self._model)
         with _normal():
             device = next(work.parameters()).device
-            fit = images_that_fit(work, next(self._images.singles()).to(device), MEMORY)
-            batches = [batch.to(device) for batch in self._images.shapes(fit)]
+            chosen = self._images.shapes(len(self._salience))
+            batches = [self._images[indices].to(device) for indices in chosen]
+            salience = [[self._salience[index] for index in indices] for indices in chosen]
+            pattern = None if request.granularity.kind == "channel" else partial(_pattern, request.granularity, drop)
             with self._bar("reconstruction", len(masks)) as advance:
-                sequentially(work, masks, batches, self.prune_damp, seed=request.seed, progress=advance)
+                sequentially(work, masks, batches, self.prune_damp, seed=request.seed, salience=salience,
+                             curvature=self._curvature, pattern=pattern, progress=advance)  # fmt: skip
             del batches
-            how = Tuning(self.prune_tune, self.prune_tune_rate, seed=request.seed)
-            shuffled = self._images.epochs(BATCH, torch.Generator().manual_seed(request.seed))
-            with self._bar("tuning", how.steps) as advance:
-                tune(work, self._model, masks, shuffled, how, lambda loss: advance())
+            if self.prune_tune:
+                self._tune(work, masks, request.seed)
         with torch.no_grad():
             changed = dict(work.named_parameters())
             for name, parameter in self._model.named_parameters():
                 parameter.copy_(changed[name])
             for target in targets:  # exact zeros in any precision
                 target.weight.mul_(masks[target.name].to(target.weight.device))
+
+    def _tune(self, work: nn.Module, masks: Mapping[str, Tensor], seed: int) -> None:
+        """Tune on most of the images; what does not help on the others, which it did not see, is taken back."""
+        assert self._images is not None
+        held = list(range(len(self._images) - len(self._images) // HELD, len(self._images)))
+        before = self._distance(work, held)
+        rate = self.prune_tune_rate * min(1.0, before)
+        kept = copy.deepcopy(work.state_dict())
+        shuffled = self._images.epochs(BATCH, torch.Generator().manual_seed(seed), held)
+        with self._bar("tuning", self.prune_tune) as advance:
+            tune(work, self._model, masks, shuffled, Tuning(self.prune_tune, rate, seed=seed), lambda loss: advance())
+        after = self._distance(work, held)
+        if held and not after < before:
+            work.load_state_dict(kept)
+        self.facts["tuning"] = {"steps": self.prune_tune, "rate": rate, "held_images": len(held), "before": before,
+                                "after": after, "kept": not held or after < before}  # fmt: skip
+
+    def _distance(self, work: nn.Module, indices: Sequence[int]) -> float:
+        """Of the outputs on some images to the dense model's; 1 if there are none."""
+        assert self._images is not None
+        some = next(work.parameters())
+        dtype = next(self._model.parameters()).dtype
+        values = []
+        for index in indices:
+            image = self._images[[index]].to(some.device)
+            values.append(float(distance(self._model(image.to(dtype)), work(image))))
+        return sum(values) / len(values) if values else 1.0
 
     @contextmanager
     def _bar(self, what: str, total: int) -> Iterator[Any]:
@@ -144,6 +185,14 @@ def _normal() -> Iterator[None]:
 def _working_copy(model: nn.Module) -> nn.Module:
     with _normal():
         return copy.deepcopy(model).float().eval()
+
+
+def _pattern(grain: Granularity, drop: Mapping[str, int], name: str, scores: Tensor, share: float) -> Tensor:
+    """The mask of a layer with a share of what is to go gone, lowest scores first."""
+    if not grain.m:
+        return lowest_dropped(scores.flatten(), round(share * drop[name])).view(scores.shape)
+    mask = nm_mask(scores, grain.n, grain.m)
+    return mask if share == 1 else mask | lowest_dropped(scores.flatten(), round(share * scores.numel())).view_as(mask)
 
 
 def _magnitude(target: Target, request: Request) -> Tensor:

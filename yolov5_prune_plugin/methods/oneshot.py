@@ -155,6 +155,8 @@ class OneShotRun:
             "pruned_weights": "fused" if fused else "unfused", "seconds": round(seconds, 3),
         }  # fmt: skip
         facts |= getattr(self.method, "facts", {})
+        if options.prune_linear:
+            facts["linear"] = True
         if request.amounts:
             facts |= {"amounts_file": str(options.prune_amounts), "amounts": dict(request.amounts)}
         sparsity = measure(model, selection)
@@ -222,7 +224,7 @@ def find(model: nn.Module, options: WhatOptions) -> Selection:
     """The targets by the flags; an error names the flag."""
     grain = Granularity.parse(options.prune_granularity)
     try:
-        return find_targets(model, grain, options.prune_include, options.prune_exclude)
+        return find_targets(model, grain, options.prune_include, options.prune_exclude, options.prune_linear)
     except PruneError as error:
         # core names its parameters include and exclude; the flags are called after them
         flag_of = "--prune-" if str(error).startswith(("include: ", "exclude: ")) else "--prune: "

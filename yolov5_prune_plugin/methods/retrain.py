@@ -35,7 +35,7 @@ class RetrainOptions(WhatOptions):
 class KeepOptions:
     """Fine-tuning a sparse model (yolov5-prune-plugin)."""
 
-    keep_zeros: bool = flag(False, "keep the zeros that the Conv2d weights have at the start")
+    keep_zeros: bool = flag(False, "keep the zeros that the Conv2d and Linear weights have at the start")
 
 
 class Retrain:
@@ -102,17 +102,22 @@ class Keep:
         return {"method": "zeros kept"}
 
     def find(self, model: nn.Module) -> Selection:
-        """All of them."""
-        return find_targets(model, Granularity("weight"))
+        """All of them; those of Linear layers too if one of these is sparse."""
+        sparse = [m for m in model.modules() if isinstance(m, nn.Linear) and _zeros(m.weight) >= FEW * m.weight.numel()]
+        return find_targets(model, Granularity("weight"), linear=bool(sparse))
 
     def rule(self, selection: Selection, training: Training) -> tuple[Rule, Optional[Mapping[str, Tensor]]]:
         """Masks that stay, from the zeros there are."""
         masks = {target.name: target.weight.detach() != 0 for target in selection.targets}
         weights = sum(mask.numel() for mask in masks.values())
-        zeros = weights - sum(int(mask.count_nonzero()) for mask in masks.values())
+        zeros = sum(_zeros(mask) for mask in masks.values())
         if not training.resumed and zeros < FEW * weights:  # rounding to fp16 makes some in any checkpoint
             raise PruneError(
                 f"--keep-zeros: only {zeros} of the {weights:,} Conv2d weights of {self.weights[0]} are zero, so it is"
                 " not a sparse model; give one, or prune with --prune S, --gmp or --dns"
             )
         return Rule(), masks
+
+
+def _zeros(tensor: Tensor) -> int:
+    return tensor.numel() - int(tensor.count_nonzero())
