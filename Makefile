@@ -21,6 +21,9 @@ bench: $(VENV)/.test
 	$(PY) -m benchmarks.startup
 	$(PY) -m benchmarks.accuracy --set shapes
 	$(PY) -m benchmarks.accuracy
+	$(PY) -m benchmarks.oneshot
+	$(PY) -m benchmarks.oneshot --set bccd
+	$(PY) -m benchmarks.oneshot --set x
 
 dist: $(VENV)/.test
 	$(PY) -m build

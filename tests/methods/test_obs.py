@@ -198,7 +198,7 @@ def test_what_is_said_of_it(net: nn.Module, tmp_path: Path) -> None:
     _, part, _ = pruned(net, "--prune", "0.5", folder=tmp_path)
     content = part.record.content
     assert content["calibration"] == {"images": 4, "split": "train"}
-    assert (content["method"], content["tune_steps"]) == ("obs", 4)
+    assert (content["method"], content["tuning"]["steps"]) == ("obs", 4)
 
 
 def test_progress_is_shown(net: nn.Module, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,7 +53,7 @@ def test_every_release(release: Release, shapes: Path, tmp_path: Path) -> None:
     printed = release.launch("val.py", *val_arguments(shapes, tmp_path), "--prune", 0.4, *OBS, "--prune-baseline",
                              "--prune-save", saved, cwd=tmp_path)  # fmt: skip
     report = report_in(tmp_path / "val")
-    assert (report["method"], report["distribution"], report["tune_steps"]) == ("obs", "loss", 2)
+    assert (report["method"], report["distribution"], report["tuning"]["steps"]) == ("obs", "loss", 2)
     assert report["calibration"] == {"images": 4, "split": "train"}
     assert report["conv_sparsity"] == pytest.approx(0.4, abs=1e-4)
     assert report["baseline"]["map"] > 0.6
