@@ -1,7 +1,5 @@
 """Masks are equal on all ranks: two gloo processes in a plain loop."""
 
-import os
-import socket
 from pathlib import Path
 
 import torch
@@ -13,11 +11,10 @@ from yolov5_prune_plugin.core.ranks import check_alike
 from yolov5_prune_plugin.core.surgery import Surgery
 
 
-def train(rank: int, port: int, folder: str) -> None:
+def train(rank: int, folder: str) -> None:
     """Dynamic Network Surgery on data and noise of its own; only the model starts alike, as DDP broadcasts it."""
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", rank=rank, world_size=2)
+    distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
     torch.manual_seed(rank)
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
     weights = {name: p for name, p in model.named_parameters() if p.dim() > 1}
@@ -39,15 +36,13 @@ def train(rank: int, port: int, folder: str) -> None:
         check_alike(masked.masks)
     except RuntimeError as error:
         Path(folder, f"{rank}.txt").write_text(str(error))
+    distributed.barrier()  # neither leaves while the other still listens
     distributed.destroy_process_group()
 
 
 def test_two_processes(tmp_path: Path) -> None:
     """Masks, counts and weights are the same bits; masks that differ are found."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    multiprocessing.spawn(train, (port, str(tmp_path)), nprocs=2)
+    multiprocessing.spawn(train, (str(tmp_path),), nprocs=2)
     one, two = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for left, right in ((one[0], two[0]), (one[2], two[2])):
         assert all(torch.equal(left[name], right[name]) for name in left)
