@@ -36,6 +36,7 @@ setup(
         "rich",
         "matplotlib",
         "filelock",
+        "safetensors",
     ],
     extras_require={
         "demo": ["yolov5>=7.0.13,<7.1"],

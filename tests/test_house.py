@@ -69,9 +69,14 @@ def test_files_stay_small_and_say_what_they_are_for() -> None:
 def test_readme_has_every_flag() -> None:
     """What --help lists stands in the README too."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    dns = (ROOT / "docs" / "dns.md").read_text(encoding="utf-8")
     for cls in offered(load_plugins(), "val.py", "validate"):
         for field in dataclasses.fields(cls):
             assert f"`{flag_name(field)}" in readme, field.name
+    for cls in offered(load_plugins(), "train.py", "train"):
+        for field in dataclasses.fields(cls):
+            assert f"`{flag_name(field)}" in readme, field.name
+            assert f"`{flag_name(field)}" in dns or flag_name(field).startswith("--prune-"), field.name
 
 
 def test_readme_has_every_flag_of_curve() -> None:

@@ -11,8 +11,11 @@ import pytest
 from yolov5_prune_plugin import hookimpl, plugins
 from yolov5_prune_plugin.methods.budget import BudgetOptions
 from yolov5_prune_plugin.methods.calibration import CalibrationOptions
+from yolov5_prune_plugin.methods.dns import DnsOptions
+from yolov5_prune_plugin.methods.gmp import GmpOptions
 from yolov5_prune_plugin.methods.obs import Obs
 from yolov5_prune_plugin.methods.oneshot import BaselineOptions, PruneOptions
+from yolov5_prune_plugin.methods.retrain import KeepOptions, RetrainOptions
 from yolov5_prune_plugin.methods.sensitivity import SensitivityOptions
 from yolov5_prune_plugin.options import flag, given, split_arguments
 from yolov5_prune_plugin.plugins import load_plugins, offered, scripts_with
@@ -89,7 +92,7 @@ def test_each_role_is_offered_its_flags() -> None:
     assert offered(manager, "val.py", "validate") == validate
     assert offered(manager, "detect.py", "use") == [PruneOptions, Obs, CalibrationOptions]
     assert offered(manager, "export.py", "export") == [PruneOptions, Obs, CalibrationOptions]
-    assert offered(manager, "train.py", "train") == []
+    assert offered(manager, "train.py", "train") == [DnsOptions, GmpOptions, RetrainOptions, KeepOptions]
 
 
 def test_flags_of_a_strangers_method_are_offered_too(stranger: ModuleType) -> None:
@@ -103,5 +106,6 @@ def test_flags_of_a_strangers_method_are_offered_too(stranger: ModuleType) -> No
 def test_scripts_with_says_where_a_flag_works() -> None:
     scripts = load_scripts()
     assert scripts_with("--prune-baseline", scripts) == ["val.py", "segment/val.py", "classify/val.py"]
-    assert set(scripts_with("--prune", scripts)) == {p for p in scripts if not p.endswith("train.py")}
+    assert set(scripts_with("--prune", scripts)) == set(scripts)
+    assert scripts_with("--dns", scripts) == ["train.py", "segment/train.py", "classify/train.py"]
     assert scripts_with("--weights", scripts) == []

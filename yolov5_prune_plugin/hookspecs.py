@@ -10,7 +10,7 @@ import pluggy
 if TYPE_CHECKING:
     from torch import nn
 
-    from yolov5_prune_plugin.run import Evaluation, Measurement, Run
+    from yolov5_prune_plugin.run import Evaluation, Measurement, Run, Training
 
 hookspec = pluggy.HookspecMarker("yolov5_prune")
 
@@ -43,3 +43,18 @@ def measurements(run: Run) -> Generator[Measurement, Evaluation, None] | None:
 @hookspec
 def evaluated(run: Run, evaluation: Evaluation, baseline: Evaluation | None) -> None:
     """The script measured the model; with ``run.wants_baseline`` the unchanged one too, before it."""
+
+
+@hookspec
+def training_begins(run: Run, training: Training) -> None:
+    """A train.py has its model and optimizer: set ``training.masked`` to have weights masked from here to the end."""
+
+
+@hookspec
+def epoch_trained(run: Run, training: Training) -> None:
+    """All steps of an epoch are done, its validation is not; ``training.history[-1]`` is what happened to the masks."""
+
+
+@hookspec
+def training_ended(run: Run, training: Training) -> None:
+    """The script trained, validated and stripped its checkpoints."""

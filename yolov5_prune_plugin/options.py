@@ -78,6 +78,17 @@ def build(namespace: argparse.Namespace, cls: type) -> Any:
     return cls(**{f.name: getattr(namespace, f.name) for f in dataclasses.fields(cls) if hasattr(namespace, f.name)})
 
 
+def words(namespace: argparse.Namespace, classes: Iterable[type]) -> list[str]:
+    """The flags that were given, as a command line would have them; ``split_arguments`` reads them back."""
+    found: list[str] = []
+    for field in (field for cls in classes for field in dataclasses.fields(cls) if hasattr(namespace, field.name)):
+        value = getattr(namespace, field.name)
+        found.append(flag_name(field))
+        if value is not True:
+            found += map(str, value) if isinstance(value, (list, tuple)) else [str(value)]
+    return found
+
+
 def split_arguments(
     classes: Iterable[type], arguments: list[str], prog: str, fail: Optional[Callable[[str], Any]] = None
 ) -> tuple[argparse.Namespace, list[str]]:

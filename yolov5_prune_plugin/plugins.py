@@ -12,7 +12,7 @@ from typing import Any
 import pluggy
 
 from yolov5_prune_plugin import hookspecs
-from yolov5_prune_plugin.methods import calibration, magnitude, obs, oneshot, random
+from yolov5_prune_plugin.methods import calibration, magnitude, obs, oneshot, random, training
 
 GROUP = "yolov5_prune"
 
@@ -35,6 +35,7 @@ def load_plugins() -> pluggy.PluginManager:
                     manager.unregister(name=entry.name)
                 warnings.warn(f"yolov5-prune: plug-in {entry.name!r} ({entry.value}) left out: {error!r}", stacklevel=2)
     manager.register(oneshot.OneShot(manager.hook))
+    manager.register(training.SparseTraining(manager.hook))
     manager.register(calibration)
     return manager
 

@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Any, Optional
 from yolov5_prune_plugin.options import build, given
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from yolov5_prune_plugin.core.masked import Masked
+    from yolov5_prune_plugin.core.report import Sparsity
+    from yolov5_prune_plugin.core.target import Selection
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,31 @@ class Calibration:
 
     def __iter__(self) -> Iterator[Tensor]:
         return self.batches()
+
+
+@dataclass
+class Training:
+    """One training of a model.
+
+    Attributes:
+        model: As the script made it, with the weights it starts from.
+        trained: Names of the parameters that the optimizer trains; the others are frozen, or not its business.
+        epochs: How many are asked for.
+        resumed: Whether it goes on where an interrupted one was; its masks are put back after ``training_begins``.
+        masked: A plug-in sets it in ``training_begins`` to have weights masked.
+        selection: And with it what it found, for counting zeros.
+        history: One entry a finished epoch: epoch, step, sparsity (of the masked weights), pruned, spliced, updates.
+        saved: Zeros of the model in each checkpoint that was written, by file name, as it is kept in the end.
+    """
+
+    model: nn.Module
+    trained: set[str]
+    epochs: int
+    resumed: bool = False
+    masked: Optional[Masked] = None
+    selection: Optional[Selection] = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    saved: dict[str, Sparsity] = field(default_factory=dict)
 
 
 def _not_yet(images: int, split: str, seed: int) -> Calibration:

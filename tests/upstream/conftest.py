@@ -116,10 +116,10 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
-@pytest.fixture
-def training_shapes(shapes: Path, tmp_path: Path) -> Path:
-    """A copy of its own for a test that trains: train.py keeps a cache beside the labels of train."""
-    folder = tmp_path / "training"
+@pytest.fixture(scope="session")
+def training_shapes(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of its own for tests that train: train.py keeps a cache beside the labels of train."""
+    folder = tmp_path_factory.mktemp("training")
     shutil.copytree(shapes.parent / "shapes", folder / "shapes", ignore=shutil.ignore_patterns("*.cache"))
     content = yaml.safe_load(shapes.read_text())
     (folder / "shapes.yaml").write_text(yaml.safe_dump({**content, "path": str(folder / "shapes")}, sort_keys=False))

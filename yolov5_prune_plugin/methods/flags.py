@@ -20,8 +20,8 @@ def _sparsity(text: str) -> float:
 
 
 @dataclass
-class PruneOptions:
-    """One-shot pruning (yolov5-prune-plugin)."""
+class WhatOptions:
+    """What is pruned, how much of it, and by which method: alike for trained models and for training."""
 
     prune: Optional[float] = flag(
         None, "zero this share of the Conv2d weights as the model is loaded, in [0, 1), for example 0.3",
@@ -50,6 +50,12 @@ class PruneOptions:
         (), "leave weights alone whose parameter name matches, such as 'model.24.*'", nargs="+", metavar="GLOB"
     )
     prune_seed: int = flag(0, "seed of methods that draw (default 0)", metavar="N")
+
+
+@dataclass
+class PruneOptions(WhatOptions):
+    """One-shot pruning (yolov5-prune-plugin)."""
+
     prune_save: Optional[Path] = flag(
         None, "write the pruned model as a YOLOv5 checkpoint (fp16, stripped), to a file that does not exist yet",
         type=Path, metavar="FILE")  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -21,7 +22,7 @@ from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import check_new_file
 from yolov5_prune_plugin.methods.budget import BudgetOptions, BudgetRun, check_budget
 from yolov5_prune_plugin.methods.calibration import CalibrationOptions
-from yolov5_prune_plugin.methods.flags import BaselineOptions, PruneOptions
+from yolov5_prune_plugin.methods.flags import BaselineOptions, PruneOptions, WhatOptions
 from yolov5_prune_plugin.methods.sensitivity import SensitivityOptions, SensitivityRun
 from yolov5_prune_plugin.run import Evaluation, Run, Saved
 
@@ -33,11 +34,7 @@ class OneShot:
     """Prunes by the flags above; the methods come from the plug-ins."""
 
     def __init__(self, hook: Any) -> None:
-        self._methods: dict[str, Any] = {}
-        for cls in (cls for classes in reversed(hook.prune_methods()) for cls in classes):
-            first = self._methods.setdefault(cls.name, cls)
-            if first is not cls:
-                raise PruneError(f"method {cls.name!r} is offered by {first.__module__} and by {cls.__module__}")
+        self._methods = methods_of(hook)
 
     @hookimpl
     def options(self, role: str) -> list[type]:
@@ -51,6 +48,8 @@ class OneShot:
     @hookimpl
     def configure(self, run: Run) -> Optional[object]:
         """Check the flags against each other before anything is loaded."""
+        if run.role == "train":
+            return None
         options: PruneOptions = run.config(PruneOptions)
         budget: BudgetOptions = run.config(BudgetOptions)
         asked = {"--prune S": options.prune, "--prune-amounts FILE": options.prune_amounts,
@@ -68,30 +67,36 @@ class OneShot:
             raise PruneError(f"{' and '.join(asked)} each say how much is pruned; leave out all but one")
         if options.prune_amounts and "--prune-distribution" in given:
             raise PruneError("--prune-amounts says what each layer drops; leave out --prune-distribution")
-        if options.prune_method not in self._methods:
-            raise PruneError(
-                f"--prune-method must be one of {', '.join(self._methods)}, got {options.prune_method!r}; other methods"
-                " come with plug-in packages"
-            )
-        chosen = self._methods[options.prune_method]
-        for cls in self._methods.values():
-            if cls is not chosen and is_dataclass(cls) and run.given(cls):
-                raise PruneError(f"{run.given(cls)[0]} belongs to --prune-method {cls.name}, not {chosen.name}")
-        method = run.config(chosen) if is_dataclass(chosen) else chosen()
+        method = chosen_method(run, self._methods, options.prune_method)
+        chosen = type(method)
         if run.given(CalibrationOptions) and not measuring and not hasattr(method, "calibrate"):
             raise PruneError(f"{run.given(CalibrationOptions)[0]}: --prune-method {chosen.name} looks at no images; obs"
                              " does, and --prune-sensitivity")  # fmt: skip
         if measuring:
             return SensitivityRun(run, method, Granularity.parse(options.prune_granularity), options.prune_seed,
-                                  lambda model: _find(model, options), {"method": options.prune_method})  # fmt: skip
+                                  lambda model: find(model, options), {"method": options.prune_method})  # fmt: skip
         if budget.prune_budget is not None:
             check_budget(budget, options.prune_granularity, run)
-        request = _request(options, chosen)
+        request = request_of(options, chosen)
         if options.prune_save is not None:
             _check_save(options.prune_save, run)
         run.wants_baseline = run.config(BaselineOptions).prune_baseline
         oneshot = OneShotRun(run, options, method, request)
         return oneshot if budget.prune_budget is None else BudgetRun(run, budget, oneshot)
+
+
+def methods_of(hook: Any) -> dict[str, Any]:
+    """The classes that plug-ins offer for --prune-method, by name.
+
+    Raises:
+        PruneError: If two have one name.
+    """
+    methods: dict[str, Any] = {}
+    for cls in (cls for classes in reversed(hook.prune_methods()) for cls in classes):
+        first = methods.setdefault(cls.name, cls)
+        if first is not cls:
+            raise PruneError(f"method {cls.name!r} is offered by {first.__module__} and by {cls.__module__}")
+    return methods
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ class OneShotRun:
     def prune(self, model: nn.Module, request: Request) -> Pruned:
         """Prune a model in place."""
         options = self.options
-        selection = _find(model, options)
+        selection = find(model, options)
         try:
             request = request.fitted(selection)
         except PruneError as error:
@@ -178,7 +183,25 @@ class OneShotRun:
             self.record.evaluated(evaluation, baseline)
 
 
-def _request(options: PruneOptions, method: Any) -> Request:
+def chosen_method(run: Run, methods: Mapping[str, Any], name: str) -> Any:
+    """The method of --prune-method, made from its own flags.
+
+    Raises:
+        PruneError: If there is none of the name, or flags of another were given.
+    """
+    if name not in methods:
+        raise PruneError(
+            f"--prune-method must be one of {', '.join(methods)}, got {name!r}; other methods come with plug-in"
+            " packages"
+        )
+    chosen = methods[name]
+    for cls in methods.values():
+        if cls is not chosen and is_dataclass(cls) and run.given(cls):
+            raise PruneError(f"{run.given(cls)[0]} belongs to --prune-method {cls.name}, not {chosen.name}")
+    return run.config(chosen) if is_dataclass(chosen) else chosen()
+
+
+def request_of(options: WhatOptions, method: Any) -> Request:
     """Of the flags; with --prune-budget the sparsity is still open, and with --prune-amounts until a model is there."""
     file, grain = options.prune_amounts, Granularity.parse(options.prune_granularity)
     known = getattr(method, "distributions", NAMES)
@@ -197,7 +220,8 @@ def _request(options: PruneOptions, method: Any) -> Request:
         raise PruneError(f"{asked} --prune-granularity {grain}: {error}") from None
 
 
-def _find(model: nn.Module, options: PruneOptions) -> Selection:
+def find(model: nn.Module, options: WhatOptions) -> Selection:
+    """The targets by the flags; an error names the flag."""
     grain = Granularity.parse(options.prune_granularity)
     try:
         return find_targets(model, grain, options.prune_include, options.prune_exclude, options.prune_linear)

@@ -54,21 +54,32 @@ class _Parser(argparse.ArgumentParser):
         arguments = list(sys.argv[1:] if args is None else args)
         opt, unknown = super().parse_known_args(arguments, namespace)
         if not unknown:  # upstream knows them all, so none is ours: nothing of us is loaded
+            if self.script.role == "train" and getattr(opt, "resume", False):  # but the run may have had some
+                self._start(argparse.Namespace(), opt)
             return opt, unknown
         from yolov5_prune_plugin.options import split_arguments
-        from yolov5_prune_plugin.yolov5.session import start
 
         with clear_exit():
             plugins, classes = self._offer()
             ours, rest = split_arguments(classes, arguments, self.prog, self._fail)
         opt, unknown = super().parse_known_args(rest, namespace)
         if vars(ours) and not unknown:
-            with clear_exit():
-                try:
-                    start(self.script, self.namespace, ours, opt, plugins)
-                except PruneError as error:
-                    self._fail(str(error))
+            self._start(ours, opt, plugins)
         return opt, unknown
+
+    def _start(self, ours: argparse.Namespace, opt: argparse.Namespace, plugins: Any = None) -> None:
+        with clear_exit():
+            try:
+                if self.script.role == "train":
+                    from yolov5_prune_plugin.yolov5 import resume
+
+                    resume.start(self.script, self.namespace, ours, opt, self._offer)
+                else:
+                    from yolov5_prune_plugin.yolov5 import session
+
+                    session.start(self.script, self.namespace, ours, opt, plugins)
+            except PruneError as error:
+                self._fail(str(error))
 
     def format_help(self) -> str:
         from yolov5_prune_plugin.options import help_text

@@ -13,7 +13,10 @@ from yolov5_prune_plugin.errors import PruneError, UpstreamError
 from yolov5_prune_plugin.yolov5.knowledge import patches_dir
 
 ROLES = ("validate", "use", "export", "train")
-EVENTS = ("parser", "model_loaded", "run_folder", "evaluation", "data_loaded", "callbacks", "suppression")
+EVENTS = ("parser", "model_loaded", "run_folder", "evaluation", "data_loaded", "callbacks", "suppression",
+          "training", "logged", "model_made", "optimizer_made", "scheduled", "averaged", "judged", "validated",
+          "saved")  # fmt: skip
+STEPS = ("nominal", "warmup")
 TOOLS = ("check_yaml", "check_dataset", "check_img_size", "load_images", "load_classes", "verify_image", "suffixes")
 FAMILIES = ("val", "train", "detect", "export")
 
@@ -31,6 +34,7 @@ class Script:
         figure: The one of them that a model is judged by; by default the last.
         times_in: Index of the item that holds the times in ms per image, or None if it returns none.
         tools: Dotted names of what we call of the checkout, by what it is to us; the first that exists is taken.
+        steps: Regular expressions by ``STEPS`` that find in a train.py's source what its optimizer steps depend on.
     """
 
     path: str
@@ -41,6 +45,11 @@ class Script:
     times_in: Optional[int] = None
     figure: str = ""
     tools: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    steps: dict[str, str] = field(default_factory=dict)
+
+    def has(self, event: str, namespace: dict[str, Any]) -> bool:
+        """Whether this script has one of the names that carry an event."""
+        return any(name.partition(".")[0] in namespace for name in self.seams.get(event, ()))
 
     def find(self, event: str, namespace: dict[str, Any]) -> str:
         """The name that carries an event in this script.
@@ -50,7 +59,7 @@ class Script:
         """
         names = self.seams.get(event, ())
         for name in names:
-            if name in namespace:
+            if name.partition(".")[0] in namespace:
                 return name
         raise UpstreamError(
             f"{namespace.get('__file__', self.path)} has none of {', '.join(names) or f'a name for {event}'}: not a"
@@ -128,6 +137,9 @@ def _script(file: Path, path: str, entry: Any) -> Script:
             raise refuse(f"unknown {kind} {unknown[0]!r}; {kind}s are {', '.join(known)}")
     if not isinstance(entry.get("results") or [], list):
         raise refuse("results must be a list of names")
+    steps = entry.get("steps") or {}
+    if not isinstance(steps, dict) or set(steps) - set(STEPS):
+        raise refuse(f"steps must map {' and '.join(STEPS)} to regular expressions, got {steps!r}")
     results = tuple(map(str, entry.get("results") or ()))
     figure = entry.get("figure", results[-1] if results else "")
     if results and figure not in results:
@@ -144,6 +156,7 @@ def _script(file: Path, path: str, entry: Any) -> Script:
         entry.get("times_in"),
         figure if results else "",
         _tuples(names["tools"]),
+        {key: str(value) for key, value in steps.items()},
     )
 
 

@@ -41,8 +41,7 @@ def start(
     taking_part = [plugin for plugin in plugins.hook.configure(run=session.run) if plugin is not None]
     if not taking_part:
         return
-    if script.role != "train":
-        check_weights(session.run.weights)
+    check_weights(session.run.weights)
     for plugin in taking_part:
         plugins.register(plugin)
     session.install()
