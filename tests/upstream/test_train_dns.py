@@ -95,8 +95,8 @@ def test_the_papers_mode_in_groups(training_shapes: Path, tmp_path: Path) -> Non
     """c_rates by glob, and the backbone before the rest."""
     release = Release("7.0.14")
     release.launch("train.py", *train_arguments(training_shapes, tmp_path), "--dns", "--dns-c-rate", 0.5,
-                   "model.24.*=-9", "--dns-groups", "model.?.*", "*", "--dns-start", 0, "--dns-stop", 1, "--dns-hysteresis", 0.8, 1.2,
-                   cwd=tmp_path)  # fmt: skip
+                   "model.24.*=-9", "--dns-groups", "model.?.*", "*", "--dns-start", 0, "--dns-stop", 1,
+                   "--dns-hysteresis", 0.8, 1.2, cwd=tmp_path)  # fmt: skip
     layers = look(release, tmp_path / "t" / "weights" / "last.pt", cwd=tmp_path)["last.pt"]["model_layers"]
     assert layers[-3:] == [0, 0, 0]
     assert all(layers[:-3])
