@@ -142,10 +142,33 @@ def test_a_model_that_is_not_fused_is_saved_as_well(source: Path) -> None:
     assert (saved.weights, saved.largest_difference) == ("unfused", 0)
 
 
-def test_a_method_that_moved_weights_falls_back_to_the_fused_model(source: Path) -> None:
+def test_moved_weights_are_saved_unfused(source: Path) -> None:
+    """Divided by what folding multiplies them with, so that train.py can start from them; BatchNorm takes the bias."""
     model = load(source)
     names = prune(model)
     model.conv.weight.mul_(1.5)
+    model.conv.bias.add_(0.25)
+    model.head.bias.data.sub_(0.5)
+    saved = save(source, model, names)
+    assert saved.weights == "unfused"
+    raw = torch.load(saved.file, weights_only=False)["model"]
+    assert isinstance(raw.bn, nn.BatchNorm2d)
+    assert raw.conv.bias is None
+    again = load(saved.file)
+    assert torch.equal(again.conv.weight == 0, model.conv.weight == 0)
+    assert torch.allclose(again.conv.weight, model.conv.weight, rtol=2**-10, atol=2**-20)
+    assert torch.allclose(again.conv.bias, model.conv.bias, atol=2**-8)
+    assert torch.allclose(again.head.bias, model.head.bias, atol=2**-10)
+
+
+def test_what_cannot_be_unfolded_is_saved_fused(source: Path) -> None:
+    """A filter that BatchNorm multiplies by 0 was given weights all the same."""
+    content = torch.load(source, weights_only=False)
+    content["ema"].bn.weight.data[2] = 0
+    torch.save(content, source)
+    model = load(source)
+    names = prune(model)
+    model.conv.weight[2] = 1
     saved = save(source, model, names)
     assert saved.weights == "fused"
     content = torch.load(saved.file, weights_only=False)
@@ -167,8 +190,7 @@ def test_small_moves_are_not_taken_for_rounding(source: Path) -> None:
     weight = model.conv.weight
     weight[weight.abs() < 0.03 * weight.abs().max()] *= 1.05
     saved = save(source, model, names)
-    assert saved.weights == "fused"
-    assert torch.allclose(load(saved.file).conv.weight, weight, rtol=2**-11, atol=2**-24)
+    assert torch.allclose(load(saved.file).conv.weight, weight, rtol=2**-10, atol=2**-20)
 
 
 def test_weights_that_were_moved_and_not_fused_stay_so(source: Path) -> None:

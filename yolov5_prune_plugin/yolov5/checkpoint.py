@@ -77,8 +77,9 @@ def save_pruned(
 
     A script runs the model with BatchNorm folded into the convolutions ("fused"). Folding scales whole output channels,
     so a zero stays at its place: first the unfused weights of the source are written, with the zeros of the changed;
-    train.py can go on from them, and loading fuses them to the very weights in memory. Where that does not give them
-    back (a method that moves weights, a fork that fuses otherwise), the model itself is written as it runs.
+    train.py can go on from them, and loading fuses them to the very weights in memory. Where a method moved weights
+    too, they are divided by what folding multiplies them with. Where neither gives them back (a fork that fuses
+    otherwise), the model itself is written as it runs.
 
     Args:
         source: The checkpoint that ``model`` was loaded from.
@@ -91,9 +92,9 @@ def save_pruned(
     Raises:
         PruneError: If it can't be written, or neither form reloads to the same model. No file is left then.
     """
-    differences = []
+    differences: dict[str, str] = {}
     running = "unfused" if any(isinstance(module, nn.BatchNorm2d) for module in model.modules()) else "fused"
-    for kind, make in (("unfused", _masked_source), (running, _as_run)):
+    for kind, make in (("unfused", _masked_source), ("unfused", _unfolded), (running, _as_run)):
         try:
             with written_whole(file, overwrite=False) as temporary:
                 checkpoint = make(source, model, names)
@@ -105,14 +106,14 @@ def save_pruned(
                 largest = _compare(model, reload(str(temporary)), names)
             return Saved(file, kind, largest, file.stat().st_size)
         except _DiffersError as error:
-            differences.append(f"{kind}: {error}")
+            differences[kind] = f"{kind}: {error}"
         except (OSError, RuntimeError) as error:
             raise PruneError(
                 f"--prune-save {file}: cannot be written: {' '.join(str(error).split())[:200]};"
                 f" nothing was left there. Try a folder with {source.stat().st_size / 1e6:.0f} MB to spare"
             ) from error
     raise PruneError(
-        f"--prune-save {file}: does not reload to the same model, so it is not kept ({'; '.join(differences)})"
+        f"--prune-save {file}: does not reload to the same model, so it is not kept ({'; '.join(differences.values())})"
     )
 
 
@@ -140,6 +141,40 @@ def _masked_source(source: Path, model: nn.Module, names: list[str]) -> Any:
         for name in names:
             weights[name].mul_((changed[name] != 0).to(weights[name].device))
     return {**checkpoint, "model": _half(raw)}
+
+
+def _unfolded(source: Path, model: nn.Module, names: list[str]) -> Any:
+    """The source with weights and BatchNorms whose folding gives the model's; None if they don't correspond."""
+    checkpoint, raw = _stripped(source)
+    raw = raw.float()
+    left = {name: parameter.detach().float().cpu() for name, parameter in model.named_parameters()}
+    layers = dict(raw.named_modules())
+    with torch.no_grad():
+        for name, layer in layers.items():
+            norm = layers.get(f"{name.rpartition('.')[0]}.bn".lstrip("."))  # upstream's Conv has the two side by side
+            folded = isinstance(layer, nn.Conv2d) and layer.bias is None and f"{name}.bias" in left
+            if not folded or left[f"{name}.weight"].shape != layer.weight.shape or not isinstance(norm, nn.BatchNorm2d):
+                continue
+            if not _unfold(layer, norm, left.pop(f"{name}.weight"), left.pop(f"{name}.bias")):
+                return None
+        for name, parameter in raw.named_parameters():
+            if name in left and left[name].shape == parameter.shape:
+                parameter.copy_(left.pop(name))
+    return None if left else {**checkpoint, "model": _half(raw)}
+
+
+def _unfold(layer: nn.Conv2d, norm: nn.BatchNorm2d, weight: torch.Tensor, bias: torch.Tensor) -> bool:
+    """Undo upstream's fuse_conv_and_bn for a changed weight and bias; False if fp16 can't hold the result."""
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    by_filter = scale.view(-1, 1, 1, 1)
+    # a filter that is scaled to nothing has no other weights than its own, but can have more zeros
+    unfolded = torch.where(by_filter == 0, layer.weight * (weight != 0), weight / by_filter)
+    beta = bias + norm.running_mean * scale
+    layer.weight.copy_(unfolded)
+    norm.bias.copy_(beta)
+    return all(bool(torch.isfinite(tensor.half()).all()) for tensor in (layer.weight, norm.bias))
 
 
 def _as_run(source: Path, model: nn.Module, names: list[str]) -> Any:
