@@ -4,12 +4,13 @@
     python -m benchmarks.dns_detect --set bccd --all                                all of the table, in turn
     python -m benchmarks.dns_detect --set bccd --all --dry-run                      what that would run
     python -m benchmarks.dns_detect --set bccd --table                              what there is, as a table
+    python -m benchmarks.dns_detect --cut --way dns --tag later -- --dns-stop 0.7   try a choice, val split unopened
 
 bccd starts from weights/bccd-yolov5n.pt in --shared at 320, coco from yolov5n.pt on coco128, measured on coco-val128.
-Each run is a folder in --out with the script's own output; last.pt and best.pt are then measured by val.py in small
-batches, where the NMS time limit does not bite, and result.json is written. A run whose result.json is there is passed
-over, so the same command goes on after an interruption, with the run that was interrupted. Flags after -- go to
-train.py.
+Each run has a folder in --out with the script's own output; last.pt and best.pt are then measured by val.py in small
+batches, where the NMS time limit does not bite, and a JSON file is written to --results. A run whose file is there is
+passed over, so the same command goes on after an interruption, with the run that was interrupted. Flags after -- go to
+train.py. With --cut every fifth training image is validated on instead, and not trained on: choices are made there.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from benchmarks.table import print_table
 
@@ -75,13 +78,15 @@ def measure(weights: Path, data: Path, imgsz: int, folder: Path, device: str) ->
 def name_of(options: argparse.Namespace) -> str:
     """The folder of a run."""
     how = options.way if options.way == "dense" else f"{options.way}-{options.distribution}-{options.sparsity:g}"
-    return "-".join(filter(None, [options.set, how, f"e{options.epochs}", f"seed{options.seed}", options.tag]))
+    data = f"{options.set}-cut" if options.cut else options.set
+    return "-".join(filter(None, [data, how, f"e{options.epochs}", f"seed{options.seed}", options.tag]))
 
 
 def run(options: argparse.Namespace) -> None:
     """One run, unless its result is there."""
     folder = options.out.resolve() / name_of(options)
-    if (folder / "result.json").is_file():
+    file = options.results.resolve() / f"{folder.name}.json"
+    if file.is_file():
         print(f"{folder.name}: is there", flush=True)
         return
     if options.dry_run:
@@ -93,6 +98,8 @@ def run(options: argparse.Namespace) -> None:
     laid_out = options.out.resolve() / "data"
     subprocess.run([sys.executable, shared / "data" / "make_yaml.py", laid_out], check=True, stdout=subprocess.DEVNULL)
     data, weights = laid_out / str(chosen["data"]), shared / "weights" / str(chosen["weights"])
+    if options.cut:
+        data = cut(data)
     began, before = time.perf_counter(), {}
     if options.way == "finetune":
         pruned = folder / "pruned.pt"
@@ -112,7 +119,8 @@ def run(options: argparse.Namespace) -> None:
     found = {
         name: measure(trained / f"{name}.pt", data, options.imgsz, folder, options.device) for name in ("last", "best")
     }
-    result = {key: getattr(options, key) for key in ("set", "way", "sparsity", "distribution", "seed", "epochs", "tag")}
+    keys = ("set", "cut", "way", "sparsity", "distribution", "seed", "epochs", "tag")
+    result = {key: getattr(options, key) for key in keys}
     result |= {
         "imgsz": options.imgsz,
         "rest": options.rest,
@@ -120,20 +128,33 @@ def run(options: argparse.Namespace) -> None:
         "pruned": before.get("map"),
         **found,
     }
+    file.parent.mkdir(parents=True, exist_ok=True)
     (folder / "result.tmp").write_text(json.dumps(result, indent=2) + "\n")
-    os.replace(folder / "result.tmp", folder / "result.json")
+    shutil.move(folder / "result.tmp", file)
     for file in (trained / "last.pt", folder / "pruned.pt"):
         file.unlink(missing_ok=True)
     print(f"{folder.name}: last {found['last']['map']:.3f}, best {found['best']['map']:.3f} at"
           f" {found['last']['conv_sparsity']:.3f}, {seconds / 60:.0f} min", flush=True)  # fmt: skip
 
 
-def table(folder: Path, data: str) -> None:
+def cut(data: Path) -> Path:
+    """A data file whose validation set is every fifth of the training images, with the others to train on."""
+    content = yaml.safe_load(data.read_text())
+    images = sorted((Path(content["path"]) / content["train"]).iterdir())
+    parts = {"val": images[::5], "train": [image for i, image in enumerate(images) if i % 5]}
+    for part, files in parts.items():
+        content[part] = str(data.with_name(f"{data.stem}-cut-{part}.txt"))
+        Path(content[part]).write_text("".join(f"{image}\n" for image in files))
+    data.with_name(f"{data.stem}-cut.yaml").write_text(yaml.safe_dump(content))
+    return data.with_name(f"{data.stem}-cut.yaml")
+
+
+def table(folder: Path, data: str, cut: bool) -> None:
     """Means over seeds; best.pt is what train.py itself picks on the validation set."""
     found: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
-    for file in folder.glob("*/result.json"):
+    for file in folder.glob("*.json"):
         one = json.loads(file.read_text())
-        if one["set"] == data:
+        if one["set"] == data and one["cut"] == cut:
             sparsity = 0.0 if one["way"] == "dense" else one["sparsity"]
             how = "" if one["way"] == "dense" else one["distribution"]
             found[(sparsity, WAYS.index(one["way"]), one["way"], how, one["epochs"], one["tag"])].append(one)
@@ -143,7 +164,8 @@ def table(folder: Path, data: str) -> None:
         zeros = statistics.mean(one["last"]["conv_sparsity"] for one in runs)
         rows.append((f"{sparsity:g}", way, how, str(epochs), tag, f"{zeros:.3f}", f"{statistics.mean(last):.3f}",
                      f"{min(last):.3f}-{max(last):.3f}", f"{statistics.mean(best):.3f}", str(len(runs))))  # fmt: skip
-    print_table(f"yolov5n on {data}: mAP50-95 after training", ("asked", "way", "layers", "epochs", "tag", "zeros",
+    where = f"{data}, validated on training images" if cut else data
+    print_table(f"yolov5n on {where}: mAP50-95 after training", ("asked", "way", "layers", "epochs", "tag", "zeros",
                 "last.pt", "of seeds", "best.pt", "seeds"), rows)  # fmt: skip
 
 
@@ -162,6 +184,8 @@ def main() -> None:
     parser.add_argument("--tag", default="", help="part of the folder's name, for variants that are tried")
     parser.add_argument("--shared", type=Path, default=Path(os.environ.get("YOLOV5_PRUNE_SHARED", "../shared")))
     parser.add_argument("--out", type=Path, default=Path("runs/dns_detect"))
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/dns_detect"))
+    parser.add_argument("--cut", action="store_true", help="validate on a part of the training images, to choose by")
     parser.add_argument("--all", action="store_true", help="every way at every sparsity; three seeds of gmp and dns")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--table", action="store_true")
@@ -172,7 +196,7 @@ def main() -> None:
     options.epochs = options.epochs or SETS[options.set]["epochs"]
     options.imgsz = options.imgsz or SETS[options.set]["imgsz"]
     if options.table:
-        table(options.out, options.set)
+        table(options.results, options.set, options.cut)
         return
     if not (options.shared / "weights" / str(SETS[options.set]["weights"])).is_file():
         print(f"dns_detect: no weights at {options.shared}; give --shared DIR with weights/ and data/")
@@ -185,7 +209,7 @@ def main() -> None:
     for way, sparsity, seed in plan:
         run(argparse.Namespace(**{**vars(options), "way": way, "sparsity": sparsity, "seed": seed}))
     if options.all:
-        table(options.out, options.set)
+        table(options.results, options.set, options.cut)
 
 
 def _end() -> int:

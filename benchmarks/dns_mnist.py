@@ -252,7 +252,7 @@ def main() -> None:
     parser.add_argument("--tag", default="", help="part of the file's name, for variants that are tried")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--data", type=Path, default=shared / "data" / "mnist")
-    parser.add_argument("--out", type=Path, default=Path("runs/dns_mnist"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/dns_mnist"))
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--all", action="store_true", help="three seeds of each network, dense, gmp and dns")
     what.add_argument("--table", action="store_true")

@@ -38,7 +38,8 @@ def test_prune_and_retrain_then_keep_zeros(training_shapes: Path, tmp_path: Path
 @pytest.mark.parametrize(
     "flags",
     [("--prune-method", "random", "--prune-seed", 3), ("--prune-iterations", 2, "--prune-distribution", "global"),
-     ("--prune-granularity", "channel")],
+     ("--prune-granularity", "channel"),
+     ("--prune-method", "obs", "--prune-calib", 4, "--prune-tune", 2, "--prune-iterations", 2)],
 )  # fmt: skip
 def test_ways_to_prune(training_shapes: Path, tmp_path: Path, flags: tuple[object, ...]) -> None:
     """Methods, rounds and grains of val.py."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.errors import PruneError
@@ -29,8 +30,8 @@ class CalibrationOptions:
 
 @hookimpl
 def options(role: str) -> list[type]:
-    """In every script that uses a trained model."""
-    return [] if role == "train" else [CalibrationOptions]
+    """In every script."""
+    return [CalibrationOptions]
 
 
 @hookimpl
@@ -38,4 +39,17 @@ def configure(run: Run) -> None:
     """Refuse them where nothing is pruned or measured."""
     given = run.given(CalibrationOptions)
     if given and set(vars(run.options)) <= {"prune_calib", "prune_calib_split"}:
-        raise PruneError(f"{given[0]} goes with --prune S, --prune-budget or --prune-sensitivity; none is given")
+        ways = "--prune S" if run.role == "train" else "--prune S, --prune-budget or --prune-sensitivity"
+        raise PruneError(f"{given[0]} goes with {ways}; none is given")
+
+
+def check_images(run: Run, method: Any) -> None:
+    """Refuse our flags with a method that looks at no images.
+
+    Raises:
+        PruneError: If there are such.
+    """
+    given = run.given(CalibrationOptions)
+    if given and not hasattr(method, "calibrate"):
+        also = ", and --prune-sensitivity" if run.role == "validate" else ""
+        raise PruneError(f"{given[0]}: --prune-method {method.name} looks at no images; obs does{also}")

@@ -21,7 +21,7 @@ from yolov5_prune_plugin.core.target import Selection, find_targets
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import check_new_file
 from yolov5_prune_plugin.methods.budget import BudgetOptions, BudgetRun, check_budget
-from yolov5_prune_plugin.methods.calibration import CalibrationOptions
+from yolov5_prune_plugin.methods.calibration import check_images
 from yolov5_prune_plugin.methods.flags import BaselineOptions, PruneOptions, WhatOptions
 from yolov5_prune_plugin.methods.sensitivity import SensitivityOptions, SensitivityRun
 from yolov5_prune_plugin.run import Evaluation, Run, Saved
@@ -69,9 +69,8 @@ class OneShot:
             raise PruneError("--prune-amounts says what each layer drops; leave out --prune-distribution")
         method = chosen_method(run, self._methods, options.prune_method)
         chosen = type(method)
-        if run.given(CalibrationOptions) and not measuring and not hasattr(method, "calibrate"):
-            raise PruneError(f"{run.given(CalibrationOptions)[0]}: --prune-method {chosen.name} looks at no images; obs"
-                             " does, and --prune-sensitivity")  # fmt: skip
+        if not measuring:
+            check_images(run, method)
         if measuring:
             return SensitivityRun(run, method, Granularity.parse(options.prune_granularity), options.prune_seed,
                                   lambda model: find(model, options), {"method": options.prune_method})  # fmt: skip

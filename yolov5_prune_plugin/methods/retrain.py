@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Optional
 
 from torch import Tensor, nn
 
 from yolov5_prune_plugin.core.gradual import Gradual, rounds
 from yolov5_prune_plugin.core.granularity import Granularity
+from yolov5_prune_plugin.core.oneshot import Request, prune_by_scores
 from yolov5_prune_plugin.core.rule import Rule
-from yolov5_prune_plugin.core.target import Selection, find_targets
+from yolov5_prune_plugin.core.target import Selection, Target, find_targets
 from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.methods.calibration import check_images
 from yolov5_prune_plugin.methods.flags import WhatOptions
 from yolov5_prune_plugin.methods.oneshot import chosen_method, find, request_of
 from yolov5_prune_plugin.methods.when import whole
@@ -50,16 +54,13 @@ class Retrain:
             PruneError: If they don't go together.
         """
         options: RetrainOptions = run.config(RetrainOptions)
-        self.options = options
+        self.run, self.options, self._methods = run, options, methods
         if options.prune is not None and options.prune_amounts:
             raise PruneError("--prune S and --prune-amounts FILE each say how much is pruned; leave out one")
         if options.prune_amounts and "--prune-distribution" in run.given(RetrainOptions):
             raise PruneError("--prune-amounts says what each layer drops; leave out --prune-distribution")
         self.method = chosen_method(run, methods, options.prune_method)
-        if hasattr(self.method, "calibrate"):
-            raise PruneError(f"--prune-method {options.prune_method} looks at calibration images, which train.py does"
-                             " not give; prune with val.py --prune-save FILE, then train.py --weights FILE"
-                             " --keep-zeros")  # fmt: skip
+        check_images(run, self.method)
         if options.prune_iterations > 1 and (options.prune_amounts or Granularity.parse(options.prune_granularity).m):
             fixed = "--prune-amounts" if options.prune_amounts else f"--prune-granularity {options.prune_granularity}"
             raise PruneError(f"--prune-iterations {options.prune_iterations}: {fixed} leaves no smaller amount for the"
@@ -72,7 +73,7 @@ class Retrain:
         return {"method": f"prune and retrain: {options.prune_method}", "requested_sparsity": options.prune,
                 "distribution": "amounts" if options.prune_amounts else self.request.distribution,
                 "granularity": options.prune_granularity, "iterations": options.prune_iterations,
-                "seed": options.prune_seed}  # fmt: skip
+                "seed": options.prune_seed, **getattr(self.method, "facts", {})}  # fmt: skip
 
     def find(self, model: nn.Module) -> Selection:
         """The weights by --prune-include and --prune-exclude."""
@@ -85,8 +86,20 @@ class Retrain:
         except PruneError as error:
             raise PruneError(f"--prune-amounts {self.options.prune_amounts}: {error}") from None
         first, plan = rounds(self.options.prune_iterations, request.sparsity)
-        scores, whole_method = getattr(self.method, "scores", None), getattr(self.method, "prune", None)
-        return Gradual(selection.targets, scores, request, plan, first, None if scores else whole_method), None
+        scores, prune = getattr(self.method, "scores", None), getattr(self.method, "prune", None)
+        if hasattr(self.method, "calibrate"):
+            scores, prune = None, partial(self._calibrated, training.model)
+        return Gradual(selection.targets, scores, request, plan, first, None if scores else prune), None
+
+    def _calibrated(self, model: nn.Module, targets: Sequence[Target], request: Request) -> None:
+        """One round of a method that looks at images, by a fresh one: what another has measured is of another model."""
+        self.method = chosen_method(self.run, self._methods, self.options.prune_method)
+        with _evaluating(model):
+            self.method.calibrate(self.run, model, targets)
+            if hasattr(self.method, "prune"):
+                self.method.prune(targets, request)
+            else:
+                prune_by_scores(targets, self.method.scores, request)
 
 
 class Keep:
@@ -117,6 +130,18 @@ class Keep:
                 " not a sparse model; give one, or prune with --prune S, --gmp or --dns"
             )
         return Rule(), masks
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """In eval mode; afterwards each module is as it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _zeros(tensor: Tensor) -> int:

@@ -49,7 +49,7 @@ class SparseTraining:
         """In every train.py."""
         if role != "train":
             return []
-        own = [cls for cls in self._methods.values() if is_dataclass(cls) and not hasattr(cls, "calibrate")]
+        own = [cls for cls in self._methods.values() if is_dataclass(cls)]
         return [DnsOptions, GmpOptions, RetrainOptions, KeepOptions, *own]
 
     @hookimpl

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -85,6 +86,11 @@ class Script:
         known = ", ".join(self.tools.get(name, ())) or f"a name for {name}"
         raise UpstreamError(f"this YOLOv5 has none of {known}, which calibration images for {self.path} need; a fork"
                             " can name its own under tools with --seams FILE")  # fmt: skip
+
+
+def package_of(original: Any) -> str:
+    """What upstream's dotted names start with, by one of its own: empty in a clone, ``yolov5.`` from PyPI."""
+    return re.split(r"\b(?:models|utils)\b", str(getattr(original, "__module__", "")))[0]
 
 
 def load_scripts(extra: Optional[str] = None) -> dict[str, Script]:

@@ -20,7 +20,7 @@ from yolov5_prune_plugin.yolov5.checkpoint import check_weights, save_pruned, so
 from yolov5_prune_plugin.yolov5.coco import Collector
 from yolov5_prune_plugin.yolov5.measurement import after, as_usual, evaluation_of
 from yolov5_prune_plugin.yolov5.nms import Labels, TimeLimit
-from yolov5_prune_plugin.yolov5.seams import Script
+from yolov5_prune_plugin.yolov5.seams import Script, package_of
 from yolov5_prune_plugin.yolov5.stop import clear_exit
 
 
@@ -123,8 +123,7 @@ class Session:
                         source = source_of(self.run.weights[0])
                         self.run.folder = source.with_name(f"{source.stem}_prune")
                     self._model = _inner(model)
-                    # models.common in a clone, yolov5.models.common from PyPI
-                    self._package = str(getattr(original, "__module__", "")).rpartition("models.")[0]
+                    self._package = package_of(original)
                     self.hook.model_loaded(run=self.run, model=self._model)
                 if self.script.role == "validate":
                     self._loaded = model, next(_inner(model).parameters()).dtype

@@ -81,6 +81,21 @@ def load(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise refuse(f"{place.name} is damaged ({' '.join(str(error).split())[:120]})") from None
 
 
+def resume(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The same for a checkpoint that upstream has just loaded to go on from; a finished training is called that.
+
+    Raises:
+        PruneError: As ``load``.
+    """
+    try:
+        return load(file)
+    except PruneError:
+        if torch.load(file, map_location="cpu", weights_only=False).get("epoch") == -1:  # stripped
+            raise PruneError(f"--resume {file}: its training is finished; to train it further give --weights {file}"
+                             " --keep-zeros") from None  # fmt: skip
+        raise
+
+
 def remove(file: Path, but: Path | None = None) -> None:
     """Take away the side-cars of a checkpoint."""
     for place in _all(file):

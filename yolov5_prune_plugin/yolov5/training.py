@@ -16,12 +16,12 @@ from torch import nn
 from yolov5_prune_plugin.core.ranks import check_alike
 from yolov5_prune_plugin.core.report import measure
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.run import Run, Saved, Training
+from yolov5_prune_plugin.run import Calibration, Run, Saved, Training
 from yolov5_prune_plugin.yolov5 import sidecar
 from yolov5_prune_plugin.yolov5.best import Best
 from yolov5_prune_plugin.yolov5.logged import Logged
 from yolov5_prune_plugin.yolov5.overlay import wrap
-from yolov5_prune_plugin.yolov5.seams import Script
+from yolov5_prune_plugin.yolov5.seams import Script, package_of
 from yolov5_prune_plugin.yolov5.steps import steps_of
 from yolov5_prune_plugin.yolov5.stop import clear_exit
 
@@ -48,6 +48,8 @@ class TrainingSession:
         self.script, self.namespace, self.plugins, self.words = script, namespace, plugins, words
         main = int(os.environ.get("RANK", -1)) in (-1, 0)
         self.run = Run(script.path, script.role, arguments, options, main, _no_save)
+        self.run.calibration = self.calibrate
+        self._package = ""  # what upstream's dotted names start with
         self._hyperparameters: Any = None
         self._model: Optional[nn.Module] = None
         self._batches: Optional[tuple[int, int]] = None  # in an epoch, and images in one over all ranks
@@ -71,6 +73,13 @@ class TrainingSession:
         for event, wrapper in seams.items():
             if self.script.seams.get(event):
                 wrap(self.namespace, self.script.find(event, self.namespace), wrapper)
+
+    def calibrate(self, images: int, split: str, seed: int) -> Calibration:
+        """Draw images for the model that is to be trained; see calibration.py."""
+        from yolov5_prune_plugin.yolov5.calibration import draw
+
+        assert self._model is not None
+        return draw(self.script, self._package, self.run, self._model, images, split, seed)
 
     def _around(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
@@ -112,7 +121,7 @@ class TrainingSession:
     def _given(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def smart_optimizer(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            self._model = model
+            self._model, self._package = model, package_of(original)
             return original(model, *args, **kwargs)
 
         return smart_optimizer
@@ -120,7 +129,7 @@ class TrainingSession:
     def _made(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original, updated=())
         def make(*args: Any, **kwargs: Any) -> Any:
-            self._model = original(*args, **kwargs)
+            self._model, self._package = original(*args, **kwargs), package_of(original)
             return self._model
 
         return make
@@ -160,7 +169,7 @@ class TrainingSession:
         trained = {name for name, p in self._model.named_parameters() if p.requires_grad and id(p) in held}
         resumed = bool(getattr(opt, "resume", False)) and not getattr(opt, "evolve", None)
         training = self._training = Training(self._model, trained, opt.epochs, resumed)
-        state = self._state(Path(opt.weights)) if resumed else None
+        state = sidecar.resume(Path(opt.weights)) if resumed else None
         self.plugins.hook.training_begins(run=self.run, training=training)
         self._logged.follow(training)
         if training.masked is None:
@@ -174,15 +183,6 @@ class TrainingSession:
             training.history.extend(facts["history"])
         training.masked.attach(optimizer, self._steps)
         self._best.follow(training.masked)
-
-    def _state(self, file: Path) -> Any:
-        try:
-            return sidecar.load(file)
-        except PruneError:
-            if torch.load(file, map_location="cpu", weights_only=False).get("epoch") == -1:  # stripped
-                raise PruneError(f"--resume {file}: its training is finished; to train it further give --weights {file}"
-                                 " --keep-zeros") from None  # fmt: skip
-            raise
 
     def _steps(self) -> int:
         assert self._batches is not None
