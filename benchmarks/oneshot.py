@@ -39,6 +39,7 @@ RUNS |= {
     "2:4 magnitude": ("--prune", "0.5", *NM),
     "2:4 obs, no tuning": ("--prune", "0.5", *NM, *OBS, "--prune-tune", "0"),
     "2:4 obs": ("--prune", "0.5", *NM, *OBS),
+    "2:4 obs, first blocks dense": ("--prune", "0.5", *NM, *OBS, "--prune-exclude", "model.[0-4].*"),
 }
 LARGE = {"0.5 obs, 8 images, 2 steps": ("--prune", "0.5", *OBS, "--prune-calib", "8", "--prune-tune", "2")}
 

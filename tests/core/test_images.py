@@ -68,3 +68,17 @@ def test_an_epoch_has_every_image_once(heights: list[int], size: int, seed: int)
     assert all(len({heights[n] for n in batch}) == 1 and len(batch) <= size for batch in batches)
     for epoch in (batches[:per_epoch], batches[per_epoch:]):
         assert sorted(n for batch in epoch for n in batch) == list(range(len(heights)))
+
+
+def test_crops_are_parts_of_their_images() -> None:
+    """Of 5 x 4 and 3 x 6 pixels at most 3 x 3 each, so that both come in one batch; they are not always the same."""
+    both = [torch.arange(5 * 4).view(1, 1, 5, 4), 100 + torch.arange(3 * 6).view(1, 1, 3, 6)]
+    images = Images(image.expand(1, 3, -1, -1) / 255 for image in both)
+    seen = set()
+    for batch in islice(images.epochs(2, torch.Generator().manual_seed(0), side=3), 20):
+        assert batch.shape == (2, 3, 3, 3)
+        for part in (batch[:, 0] * 255).round().int():
+            whole = both[int(part[0, 0] >= 100)][0, 0]
+            assert any(torch.equal(part, window) for row in whole.unfold(0, 3, 1).unfold(1, 3, 1) for window in row)
+            seen.add(int(part[0, 0]))
+    assert seen == {0, 1, 4, 5, 8, 9, 100, 101, 102, 103}

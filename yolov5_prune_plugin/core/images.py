@@ -42,16 +42,38 @@ class Images:
         chosen = [[index for index in indices if index < limit] for indices in self._by_shape.values()]
         return [indices for indices in chosen if indices]
 
-    def epochs(self, size: int, generator: torch.Generator, without: Collection[int] = ()) -> Iterator[Tensor]:
-        """Shuffled batches of one shape each, without end; each epoch has every image but those of ``without`` once."""
+    def epochs(
+        self, size: int, generator: torch.Generator, without: Collection[int] = (), side: int = 1 << 30
+    ) -> Iterator[Tensor]:
+        """Shuffled batches of one shape each, without end; each epoch has every image but those of ``without`` once.
+
+        Args:
+            size: Images in a batch; the last of a shape may be smaller.
+            generator: Shuffles, and places the crops.
+            without: Indices left out.
+            side: Of an image that is higher or wider a random part of at most this height and width is taken.
+        """
+        shapes: dict[tuple[int, int], list[int]] = {}
+        for (_, height, width), indices in self._by_shape.items():
+            left = [index for index in indices if index not in without]
+            shapes.setdefault((min(height, side), min(width, side)), []).extend(left)
         while True:
             batches = []
-            for indices in self._by_shape.values():
-                indices = [index for index in indices if index not in without]
+            for shape, indices in shapes.items():
                 order = [indices[i] for i in torch.randperm(len(indices), generator=generator).tolist()]
-                batches += [order[start : start + size] for start in range(0, len(order), size)]
+                batches += [(shape, order[start : start + size]) for start in range(0, len(order), size)]
             for i in torch.randperm(len(batches), generator=generator).tolist():
-                yield self[batches[i]]
+                shape, chosen = batches[i]
+                yield torch.cat([_part(self[[index]], shape, generator) for index in chosen])
+
+
+def _part(image: Tensor, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """A random part of [1, 3, H, W]."""
+    for dim, wanted in zip((-2, -1), shape):
+        room = image.shape[dim] - wanted
+        if room:
+            image = image.narrow(dim, int(torch.randint(room + 1, (), generator=generator)), wanted)
+    return image
 
 
 def _packed(image: Tensor) -> Tensor:
