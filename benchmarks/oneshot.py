@@ -93,9 +93,11 @@ def subject(name: str, shared: Path, folder: Path) -> tuple[Path, Path, str]:
 
 def built(name: str, file: Path) -> Path:
     """A checkpoint of a model with random weights."""
-    code = ("import importlib.util, pathlib, sys, torch; from yolov5.models.yolo import Model;"
-            "place = pathlib.Path(importlib.util.find_spec('yolov5').origin).parent / 'models';"
-            "model = Model(str(place / f'{sys.argv[1]}.yaml')).half();"
+    code = ("import importlib.util, pathlib, sys;"
+            "place = pathlib.Path(importlib.util.find_spec('yolov5').origin).parent;"
+            "from yolov5_prune_plugin.yolov5.compat import apply; apply(str(place)); sys.path.append(str(place));"
+            "import torch; from yolov5.models.yolo import Model;"
+            "model = Model(str(place / 'models' / f'{sys.argv[1]}.yaml')).half();"
             "torch.save({'model': model, 'ema': None}, sys.argv[2])")  # fmt: skip
     subprocess.run([sys.executable, "-c", code, name, file], check=True, stdout=subprocess.DEVNULL,
                    stderr=subprocess.DEVNULL)  # fmt: skip

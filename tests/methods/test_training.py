@@ -104,12 +104,12 @@ def test_no_flag_no_part() -> None:
 
 
 def test_dns_by_default(net: nn.Module) -> None:
-    """80%, shared by shape, from a twentieth of the training to six tenths, all layers at once."""
+    """80%, shared by shape, from a twentieth of the training to four tenths, all layers at once."""
     training = begun(net, "--dns")
     rule = training.masked.rule
     assert isinstance(rule, Surgery)
     assert list(training.masked.masks) == ["0.weight", "2.weight", "3.weight"]
-    assert (rule.start, rule.stop, rule.gamma, rule.power) == (0.05, 0.6, 1e-3, 1.0)
+    assert (rule.start, rule.stop, rule.gamma, rule.power) == (0.05, 0.4, 1e-3, 1.0)
     assert (rule.hysteresis.lower, rule.hysteresis.upper) == (0.9, 1.1)
     lost = rule.drops({name: p.detach() for name, p in training.masked.parameters.items()})
     assert sum(lost.values()) == round(0.8 * training.masked.weights)

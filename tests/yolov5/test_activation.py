@@ -247,7 +247,7 @@ def test_help_of_train_has_what_works_there(script: Callable[..., Script], capsy
         script("train.py").parse("-h")
     text = capsys.readouterr().out
     assert all(flag in text for flag in ("--dns-sparsity", "--gmp-every", "--prune-iterations", "--keep-zeros"))
-    assert not any(flag in text for flag in ("--prune-save", "--prune-baseline", "--prune-calib"))
+    assert not any(flag in text for flag in ("--prune-save", "--prune-baseline", "--prune-sensitivity"))
 
 
 def test_a_script_that_we_do_not_know_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,12 +92,12 @@ def test_tools_are_found_where_the_scripts_run(tmp_path: Path) -> None:
         script.tool("load_images", "")
 
 
-def test_every_script_that_uses_a_model_has_the_tools() -> None:
+def test_every_script_has_the_tools() -> None:
     for path, script in load_scripts().items():
         expected = set(TOOLS) - {"load_classes"}
         if path.startswith("classify"):
             expected = {"check_img_size", "load_classes", "verify_image", "suffixes"}
-        assert set(script.tools) == (set() if script.role == "train" else expected), path
+        assert set(script.tools) == expected, path
 
 
 def test_a_fork_adds_and_replaces(tmp_path: Path) -> None:

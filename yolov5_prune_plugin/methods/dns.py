@@ -51,7 +51,7 @@ class DnsOptions:
         0.05, "when masks begin to change: a share of the training up to 1, or a number of optimizer steps (default"
         " 0.05)", type=checked(moment), metavar="WHEN")  # fmt: skip
     dns_stop: float = flag(
-        0.6, "when they are frozen, and trimmed to the sparsity (default 0.6); the weights left are trained on",
+        0.4, "when they are frozen, and trimmed to the sparsity (default 0.4); the weights left are trained on",
         type=checked(moment), metavar="WHEN")  # fmt: skip
     dns_layers: tuple[str, ...] = flag(
         (), "only Conv2d weights whose parameter name matches, such as 'model.1?.*'", nargs="+", metavar="GLOB"
