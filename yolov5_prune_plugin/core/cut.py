@@ -65,6 +65,40 @@ def cut(model: nn.Module, groups: Sequence[Group], removed: Removed) -> None:
             _shrink(layers[name], side, channels)
 
 
+def widths_left(model: nn.Module, groups: Sequence[Group]) -> dict[str, dict[str, int]]:
+    """How many channels the layers of some groups have: by layer and side (``out``, ``in``), as plain values."""
+    layers, found = dict(model.named_modules()), dict[str, dict[str, int]]()
+    for group in groups:
+        for member in group.members:
+            layer = layers[member.layer]
+            number = outputs(layer) if member.side == "out" else _inputs(layer)
+            found.setdefault(member.layer, {})[member.side] = number
+    return found
+
+
+def narrow(model: nn.Module, widths: Mapping[str, Mapping[str, int]]) -> None:
+    """Give layers the widths that ``widths_left`` noted; which channels stay does not matter: weights come after it.
+
+    Args:
+        model: Freshly built, in the dense shapes; changed in place.
+        widths: By layer and side.
+
+    Raises:
+        ValueError: If the model has no such layers, or they are narrower already.
+    """
+    layers = dict(model.named_modules())
+    for name, sides in widths.items():
+        layer = layers.get(name)
+        if layer is None:
+            raise ValueError(f"there is no layer {name}")
+        for side, left in sides.items():
+            there = outputs(layer) if side == "out" else _inputs(layer)
+            if not 0 < left <= there:
+                raise ValueError(f"{name} has {there} channels ({side}) where {left} are to be left")
+            if left < there:
+                _shrink(layer, side, set(range(left, there)))
+
+
 def _shrink(layer: nn.Module, side: str, gone: set[int]) -> None:
     whole = outputs(layer) if side == "out" else _inputs(layer)
     keep = [channel for channel in range(whole) if channel not in gone]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from yolov5_prune_plugin.core.allocation import by_score, by_share, fewest, gone_after, steps
 from yolov5_prune_plugin.core.channels import Channels, Group, find_channels
 from yolov5_prune_plugin.core.cost import Cost
-from yolov5_prune_plugin.core.cut import cut, readers, silence
+from yolov5_prune_plugin.core.cut import cut, readers, silence, widths_left
 from yolov5_prune_plugin.core.images import Images
 from yolov5_prune_plugin.core.repair import Repaired, repair
 from yolov5_prune_plugin.core.timing import in_turns, ratio
@@ -61,6 +61,7 @@ class Slimmed:
 
     Attributes:
         widths: Units of each group before and after, by its name.
+        layers: Channels that the layers have now, by name and side; what ``cut.narrow`` takes.
         kept: Layers whose outputs stay all, and why.
         before: ``flops``, ``params`` of the dense model at the size of the example.
         after: The same of the slim one.
@@ -74,6 +75,7 @@ class Slimmed:
     after: dict[str, float]
     latency: Optional[float] = None
     repairs: list[Repaired] = field(default_factory=list)
+    layers: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def no_bar(what: str, total: int) -> AbstractContextManager[Callable[[], None]]:
@@ -128,6 +130,7 @@ def slim(
             silence(model, found.groups, removed)
         result.after = cost.of(removed)  # before its layers shrink
         cut(model, found.groups, removed)
+        result.layers = widths_left(model, found.groups)
         for group in found.groups:
             before = result.widths.get(group.name, (group.units, 0))[0]
             result.widths[group.name] = before, group.units - len(removed.get(group.name, ()))

@@ -86,7 +86,7 @@ def slim_file(options: argparse.Namespace) -> int:
                      "before": done.before, "after": done.after, "imgsz": size}  # fmt: skip
             if before:
                 facts["of"] = before
-            save_slim(file, checkpoint, model, example, facts)
+            save_slim(file, checkpoint, model, example, facts, done.layers)
             value = None
             if validated:
                 value = validate(upstream, task, file, options.data, size, checks.batch_size)[1]

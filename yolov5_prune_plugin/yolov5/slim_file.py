@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +17,18 @@ from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import written_whole
 
 KEY = "slim"  # of our facts in a checkpoint: plain values, which upstream passes over
+WIDTHS = "yolov5_prune_widths"  # of the widths in model.yaml
 TOLERANCE = 0.02  # of the outputs' largest value, for weights in fp16
 
 
-def save_slim(file: Path, checkpoint: dict[str, Any], model: nn.Module, example: Tensor, facts: dict[str, Any]) -> int:
+def save_slim(
+    file: Path, checkpoint: dict[str, Any], model: nn.Module, example: Tensor, facts: dict[str, Any],
+    layers: dict[str, dict[str, int]],
+) -> int:  # fmt: skip
     """Write a model as upstream does: pickled whole, fp16, without training state.
+
+    The widths go into ``model.yaml`` too, from which train.py builds its model anew; upstream passes them over there,
+    and they stay in every checkpoint that a training writes.
 
     Args:
         file: Where to; must not exist.
@@ -28,6 +36,7 @@ def save_slim(file: Path, checkpoint: dict[str, Any], model: nn.Module, example:
         model: In eval mode, float32.
         example: [1, 3, H, W], for comparing outputs.
         facts: Plain values, kept under ``KEY``.
+        layers: What ``cut.narrow`` needs to give the dense architecture the model's widths.
 
     Returns:
         Bytes.
@@ -36,6 +45,8 @@ def save_slim(file: Path, checkpoint: dict[str, Any], model: nn.Module, example:
         PruneError: If it can't be written, or does not come back as the same model. No file is left then.
     """
     half = copy.deepcopy(model).half()
+    if isinstance(getattr(half, "yaml", None), dict):
+        half.yaml = {**half.yaml, WIDTHS: layers}  # type: ignore[assignment]
     for parameter in half.parameters():
         parameter.requires_grad = False
     try:
@@ -54,6 +65,16 @@ def facts_of(checkpoint: Any) -> dict[str, Any]:
     """Our facts in a checkpoint; empty if it is of no slim model."""
     facts = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
     return facts if isinstance(facts, dict) else {}
+
+
+def is_slim(weights: str) -> bool:
+    """Whether a local checkpoint has widths in it, without unpickling anything."""
+    try:
+        with zipfile.ZipFile(weights) as archive:
+            names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            return any(WIDTHS.encode() in archive.read(name) for name in names)
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 @contextmanager
