@@ -15,7 +15,7 @@ from yolov5_prune_plugin.options import add_flags
 from yolov5_prune_plugin.slim.flags import SlimOptions, ValidationOptions
 from yolov5_prune_plugin.yolov5.stop import clear_exit
 
-COMMANDS = ("run", "patch", "curve", "sensitivity", "slim", "demo")
+COMMANDS = ("run", "patch", "curve", "sensitivity", "slim", "bench", "demo")
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -84,6 +84,21 @@ def _parser() -> argparse.ArgumentParser:
     add_flags(slim, [SlimOptions, ValidationOptions])
     slim.set_defaults(command=_slim)
 
+    bench = commands.add_parser("bench", help="latency, memory and size of models side by side, in several runtimes")
+    bench.add_argument("weights", metavar="W.pt", type=Path, nargs="+", help="checkpoints; ratios are to the first")
+    bench.add_argument("--imgsz", type=int, default=640, metavar="N", help="image size (640)")
+    bench.add_argument("--batches", type=int, nargs="+", default=[1, 16], metavar="B", help="batch sizes (1 16)")
+    bench.add_argument(
+        "--rounds", type=int, default=40, metavar="N", help="timed rounds at batch 1; a fourth above (40)"
+    )
+    bench.add_argument(
+        "--project", type=Path, default=Path("runs/bench"), metavar="DIR", help="for results (runs/bench)"
+    )
+    bench.add_argument(
+        "--repo", type=Path, metavar="DIR", help="YOLOv5 checkout (default: here, or the package yolov5)"
+    )
+    bench.set_defaults(command=_bench)
+
     demo = commands.add_parser(
         "demo", help="validate an embedded detector dense and pruned (needs: pip install yolov5)"
     )
@@ -132,6 +147,12 @@ def _slim(options: argparse.Namespace) -> int:
     from yolov5_prune_plugin.slim.command import slim_file
 
     return slim_file(options)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from yolov5_prune_plugin.slim.bench import bench
+
+    return bench(options)
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -160,3 +160,22 @@ def test_another_architecture_is_refused(clone: Release, slimmed: Path, training
     printed = clone.launch("train.py", *train_arguments(training_shapes, tmp_path, weights=slimmed), "--cfg", cfg,
                            cwd=tmp_path, ok=False)  # fmt: skip
     assert "is slim, and its weights fit no other architecture" in printed
+
+
+def test_bench_compares(clone: Release, slimmed: Path, tmp_path: Path) -> None:
+    """Costs are those of the files; outputs in each runtime agree with PyTorch's; ratios are to the first."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("openvino")
+    run("-m", "yolov5_prune_plugin", "bench", WEIGHTS, slimmed, "--imgsz", 128, "--batches", 1, "--rounds", 5,
+        "--project", tmp_path / "b", "--repo", clone.folder, cwd=tmp_path)  # fmt: skip
+    found = json.loads((tmp_path / "b" / "bench.json").read_text())
+    report = json.loads((slimmed.parent / "s_slim" / "report.json").read_text())
+    assert found["models"]["s"]["flops"] == pytest.approx(report["after"]["flops"])
+    assert found["models"]["s"]["bytes"] == slimmed.stat().st_size
+    rows = {(row["runtime"], row["model"]): row for row in found["latency"]}
+    assert {runtime for runtime, _ in rows} >= {"pytorch", "onnx", "openvino"}
+    for runtime in ("pytorch", "onnx", "openvino"):
+        assert rows[runtime, "shapes-yolov5n"]["speedup"] == 1
+        assert rows[runtime, "s"]["peak_bytes"] > 0
+    assert all(rows[runtime, "s"]["difference"] <= 1e-4 for runtime in ("onnx", "openvino"))
+    assert (tmp_path / "b" / "bench.png").stat().st_size > 3000
