@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> None:
     subprocess.run([sys.executable, shared / "data" / "make_yaml.py", laid_out], check=True, stdout=subprocess.DEVNULL)
     data, weights = laid_out / str(chosen["data"]), shared / "weights" / str(chosen["weights"])
     if options.cut:
-        data = cut(data)
+        data = cut_off(data)
     began, before = time.perf_counter(), {}
     if options.way == "finetune":
         pruned = folder / "pruned.pt"
@@ -129,15 +129,16 @@ def run(options: argparse.Namespace) -> None:
         **found,
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    (folder / "result.tmp").write_text(json.dumps(result, indent=2) + "\n")
-    shutil.move(folder / "result.tmp", file)
-    for file in (trained / "last.pt", folder / "pruned.pt"):
-        file.unlink(missing_ok=True)
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(result, indent=2) + "\n")
+    os.replace(temporary, file)
+    for weights in (trained / "last.pt", folder / "pruned.pt"):
+        weights.unlink(missing_ok=True)
     print(f"{folder.name}: last {found['last']['map']:.3f}, best {found['best']['map']:.3f} at"
           f" {found['last']['conv_sparsity']:.3f}, {seconds / 60:.0f} min", flush=True)  # fmt: skip
 
 
-def cut(data: Path) -> Path:
+def cut_off(data: Path) -> Path:
     """A data file whose validation set is every fifth of the training images, with the others to train on."""
     content = yaml.safe_load(data.read_text())
     images = sorted((Path(content["path"]) / content["train"]).iterdir())

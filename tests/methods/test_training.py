@@ -76,6 +76,7 @@ def begun(net: nn.Module, *flags: object, frozen: tuple[str, ...] = ()) -> Train
         (["--dns", "--gmp-start", "0.1"], "--gmp-start needs --gmp"),
         (["--prune-method", "random"], "--prune-method needs --prune S"),
         (["--prune", "0.3", "--prune-method", "none"], "--prune-method must be one of magnitude, random"),
+        (["--dns", "--prune-calib", "8"], "--prune-calib needs --prune S"),
         (["--prune", "0.3", "--prune-calib", "8"], "--prune-calib: --prune-method magnitude looks at no images"),
         (["--prune", "0.3", "--prune-amounts", "a.yaml"], "each say how much is pruned"),
         (

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from yolov5_prune_plugin.errors import PruneError, UpstreamError
 from yolov5_prune_plugin.yolov5.knowledge import patches_dir
-from yolov5_prune_plugin.yolov5.seams import EVENTS, FAMILIES, ROLES, TOOLS, find_script, load_scripts
+from yolov5_prune_plugin.yolov5.seams import EVENTS, FAMILIES, ROLES, TOOLS, find_script, load_scripts, package_of
 
 
 def fork(tmp_path: Path, text: str) -> str:
@@ -98,6 +99,16 @@ def test_every_script_has_the_tools() -> None:
         if path.startswith("classify"):
             expected = {"check_img_size", "load_classes", "verify_image", "suffixes"}
         assert set(script.tools) == expected, path
+
+
+@pytest.mark.parametrize(
+    ("module", "package"),
+    [("models.common", ""), ("yolov5.models.common", "yolov5."), ("utils.torch_utils", ""),
+     ("yolov5.utils.torch_utils", "yolov5."), ("my.models.yolov5.models.yolo", "my.models.yolov5."), ("__main__", "")],
+)  # fmt: skip
+def test_the_package_by_one_of_its_names(module: str, package: str) -> None:
+    """In a clone, from PyPI, inside another package, and where a fork defines it in the script."""
+    assert package_of(SimpleNamespace(__module__=module)) == package
 
 
 def test_a_fork_adds_and_replaces(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -17,7 +17,7 @@ from yolov5_prune_plugin.core.distribution import NAMES
 from yolov5_prune_plugin.core.granularity import Granularity
 from yolov5_prune_plugin.core.oneshot import Request, prune_by_scores
 from yolov5_prune_plugin.core.report import Sparsity, measure
-from yolov5_prune_plugin.core.target import Selection, find_targets
+from yolov5_prune_plugin.core.target import Selection, Target, find_targets
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import check_new_file
 from yolov5_prune_plugin.methods.budget import BudgetOptions, BudgetRun, check_budget
@@ -69,11 +69,10 @@ class OneShot:
             raise PruneError("--prune-amounts says what each layer drops; leave out --prune-distribution")
         method = chosen_method(run, self._methods, options.prune_method)
         chosen = type(method)
-        if not measuring:
-            check_images(run, method)
         if measuring:
             return SensitivityRun(run, method, Granularity.parse(options.prune_granularity), options.prune_seed,
                                   lambda model: find(model, options), {"method": options.prune_method})  # fmt: skip
+        check_images(run, method)
         if budget.prune_budget is not None:
             check_budget(budget, options.prune_granularity, run)
         request = request_of(options, chosen)
@@ -96,6 +95,16 @@ def methods_of(hook: Any) -> dict[str, Any]:
         if first is not cls:
             raise PruneError(f"method {cls.name!r} is offered by {first.__module__} and by {cls.__module__}")
     return methods
+
+
+def prune_by(method: Any, run: Run, model: nn.Module, targets: Sequence[Target], request: Request) -> None:
+    """Prune a model in place as a method does it: by looking at images, by itself, or by its scores."""
+    if hasattr(method, "calibrate"):
+        method.calibrate(run, model, targets)
+    if hasattr(method, "prune"):
+        method.prune(targets, request)
+    else:
+        prune_by_scores(targets, method.scores, request)
 
 
 @dataclass(frozen=True)
@@ -140,12 +149,7 @@ class OneShotRun:
         except PruneError as error:
             raise PruneError(f"--prune-amounts {options.prune_amounts}: {error}") from None
         started = time.perf_counter()
-        if hasattr(self.method, "calibrate"):
-            self.method.calibrate(self.run, model, selection.targets)
-        if hasattr(self.method, "prune"):
-            self.method.prune(selection.targets, request)
-        else:
-            prune_by_scores(selection.targets, self.method.scores, request)
+        prune_by(self.method, self.run, model, selection.targets, request)
         seconds = time.perf_counter() - started
         fused = not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
         facts = {

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from yolov5_prune_plugin.core.gradual import Gradual, rounds
 from yolov5_prune_plugin.core.granularity import Granularity
-from yolov5_prune_plugin.core.oneshot import Request, prune_by_scores
+from yolov5_prune_plugin.core.oneshot import Request
 from yolov5_prune_plugin.core.rule import Rule
 from yolov5_prune_plugin.core.target import Selection, Target, find_targets
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.methods.calibration import check_images
 from yolov5_prune_plugin.methods.flags import WhatOptions
-from yolov5_prune_plugin.methods.oneshot import chosen_method, find, request_of
+from yolov5_prune_plugin.methods.oneshot import chosen_method, find, prune_by, request_of
 from yolov5_prune_plugin.methods.when import whole
 from yolov5_prune_plugin.options import checked, flag
 from yolov5_prune_plugin.run import Run, Training
@@ -95,11 +95,7 @@ class Retrain:
         """One round of a method that looks at images, by a fresh one: what another has measured is of another model."""
         self.method = chosen_method(self.run, self._methods, self.options.prune_method)
         with _evaluating(model):
-            self.method.calibrate(self.run, model, targets)
-            if hasattr(self.method, "prune"):
-                self.method.prune(targets, request)
-            else:
-                prune_by_scores(targets, self.method.scores, request)
+            prune_by(self.method, self.run, model, targets, request)
 
 
 class Keep:

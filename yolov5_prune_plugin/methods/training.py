@@ -13,6 +13,7 @@ from yolov5_prune_plugin.core.masked import Masked
 from yolov5_prune_plugin.core.rule import Rule
 from yolov5_prune_plugin.core.target import Selection
 from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.methods.calibration import CalibrationOptions
 from yolov5_prune_plugin.methods.dns import Dns, DnsOptions
 from yolov5_prune_plugin.methods.gmp import Gmp, GmpOptions
 from yolov5_prune_plugin.methods.oneshot import methods_of
@@ -69,7 +70,7 @@ class SparseTraining:
             raise PruneError(f"{' and '.join(ways)} are different ways to a sparse model; leave out all but one")
         of_methods = [cls for cls in self._methods.values() if is_dataclass(cls)]
         owners = {"--dns": [DnsOptions], "--gmp": [GmpOptions], "--keep-zeros": [KeepOptions],
-                  "--prune": [RetrainOptions, *of_methods]}  # fmt: skip
+                  "--prune": [RetrainOptions, CalibrationOptions, *of_methods]}  # fmt: skip
         for owner, classes in owners.items():
             lonely = [name for cls in classes for name in run.given(cls)]
             if lonely and owner not in ways:

@@ -90,7 +90,8 @@ class Script:
 
 def package_of(original: Any) -> str:
     """What upstream's dotted names start with, by one of its own: empty in a clone, ``yolov5.`` from PyPI."""
-    return re.split(r"\b(?:models|utils)\b", str(getattr(original, "__module__", "")))[0]
+    found = re.match(r"((?:.*\.)?)(?:models|utils)\.", str(getattr(original, "__module__", "")))
+    return found[1] if found else ""
 
 
 def load_scripts(extra: Optional[str] = None) -> dict[str, Script]:
