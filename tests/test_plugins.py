@@ -92,7 +92,8 @@ def test_each_role_is_offered_its_flags() -> None:
     assert offered(manager, "val.py", "validate") == validate
     assert offered(manager, "detect.py", "use") == [PruneOptions, Obs, CalibrationOptions]
     assert offered(manager, "export.py", "export") == [PruneOptions, Obs, CalibrationOptions]
-    assert offered(manager, "train.py", "train") == [DnsOptions, GmpOptions, RetrainOptions, KeepOptions]
+    train = [DnsOptions, GmpOptions, RetrainOptions, KeepOptions, Obs, CalibrationOptions]
+    assert offered(manager, "train.py", "train") == train
 
 
 def test_flags_of_a_strangers_method_are_offered_too(stranger: ModuleType) -> None:
