@@ -16,7 +16,9 @@ from yolov5_prune_plugin.core.mask import apply_mask
 from yolov5_prune_plugin.core.target import Layer
 from yolov5_prune_plugin.core.walk import walk
 
-TOLERANCE, ITERATIONS = 1e-10, 400
+TOLERANCE = {torch.float64: 1e-10}  # of a residual, relative to the first one, by the weight's dtype
+TOLERANCE_FLOAT, ITERATIONS = 1e-7, 400
+RIDGE = 0.01  # added to the diagonal of what is inverted as preconditioner
 EPS = 1e-30
 SMOOTH = 0.1  # share of the mean curvature of outputs that is added to each: 128 images are few
 CONSTANT = 1e-12  # variance that is but rounding of float32, relative to the square
@@ -27,7 +29,8 @@ def solve(weight: Tensor, mask: Tensor, second: Tensor, damp: float = 0.01) -> T
 
     Minimises, for each row, E[((v - w) x)^2] + lambda |v - w|^2 over v that are zero off the mask, with
     lambda = damp * mean diagonal of E[x x^T]. The minimum satisfies [(v - w) (H + lambda)] = 0 on the mask: one linear
-    system a row, solved for all rows at once by conjugate gradients, so that no row needs an inverse of its own.
+    system a row, solved for all rows at once by conjugate gradients, so that no row needs an inverse of its own; the
+    part of the full inverse that is on the mask is the preconditioner, in the weight's own precision.
     Removing a single weight q this way is the formula of Optimal Brain Surgeon, v = w - w_q / [H^-1]_qq H^-1[:, q].
 
     Args:
@@ -47,14 +50,18 @@ def solve(weight: Tensor, mask: Tensor, second: Tensor, damp: float = 0.01) -> T
     if not scale > 0:  # the layer never fires: nothing to make up for
         return (full * kept).to(weight.dtype)
     hessian = second / scale + damp * torch.eye(len(second), dtype=second.dtype, device=second.device)
-    diagonal = hessian.diagonal().clamp_min(1e-9)
+    ridge = RIDGE * torch.eye(len(second), dtype=second.dtype, device=second.device)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian + ridge)).to(weight.dtype)
+
+    def precondition(residual: Tensor) -> Tensor:
+        return kept * (residual.to(inverse.dtype) @ inverse).to(residual.dtype)
 
     step = torch.zeros_like(full)  # v - mask * w
     residual = kept * ((full * (1 - kept)) @ hessian)
-    preconditioned = residual / diagonal
+    preconditioned = precondition(residual)
     direction = preconditioned.clone()
     energy = (residual * preconditioned).sum(1, keepdim=True)
-    goal = TOLERANCE**2 * energy
+    goal = TOLERANCE.get(weight.dtype, TOLERANCE_FLOAT) ** 2 * energy
     for _ in range(ITERATIONS):
         if not bool((energy > goal).any()):
             break
@@ -63,7 +70,7 @@ def solve(weight: Tensor, mask: Tensor, second: Tensor, damp: float = 0.01) -> T
         length = torch.where(curvature > 0, energy / curvature.clamp_min(1e-300), 0.0)
         step += length * direction
         residual -= length * moved
-        preconditioned = residual / diagonal
+        preconditioned = precondition(residual)
         before, energy = energy, (residual * preconditioned).sum(1, keepdim=True)
         direction = preconditioned + torch.where(before > 0, energy / before.clamp_min(1e-300), 0.0) * direction
     return ((full + step) * kept).to(weight.dtype)
