@@ -78,7 +78,7 @@ def couple(model: nn.Module, example: Tensor) -> Traced:
         if name in done:
             continue
         if id(layer) not in reached:
-            traced.kept[name] = UNREACHED
+            traced.kept[name] = _inside(name, model) or UNREACHED
             continue
         seen = _follow(graph, layer)
         roots = _roots(seen, names, name)
@@ -128,6 +128,16 @@ def _graph(package: Any, model: nn.Module, example: Tensor) -> Any:
             module.training = training
         for parameter, needed in wanted.items():
             parameter.requires_grad_(needed)
+
+
+def _inside(name: str, model: nn.Module) -> str:
+    """Why a layer is not seen that a torch module of several parts uses without calling it."""
+    parent = name.rpartition(".")[0]
+    return (
+        f"it is a part of {parent}, an attention"
+        if isinstance(model.get_submodule(parent), nn.MultiheadAttention)
+        else ""
+    )
 
 
 def _order(model: nn.Module, example: Tensor) -> dict[str, tuple[int, int]]:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from yolov5_prune_plugin.core.channels import Group, channels_of, depthwise, ignore, outputs
+from yolov5_prune_plugin.core.channels import KINDS, Group, channels_of, depthwise, ignore, outputs
 
 Removed = Mapping[str, Sequence[int]]  # units that go, by the name of their group
+Widths = dict[str, dict[str, int]]  # channels that there are, by layer and side (``out``, ``in``)
 
 
 @torch.no_grad()
@@ -42,7 +43,8 @@ def cut(model: nn.Module, groups: Sequence[Group], removed: Removed) -> None:
     """Remove units from every layer that holds a part of them.
 
     Args:
-        model: Changed in place: parameters and buffers are new ones, so an optimizer must be made after it.
+        model: Changed in place; its parameters stay the objects that they are, so that an optimizer which has not made
+            a step yet may hold them.
         groups: Of the model, from ``find_channels``; they describe the model as it was before.
         removed: Units by name of the group; not all units of a group.
 
@@ -65,15 +67,20 @@ def cut(model: nn.Module, groups: Sequence[Group], removed: Removed) -> None:
             _shrink(layers[name], side, channels)
 
 
-def widths_left(model: nn.Module, groups: Sequence[Group]) -> dict[str, dict[str, int]]:
-    """How many channels the layers of some groups have: by layer and side (``out``, ``in``), as plain values."""
-    layers, found = dict(model.named_modules()), dict[str, dict[str, int]]()
+def widths_left(model: nn.Module, groups: Sequence[Group]) -> Widths:
+    """How many channels the layers of some groups have."""
+    layers, found = dict(model.named_modules()), Widths()
     for group in groups:
         for member in group.members:
             layer = layers[member.layer]
             number = outputs(layer) if member.side == "out" else _inputs(layer)
             found.setdefault(member.layer, {})[member.side] = number
     return found
+
+
+def merged(widths: Mapping[str, Mapping[str, int]], later: Mapping[str, Mapping[str, int]]) -> Widths:
+    """Widths after a second cut: its own, and those of the first where it says nothing."""
+    return {name: {**widths.get(name, {}), **later.get(name, {})} for name in {**widths, **later}}
 
 
 def narrow(model: nn.Module, widths: Mapping[str, Mapping[str, int]]) -> None:
@@ -97,6 +104,32 @@ def narrow(model: nn.Module, widths: Mapping[str, Mapping[str, int]]) -> None:
                 raise ValueError(f"{name} has {there} channels ({side}) where {left} are to be left")
             if left < there:
                 _shrink(layer, side, set(range(left, there)))
+
+
+def fit(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give the layers the widths that weights of this architecture have, and load them.
+
+    Args:
+        model: Freshly built; changed in place.
+        weights: A state dict of it, in the same widths or with channels removed.
+
+    Raises:
+        ValueError: If they are of another architecture.
+    """
+    for name, layer in model.named_modules():
+        weight = weights.get(f"{name}.weight")
+        if weight is None or not isinstance(layer, KINDS):
+            continue
+        sides = {"out": weight.shape[0]}
+        if isinstance(layer, nn.ConvTranspose2d):
+            sides = {"in": weight.shape[0], "out": weight.shape[1]}
+        elif not isinstance(layer, _BatchNorm) and not depthwise(layer):
+            sides["in"] = weight.shape[1] * (layer.groups if isinstance(layer, nn.Conv2d) else 1)
+        narrow(model, {name: sides})
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(" ".join(str(error).split())[:200]) from None
 
 
 def _shrink(layer: nn.Module, side: str, gone: set[int]) -> None:
@@ -136,6 +169,6 @@ def _select(layer: nn.Module, name: str, axis: int, keep: list[int]) -> None:
     assert isinstance(tensor, Tensor)
     smaller = tensor.detach().index_select(axis, torch.tensor(keep, device=tensor.device)).contiguous()
     if isinstance(tensor, nn.Parameter):
-        setattr(layer, name, nn.Parameter(smaller, requires_grad=tensor.requires_grad))
+        tensor.data, tensor.grad = smaller, None
     else:
         setattr(layer, name, smaller)

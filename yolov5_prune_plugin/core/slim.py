@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from yolov5_prune_plugin.core.allocation import by_score, by_share, fewest, gone_after, steps
 from yolov5_prune_plugin.core.channels import Channels, Group, find_channels
 from yolov5_prune_plugin.core.cost import Cost
-from yolov5_prune_plugin.core.cut import cut, readers, silence, widths_left
+from yolov5_prune_plugin.core.cut import Widths, cut, merged, readers, silence, widths_left
 from yolov5_prune_plugin.core.images import Images
 from yolov5_prune_plugin.core.repair import Repaired, repair
 from yolov5_prune_plugin.core.timing import in_turns, ratio
@@ -75,7 +75,7 @@ class Slimmed:
     after: dict[str, float]
     latency: Optional[float] = None
     repairs: list[Repaired] = field(default_factory=list)
-    layers: dict[str, dict[str, int]] = field(default_factory=dict)
+    layers: Widths = field(default_factory=Widths)
 
 
 def no_bar(what: str, total: int) -> AbstractContextManager[Callable[[], None]]:
@@ -130,7 +130,7 @@ def slim(
             silence(model, found.groups, removed)
         result.after = cost.of(removed)  # before its layers shrink
         cut(model, found.groups, removed)
-        result.layers = widths_left(model, found.groups)
+        result.layers = merged(result.layers, widths_left(model, found.groups))
         for group in found.groups:
             before = result.widths.get(group.name, (group.units, 0))[0]
             result.widths[group.name] = before, group.units - len(removed.get(group.name, ()))

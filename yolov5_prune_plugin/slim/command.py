@@ -6,14 +6,14 @@ import argparse
 import copy
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 from yolov5_prune_plugin.errors import NoResultError, PruneError
 from yolov5_prune_plugin.files import check_new_file, written_whole
 from yolov5_prune_plugin.options import build
+from yolov5_prune_plugin.progress import bar
 from yolov5_prune_plugin.slim.flags import SlimOptions, ValidationOptions, parse_target
 
 COLLAPSED = 0.1  # of the dense model's figure: less is called a collapse
@@ -37,7 +37,7 @@ def slim_file(options: argparse.Namespace) -> int:
     validated = bool(options.data) and not checks.no_val
     if checks.keep_map and not validated:
         raise PruneError("--keep-map validates, and so needs --data, and no --no-val")
-    needs = _needing_images(config)
+    needs = config.looks_at_images()
     if needs and not options.data:
         raise PruneError(f"{needs} looks at images: give --data, a data-set YAML with a train split")
     check_new_file("-o", options.output)
@@ -46,10 +46,10 @@ def slim_file(options: argparse.Namespace) -> int:
 
     from yolov5_prune_plugin.core.coupled import tracer
     from yolov5_prune_plugin.core.images import Images
-    from yolov5_prune_plugin.core.slim import Slimming, slim
-    from yolov5_prune_plugin.slim.show import Report
+    from yolov5_prune_plugin.core.slim import slim
+    from yolov5_prune_plugin.slim.show import Report, Written
     from yolov5_prune_plugin.slim.validate import validate
-    from yolov5_prune_plugin.yolov5.slim_file import facts_of, save_slim
+    from yolov5_prune_plugin.yolov5.slim_file import facts_of, save_slim, widths_of
     from yolov5_prune_plugin.yolov5.upstream import as_used, find_upstream, stride_of, task_of
 
     tracer()
@@ -59,11 +59,15 @@ def slim_file(options: argparse.Namespace) -> int:
     size = options.imgsz or (224 if task == "classify/" else 640)
     if task != "classify/" and size % stride:
         raise PruneError(f"--imgsz {size}: must be a multiple of {stride}, the model's largest stride")
-    report = Report(options.weights, options.output, what, config)
+    report = Report(options.output.with_name(f"{options.output.stem}_slim"),
+                    {"weights": str(options.weights), "what": what, "options": asdict(config)})  # fmt: skip
     before = facts_of(checkpoint)
-    if before:
-        report.say(f"{options.weights} is slim already ({before.get('target')}); shares are of what it has now, not of"
-                   f" the model that it was made from")  # fmt: skip
+    if before or widths_of(dense):
+        how = f" ({before['target']})" if "target" in before else ""
+        report.say(f"{options.weights} is slim already{how}; shares are of what it has now, not of the model that it was"
+                   " made from")  # fmt: skip
+    if not options.data:
+        report.say("no --data: nothing is repaired, and nothing is validated")
     images = None
     if options.data and (needs or not config.slim_no_repair):
         drawn = upstream.calibration(task, dense, options.data, size, config.slim_calib, "train", config.slim_seed)
@@ -76,11 +80,9 @@ def slim_file(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="yolov5-prune-") as folder:
         for number in range(TRIES):
             model = copy.deepcopy(dense)
-            wanted = Slimming(what, target, config.slim_importance, config.slim_allocation, config.slim_round,
-                              config.slim_floor, config.slim_steps, not config.slim_no_repair,
-                              config.slim_seed)  # fmt: skip
+            wanted = config.slimming(what, target)
             with torch.no_grad():
-                done = slim(model, wanted, example, sized, images, _bar, as_used)
+                done = slim(model, wanted, example, sized, images, bar, as_used)
             file = Path(folder) / f"{number}.pt"
             facts = {"target": f"{what}={target:g}", "importance": wanted.importance, "allocation": wanted.allocation,
                      "before": done.before, "after": done.after, "imgsz": size}  # fmt: skip
@@ -102,17 +104,11 @@ def slim_file(options: argparse.Namespace) -> int:
                                 " nothing was written. Fine-tune after cutting instead (train.py --slim), or take a"
                                 " lower --keep-map")  # fmt: skip
         _keep(file, options.output)
-    report.done(done, options.output, figure, dense_value, value)
+    report.done(done, Written(options.output, figure, dense_value, value))
     if value is not None and value < COLLAPSED * dense_value:
         report.say(f"{figure} has collapsed ({dense_value:.4f} -> {value:.4f}): this file is a start for fine-tuning,"
                    " not for use. --keep-map SHARE backs off to a milder target")  # fmt: skip
     return 0
-
-
-def _needing_images(config: SlimOptions) -> Optional[str]:
-    if config.slim_importance in ("taylor", "second"):
-        return f"--slim-importance {config.slim_importance}"
-    return "--slim-allocation sensitivity" if config.slim_allocation == "sensitivity" else None
 
 
 def _keep(file: Path, output: Path) -> None:
@@ -121,15 +117,3 @@ def _keep(file: Path, output: Path) -> None:
             shutil.copyfile(file, temporary)
     except OSError as error:
         raise PruneError(f"-o {output}: cannot be written: {error}") from error
-
-
-@contextmanager
-def _bar(what: str, total: int) -> Iterator[Any]:
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)

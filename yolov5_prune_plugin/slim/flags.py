@@ -1,14 +1,21 @@
-"""The flags of ``yolov5-prune slim``."""
+"""The flags of channel pruning: ``yolov5-prune slim`` and ``train.py --slim``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.methods.when import whole
 from yolov5_prune_plugin.options import checked, flag
 
+if TYPE_CHECKING:
+    from yolov5_prune_plugin.core.slim import Slimming
+
+# as core has them, which is not imported for a command line: it brings torch
 WHAT = ("flops", "params", "latency")
-IMPORTANCES = ("l1", "l2", "bn", "lamp", "taylor", "second")
+BY_IMAGES = ("taylor", "second")
+IMPORTANCES = ("l1", "l2", "bn", "lamp", *BY_IMAGES)
 ALLOCATIONS = ("uniform", "global", "sensitivity")
 
 
@@ -35,12 +42,6 @@ def left(text: str) -> float:
     return value
 
 
-def _whole(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise PruneError(f"must be a whole number, at least 1; got {text!r}")
-    return int(text)
-
-
 def _share(text: str) -> float:
     try:
         value = float(text)
@@ -61,16 +62,29 @@ class SlimOptions:
     slim_allocation: str = flag(
         "global", "how layers share it: uniform (each the same), global (default: the least important anywhere), or"
         " sensitivity (where the outputs lose least, measured on images of --data)", choices=ALLOCATIONS)  # fmt: skip
-    slim_round: int = flag(8, "widths are multiples of N (default 8)", type=checked(_whole), metavar="N")
+    slim_round: int = flag(8, "widths are multiples of N (default 8)", type=checked(whole), metavar="N")
     slim_floor: float = flag(
         0.1, "share of the channels that stays at least in each layer (default 0.1)", type=checked(_share),
         metavar="SHARE")  # fmt: skip
-    slim_steps: int = flag(1, "in N steps, each chosen anew (default 1)", type=checked(_whole), metavar="N")
+    slim_steps: int = flag(1, "in N steps, each chosen anew (default 1)", type=checked(whole), metavar="N")
     slim_calib: int = flag(
         64, "images of --data's train split for importance and repair, without their labels (default 64)",
-        type=checked(_whole), metavar="N")  # fmt: skip
+        type=checked(whole), metavar="N")  # fmt: skip
     slim_seed: int = flag(0, "seed of what is drawn (default 0)", metavar="N")
     slim_no_repair: bool = flag(False, "leave out least squares and BatchNorm statistics after cutting")
+
+    def looks_at_images(self) -> str:
+        """The choice that can't be made without images; empty if there is none."""
+        if self.slim_importance in BY_IMAGES:
+            return f"--slim-importance {self.slim_importance}"
+        return "--slim-allocation sensitivity" if self.slim_allocation == "sensitivity" else ""
+
+    def slimming(self, what: str, target: float) -> Slimming:
+        """What ``core.slim.slim`` is to do."""
+        from yolov5_prune_plugin.core.slim import Slimming
+
+        return Slimming(what, target, self.slim_importance, self.slim_allocation, self.slim_round, self.slim_floor,
+                        self.slim_steps, not self.slim_no_repair, self.slim_seed)  # fmt: skip
 
 
 @dataclass
@@ -81,4 +95,4 @@ class ValidationOptions:
         0.0, "back off to a milder target until this share of the dense model's mAP (or top1) is left, in (0, 1];"
         " without it a collapse is only reported", type=checked(_share), metavar="SHARE")  # fmt: skip
     no_val: bool = flag(False, "do not validate, although --data is given")
-    batch_size: int = flag(8, "images in a batch of these validations (default 8)", type=checked(_whole), metavar="N")
+    batch_size: int = flag(8, "images in a batch of these validations (default 8)", type=checked(whole), metavar="N")

@@ -1,9 +1,9 @@
-"""What a slimming says: tables in the terminal; report.json, widths.csv and widths.png beside the file it wrote."""
+"""What a slimming says: tables in the terminal; report.json, widths.csv and widths.png in a folder."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Optional
 
@@ -16,18 +16,40 @@ from rich.text import Text
 from yolov5_prune_plugin.core.slim import Slimmed
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import written_whole
-from yolov5_prune_plugin.slim.flags import SlimOptions
 
 SHOWN = 6  # names of layers in a line
+
+
+@dataclass(frozen=True)
+class Written:
+    """The file of a slim model, and what its validation gave.
+
+    Attributes:
+        file: It.
+        figure: What is measured: map, mask_map or top1; empty without a validation.
+        dense: The dense model's.
+        slim: The slim one's; None without a validation.
+    """
+
+    file: Path
+    figure: str = ""
+    dense: float = 0.0
+    slim: Optional[float] = None
 
 
 class Report:
     """Everything that is said about one slimming."""
 
-    def __init__(self, weights: Path, output: Path, what: str, config: SlimOptions) -> None:
+    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
+        """Begin it.
+
+        Args:
+            folder: For the files.
+            facts: Plain values for report.json.
+        """
         self._console = Console(width=120, highlight=False, markup=False, emoji=False)
-        self._folder = output.with_name(f"{output.stem}_slim")
-        self.content: dict[str, Any] = {"weights": str(weights), "what": what, "options": asdict(config), "said": []}
+        self._folder = folder
+        self.content: dict[str, Any] = {**facts, "said": []}
 
     def say(self, line: str) -> None:
         """Print a line, and keep it."""
@@ -39,9 +61,7 @@ class Report:
         self.content[which] = {figure: value}
         self._console.print(f"{which}: {figure} {value:.4f}")
 
-    def done(
-        self, slimmed: Slimmed, output: Path, figure: str, dense: float, value: Optional[float]
-    ) -> None:  # fmt: skip
+    def done(self, slimmed: Slimmed, written: Optional[Written] = None) -> None:
         """Print the tables and write the files.
 
         Raises:
@@ -57,11 +77,12 @@ class Report:
         for repaired in slimmed.repairs:
             tried = ", ".join(f"{name} {value:.3g}" for name, value in repaired.distances.items())
             self.say(f"repair kept: {repaired.kept} (distance to the unslimmed outputs on held-out images: {tried})")
-        self._console.print(_costs(slimmed, output, figure, dense, value))
+        self._console.print(_costs(slimmed, written))
         self.content.update(
             widths=slimmed.widths, kept=slimmed.kept, before=slimmed.before, after=slimmed.after,
-            latency=slimmed.latency, repairs=[asdict(one) for one in slimmed.repairs], file=str(output),
-            slim={figure: value} if figure else {})  # fmt: skip
+            latency=slimmed.latency, repairs=[asdict(one) for one in slimmed.repairs])  # fmt: skip
+        if written:
+            self.content.update(file=str(written.file), slim={written.figure: written.slim} if written.figure else {})
         self._write(slimmed)
 
     def _write(self, slimmed: Slimmed) -> None:
@@ -91,7 +112,7 @@ def _widths(slimmed: Slimmed) -> Table:
     return table
 
 
-def _costs(slimmed: Slimmed, output: Path, figure: str, dense: float, value: Optional[float]) -> Table:
+def _costs(slimmed: Slimmed, written: Optional[Written]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("", "dense", "slim", "left"):
         table.add_column(column, justify="left" if not column else "right")
@@ -100,10 +121,11 @@ def _costs(slimmed: Slimmed, output: Path, figure: str, dense: float, value: Opt
         table.add_row(name, f"{before / scale:.3f} {unit}", f"{after / scale:.3f} {unit}", f"{after / before:.3f}")
     if slimmed.latency is not None:
         table.add_row("latency, as measured", "", "", f"{slimmed.latency:.3f}")
-    table.add_row("bytes of the file", "", f"{output.stat().st_size:,}", "")
-    if value is not None:
-        share = f"{value / dense:.3f}" if dense else "-"
-        table.add_row(figure, f"{dense:.4f}", f"{value:.4f}", share)
+    if written:
+        table.add_row("bytes of the file", "", f"{written.file.stat().st_size:,}", "")
+    if written and written.slim is not None:
+        share = f"{written.slim / written.dense:.3f}" if written.dense else "-"
+        table.add_row(written.figure, f"{written.dense:.4f}", f"{written.slim:.4f}", share)
     return table
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from yolov5_prune_plugin.core.cut import Widths, merged
 from yolov5_prune_plugin.core.objective import tensors
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import written_whole
@@ -23,7 +24,7 @@ TOLERANCE = 0.02  # of the outputs' largest value, for weights in fp16
 
 def save_slim(
     file: Path, checkpoint: dict[str, Any], model: nn.Module, example: Tensor, facts: dict[str, Any],
-    layers: dict[str, dict[str, int]],
+    layers: Widths,
 ) -> int:  # fmt: skip
     """Write a model as upstream does: pickled whole, fp16, without training state.
 
@@ -45,8 +46,7 @@ def save_slim(
         PruneError: If it can't be written, or does not come back as the same model. No file is left then.
     """
     half = copy.deepcopy(model).half()
-    if isinstance(getattr(half, "yaml", None), dict):
-        half.yaml = {**half.yaml, WIDTHS: layers}  # type: ignore[assignment]
+    note_widths(half, layers)
     for parameter in half.parameters():
         parameter.requires_grad = False
     try:
@@ -59,6 +59,18 @@ def save_slim(
     except (OSError, RuntimeError) as error:
         raise PruneError(f"-o {file}: cannot be written: {' '.join(str(error).split())[:200]}; nothing was left there"
                          ) from error  # fmt: skip
+
+
+def note_widths(model: nn.Module, layers: Widths) -> None:
+    """Keep widths in the yaml that a model carries along; a classifier has none, and needs none."""
+    if isinstance(getattr(model, "yaml", None), dict):
+        model.yaml = {**model.yaml, WIDTHS: merged(widths_of(model), layers)}  # type: ignore[assignment, dict-item]
+
+
+def widths_of(model: nn.Module) -> Widths:
+    """What ``note_widths`` kept; empty if the model is not slim, or a classifier."""
+    content = getattr(model, "yaml", None)
+    return dict(content.get(WIDTHS) or {}) if isinstance(content, dict) else {}
 
 
 def facts_of(checkpoint: Any) -> dict[str, Any]:

@@ -7,10 +7,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from torch import nn
+
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.yolov5.overlay import wrap
 from yolov5_prune_plugin.yolov5.seams import Script
-from yolov5_prune_plugin.yolov5.slim_file import WIDTHS, is_slim
+from yolov5_prune_plugin.yolov5.slim_file import WIDTHS, is_slim, widths_of
 from yolov5_prune_plugin.yolov5.stop import clear_exit
 
 
@@ -36,13 +38,19 @@ def keep_widths(script: Script, namespace: dict[str, Any], arguments: Any) -> No
         wrap(namespace, script.find("architecture", namespace), narrowed)
 
 
+def dense_of(model: nn.Module) -> nn.Module:
+    """The architecture that a model's yaml describes without the widths that were noted in it, with fresh weights."""
+    content: Any = {key: value for key, value in vars(model)["yaml"].items() if key != WIDTHS}
+    return type(model)(content, ch=content.get("ch", 3), nc=content["nc"])
+
+
 def narrowed(original: Callable[..., Any]) -> Callable[..., Any]:
     """The same constructor, for a yaml with widths in it."""
 
     @functools.wraps(original, updated=())
     def make(*args: Any, **kwargs: Any) -> Any:
         model = original(*args, **kwargs)
-        widths = model.yaml.get(WIDTHS) if isinstance(getattr(model, "yaml", None), dict) else None
+        widths = widths_of(model)
         if widths:
             from yolov5_prune_plugin.core.cut import narrow
 
