@@ -157,12 +157,12 @@ class Run:
         main: False in all but the first process of a distributed run; files and tables are the first one's.
         folder: Where the run writes its files; known from ``model_loaded`` on.
         figure: The figure of an evaluation that a model is judged by: map, mask_map or top1; empty if there is none.
-        figures: Names in each entry of ``Training.history`` that go where upstream logs. If there are any, the history is
-            kept beside last.pt for --resume.
+        figures: Names in each entry of ``Training.history`` that go where upstream logs. If there are any, the history
+            is kept beside last.pt for --resume.
         wants_baseline: A plug-in sets it to have the unchanged model measured first.
         save: Writes the model as an upstream checkpoint: (model, names of changed weights, file, facts) -> Saved.
-        dense: Builds the architecture that the given model had before it was cut, with other weights, where a train.py is
-            resumed.
+        dense: Builds the architecture of a model as it was before any channel of it was removed, with other weights; in
+            train.py.
         calibration: Draws images from the data set, from ``model_loaded`` on: (number, split, seed) -> Calibration.
     """
 

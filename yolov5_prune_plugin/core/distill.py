@@ -16,8 +16,8 @@ MAP = 5  # dimensions of a detector's raw map: [B, anchors, H, W, 5 + classes]
 def distillation(dense: Any, outputs: Any) -> Tensor:
     """How far outputs in training are from the dense model's; a mean over images, 0 for equal ones.
 
-    For YOLOv5 detections it is ``objective.distance``: the divergence of objectness at every anchor, and, weighted by the
-    dense model's objectness, that of the classes and half the squared difference of the raw box, over the sum of
+    For YOLOv5 detections it is ``objective.distance``: the divergence of objectness at every anchor, and, weighted by
+    the dense model's objectness, that of the classes and half the squared difference of the raw box, over the sum of
     objectness; for prototypes of masks their squared difference relative to its variance. For the logits of a
     classifier it is the divergence KL(dense || slim) of the softmax.
 

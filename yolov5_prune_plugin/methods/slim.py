@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,8 @@ TRACED = 2  # strides of the image that is traced
 def _target(text: str) -> str:
     what, share = parse_target(text if "=" in text else f"flops={text}")
     if what == "latency":
-        raise PruneError(f"must be a share of FLOPs such as 0.5, flops=S or params=S; latency is measured by yolov5-prune"
-                         f" slim --target {text}")  # fmt: skip
+        raise PruneError("must be a share of FLOPs such as 0.5, flops=S or params=S; latency is measured by"
+                         f" yolov5-prune slim --target {text}")  # fmt: skip
     return f"{what}={share:g}"
 
 
@@ -119,9 +119,8 @@ class SlimTraining:
         from yolov5_prune_plugin.slim.show import Report
 
         options: SlimOptions = self.run.config(SlimOptions)
-        report = Report(
-            _folder(self.run), {"weights": self.run.weights, "what": self.target, "options": asdict(options)}
-        )
+        facts = {"weights": self.run.weights, "what": self.target, "options": asdict(options)}
+        report = Report(_folder(self.run), facts)
         what, target = parse_target(self.target)
         images = None
         if options.looks_at_images() or not options.slim_no_repair:

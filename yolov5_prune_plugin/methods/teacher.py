@@ -27,8 +27,8 @@ class DistillOptions:
 
     distill: bool = flag(False, "with --slim: the dense model's outputs are soft targets beside the labels")
     distill_weight: Optional[float] = flag(
-        None, "what their loss is multiplied with before it is added (default 0.05, upstream's gain of boxes; classifiers"
-        " 1)", type=checked(above_zero), metavar="W")  # fmt: skip
+        None, "what their loss is multiplied with before it is added (default 0.05, upstream's gain of boxes; for"
+        " classifiers 1)", type=checked(above_zero), metavar="W")  # fmt: skip
 
 
 class Teacher:
@@ -46,6 +46,7 @@ class Teacher:
         default = WEIGHT_CLASSIFIER if run.script.startswith("classify/") else WEIGHT_DETECTOR
         self.weight = default if weight is None else weight
         self._model: Optional[nn.Module] = None
+        self._pupil: Optional[nn.Module] = None  # until its anchors have been compared
         self._sum, self._batches = torch.zeros(()), 0
 
     @property
@@ -62,7 +63,7 @@ class Teacher:
         """
         from safetensors.torch import save_file
 
-        self._model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._model, self._pupil = copy.deepcopy(model).eval().requires_grad_(False), model
         if not self.run.main or not hasattr(self.run.arguments, "resume"):
             return
         weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
@@ -95,6 +96,7 @@ class Teacher:
             raise PruneError(f"--resume: {self.file} does not hold the dense model of this run:"
                              f" {' '.join(str(error).split())[:200]}") from None  # fmt: skip
         self._model = dense.to(next(model.parameters()).device).eval().requires_grad_(False)
+        self._pupil = model
 
     def leave(self) -> None:
         """The training is over."""
@@ -103,8 +105,15 @@ class Teacher:
             self.file.unlink(missing_ok=True)
 
     def loss(self, images: Tensor, outputs: Any) -> Tensor:
-        """Of one batch."""
+        """Of one batch.
+
+        Raises:
+            PruneError: If upstream has given the slim model other anchors meanwhile.
+        """
         assert self._model is not None
+        if self._pupil:
+            _check_anchors(self._model, self._pupil)
+            self._pupil = None
         with torch.no_grad():
             dense = self._model(images)
         value = distillation(dense, outputs)
@@ -121,3 +130,13 @@ class Teacher:
             print(
                 f"yolov5-prune: distillation {mean:.4g} (x {self.weight:g}) from the dense model's outputs", flush=True
             )
+
+
+def _check_anchors(dense: nn.Module, slim: nn.Module) -> None:
+    """Raw boxes are relative to anchors."""
+    theirs = dict(slim.named_buffers())
+    for name, anchors in dense.named_buffers():
+        alike = torch.allclose(anchors.float(), theirs[name].float(), rtol=0.01) if name.endswith(".anchors") else True
+        if not alike:
+            raise PruneError("--distill: AutoAnchor gave the slim model other anchors than the dense one has, so the boxes"
+                             " of that are no targets; add --noautoanchor")  # fmt: skip

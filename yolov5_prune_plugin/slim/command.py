@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Optional
 
 from yolov5_prune_plugin.errors import NoResultError, PruneError
 from yolov5_prune_plugin.files import check_new_file, written_whole
@@ -64,8 +63,7 @@ def slim_file(options: argparse.Namespace) -> int:
     before = facts_of(checkpoint)
     if before or widths_of(dense):
         how = f" ({before['target']})" if "target" in before else ""
-        report.say(f"{options.weights} is slim already{how}; shares are of what it has now, not of the model that it was"
-                   " made from")  # fmt: skip
+        report.say(f"{options.weights} is slim already{how}; shares are of what it has now, not of what it was made of")
     if not options.data:
         report.say("no --data: nothing is repaired, and nothing is validated")
     images = None

@@ -16,10 +16,10 @@ from yolov5_prune_plugin.yolov5.overlay import Overlay
 
 
 class Losses:
-    """Knows the images of the batch that the model sees; nothing is registered on the model, which is copied and saved."""
+    """Knows the images that the model sees; nothing is registered on the model itself, which is copied and saved."""
 
     def __init__(self, run: Run, hook: Any) -> None:
-        self._run, self._hook = run, hook  # the event added_loss
+        self._run, self._hook = run, hook
         self._model: Optional[nn.Module] = None
         self._images: Optional[Tensor] = None
         self._handle: Any = None
@@ -27,7 +27,7 @@ class Losses:
     @property
     def wanted(self) -> bool:
         """Whether a plug-in adds something."""
-        return bool(self._hook.get_hookimpls())
+        return bool(self._hook.added_loss.get_hookimpls())
 
     def follow(self, model: Optional[nn.Module]) -> None:
         """A training of a model begins that plug-ins add to the loss of, or ends: None."""
@@ -57,7 +57,7 @@ class Losses:
         if images is None:
             raise PruneError("--distill needs the images that the model is given, and here copies of it get them; train"
                              " on one GPU (--device 0), or with python -m torch.distributed.run") from None  # fmt: skip
-        return torch.stack(self._hook(run=self._run, images=images, outputs=outputs)).sum(), len(images)
+        return torch.stack(self._hook.added_loss(run=self._run, images=images, outputs=outputs)).sum(), len(images)
 
     def _note(self, module: nn.Module, inputs: Any) -> None:
         if module is self._model and module.training:

@@ -58,7 +58,7 @@ class TrainingSession:
         self._batches: Optional[tuple[int, int]] = None  # in an epoch, and images in one over all ranks
         self._training: Optional[Training] = None
         self._logged, self._best = Logged(self.run), Best()
-        self._losses = Losses(self.run, plugins.hook.added_loss)
+        self._losses = Losses(self.run, plugins.hook)
 
     def install(self) -> None:
         """Wrap the names of this script's events."""
