@@ -68,48 +68,28 @@ def configure(run: Run) -> Optional[object]:
     from yolov5_prune_plugin.core.coupled import tracer
 
     tracer()
-    return SlimTraining(run, target)
+    distill: DistillOptions = run.config(DistillOptions)
+    if distill.distill_weight is not None and not distill.distill:
+        raise PruneError("--distill-weight needs --distill")
+    return (DistilledTraining if distill.distill else SlimTraining)(run, target)
 
 
 class SlimTraining:
     """Takes part in one run of a train.py."""
 
+    figures: tuple[str, ...] = ()
+
     def __init__(self, run: Run, target: str) -> None:
         self.run, self.target = run, target
-        self.teacher = Teacher(run) if run.config(DistillOptions).distill else None
-        if run.given(DistillOptions) and not self.teacher:
-            raise PruneError(f"{run.given(DistillOptions)[0]} needs --distill")
-        self.figures = self.teacher.figures if self.teacher else ()
 
     @hookimpl(tryfirst=True)
     def training_begins(self, training: Training) -> None:
-        """Cut the model, unless it was cut when the run that is resumed began; masks come after it."""
+        """Cut the model before masks come, unless that was done when the run began that is resumed."""
         if training.resumed:
-            if self.teacher:
-                self.teacher.come_back(training.model)
             return
-        if self.teacher:
-            self.teacher.learn(training.model)
         training.widths.update(of_the_first(lambda: self._slim(training.model)))
         if not self.run.main:
             narrow(training.model, training.widths)  # its weights come from the first process, as all weights do
-
-    @hookimpl
-    def added_loss(self, images: Tensor, outputs: object) -> Optional[Tensor]:
-        """What the dense model has to say."""
-        return self.teacher.loss(images, outputs) if self.teacher else None
-
-    @hookimpl(tryfirst=True)
-    def epoch_trained(self, training: Training) -> None:
-        """Note how far from the dense model it was."""
-        if self.teacher:
-            self.teacher.epoch(training)
-
-    @hookimpl
-    def training_ended(self) -> None:
-        """The dense model is not needed any more."""
-        if self.teacher:
-            self.teacher.leave()
 
     def _slim(self, model: nn.Module) -> dict[str, dict[str, int]]:
         """Cut a model, and say what was done; returns the widths of its layers."""
@@ -135,6 +115,40 @@ class SlimTraining:
                         shown(1, 3, size, size), images, bar, copy.deepcopy)  # fmt: skip
         report.done(done)
         return done.layers
+
+
+class DistilledTraining(SlimTraining):
+    """The same, with soft targets from the dense model."""
+
+    figures = ("distill",)
+
+    def __init__(self, run: Run, target: str) -> None:
+        super().__init__(run, target)
+        self.teacher = Teacher(run)
+
+    @hookimpl(tryfirst=True)
+    def training_begins(self, training: Training) -> None:
+        """Keep the dense model before it is cut."""
+        if training.resumed:
+            self.teacher.come_back(training.model)
+        else:
+            self.teacher.learn(training.model)
+        super().training_begins(training)
+
+    @hookimpl
+    def added_loss(self, images: Tensor, outputs: object) -> Tensor:
+        """What the dense model has to say."""
+        return self.teacher.loss(images, outputs)
+
+    @hookimpl(tryfirst=True)
+    def epoch_trained(self, training: Training) -> None:
+        """Note how far from the dense model it was."""
+        training.history[-1]["distill"] = self.teacher.epoch()
+
+    @hookimpl
+    def training_ended(self) -> None:
+        """The dense model is not needed any more."""
+        self.teacher.leave()
 
 
 def _folder(run: Run) -> Path:

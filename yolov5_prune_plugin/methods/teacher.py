@@ -16,7 +16,7 @@ from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import written_whole
 from yolov5_prune_plugin.methods.when import above_zero
 from yolov5_prune_plugin.options import checked, flag
-from yolov5_prune_plugin.run import Run, Training
+from yolov5_prune_plugin.run import Run
 
 WEIGHT_DETECTOR, WEIGHT_CLASSIFIER = 0.05, 1.0
 
@@ -32,13 +32,7 @@ class DistillOptions:
 
 
 class Teacher:
-    """The dense model of one training.
-
-    Attributes:
-        figures: What it puts into the history.
-    """
-
-    figures = ("distill",)
+    """The dense model of one training."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -121,15 +115,13 @@ class Teacher:
         self._batches += 1
         return self.weight * value
 
-    def epoch(self, training: Training) -> None:
-        """Note its mean over the batches of an epoch."""
+    def epoch(self) -> float:
+        """Its mean over the batches of the epoch that is over; said too."""
         mean = float(self._sum) / max(1, self._batches)
-        training.history[-1]["distill"] = mean
         self._sum, self._batches = torch.zeros(()), 0
         if self.run.main:
-            print(
-                f"yolov5-prune: distillation {mean:.4g} (x {self.weight:g}) from the dense model's outputs", flush=True
-            )
+            print(f"yolov5-prune: distillation loss {mean:.4g}, times {self.weight:g}", flush=True)
+        return mean
 
 
 def _check_anchors(dense: nn.Module, slim: nn.Module) -> None:
@@ -138,5 +130,5 @@ def _check_anchors(dense: nn.Module, slim: nn.Module) -> None:
     for name, anchors in dense.named_buffers():
         alike = torch.allclose(anchors.float(), theirs[name].float(), rtol=0.01) if name.endswith(".anchors") else True
         if not alike:
-            raise PruneError("--distill: AutoAnchor gave the slim model other anchors than the dense one has, so the boxes"
-                             " of that are no targets; add --noautoanchor")  # fmt: skip
+            raise PruneError("--distill: AutoAnchor gave the slim model other anchors than the dense one's, so its boxes"
+                             " are no targets; add --noautoanchor")  # fmt: skip

@@ -57,8 +57,7 @@ class TrainingSession:
         self._model: Optional[nn.Module] = None
         self._batches: Optional[tuple[int, int]] = None  # in an epoch, and images in one over all ranks
         self._training: Optional[Training] = None
-        self._logged, self._best = Logged(self.run), Best()
-        self._losses = Losses(self.run, plugins.hook)
+        self._logged, self._best, self._losses = Logged(self.run), Best(), Losses(self.run, plugins.hook)
 
     def install(self) -> None:
         """Wrap the names of this script's events."""
