@@ -130,5 +130,5 @@ def _check_anchors(dense: nn.Module, slim: nn.Module) -> None:
     for name, anchors in dense.named_buffers():
         alike = torch.allclose(anchors.float(), theirs[name].float(), rtol=0.01) if name.endswith(".anchors") else True
         if not alike:
-            raise PruneError("--distill: AutoAnchor gave the slim model other anchors than the dense one's, so its boxes"
+            raise PruneError("--distill: AutoAnchor gave the slim model other anchors than the dense one, so its boxes"
                              " are no targets; add --noautoanchor")  # fmt: skip
