@@ -14,7 +14,7 @@ pytest.importorskip("torch_pruning")
 from tests.core.slimnets import Block, Chain, Plain
 from yolov5_prune_plugin.core.channels import find_channels
 from yolov5_prune_plugin.core.cost import Cost
-from yolov5_prune_plugin.core.cut import cut, readers, silence
+from yolov5_prune_plugin.core.cut import cut, fit, merged, narrow, readers, silence, widths_left
 from yolov5_prune_plugin.errors import PruneError
 
 X = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -108,8 +108,12 @@ def test_what_cannot_be_pruned_is_listed_with_its_reason(how: str) -> None:
 
 def test_a_layer_used_twice_and_one_not_used_are_left_alone() -> None:
     """With other reasons."""
-    net = Plain().eval()
-    net.forward = lambda x: net.c(net.b(net.a(net.a(x)[:, :3])))  # type: ignore
+
+    class Twice(Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(self.b(self.a(self.a(x)[:, :3])))
+
+    net = Twice().eval()
     net.spare = nn.Conv2d(3, 3, 1)
     found = find_channels(net, X)
     assert found.kept["a.0"] == "the forward pass uses it more than once"
@@ -119,10 +123,15 @@ def test_a_layer_used_twice_and_one_not_used_are_left_alone() -> None:
 
 def test_a_model_that_does_not_trace() -> None:
     """It says so."""
-    net = Plain().eval()
-    net.forward = lambda x: [float(net.c(x).sum())]  # type: ignore
-    with pytest.raises(PruneError, match="cannot be traced"):
-        find_channels(net, X)
+
+    class Numbers(Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            return [super().forward(x).detach().sum().item()]  # type: ignore
+
+    with pytest.raises(PruneError, match="cannot be traced, .*: it gives no float tensor"):
+        find_channels(Numbers().eval(), X)
+    with pytest.raises(PruneError, match="cannot be traced, .*expected input"):
+        find_channels(Plain().eval(), X[:, :2])
 
 
 def test_bad_cuts_are_refused() -> None:
@@ -134,3 +143,46 @@ def test_bad_cuts_are_refused() -> None:
     with pytest.raises(ValueError, match="called z"):
         cut(net, groups, {"z": [0]})
     assert readers(groups, {"a.0": [2]}) == {"b.0": [2]}
+
+
+def test_parameters_stay_the_objects_they_are() -> None:
+    """An optimizer that was made before goes on with the smaller ones."""
+    net = Plain()
+    optimizer = torch.optim.Adam(net.parameters(), 0.1)
+    found = find_channels(net.eval(), X)
+    cut(net, found.groups, {"a.0": [0]})
+    net(X).sum().backward()
+    optimizer.step()
+    assert optimizer.state[net.b[0].weight]["exp_avg"].shape == (6, 3, 1, 1)
+
+
+def test_weights_say_how_wide_a_fresh_model_must_be() -> None:
+    """Every kind of layer, cut or not; weights of another architecture are refused."""
+    torch.manual_seed(0)
+    net = Chain(["up", "ghost", "concat"]).eval()
+    found = find_channels(net, X)
+    cut(net, found.groups, {g.name: [0] for g in found.groups})
+    again = Chain(["up", "ghost", "concat"]).eval()
+    fit(again, net.state_dict())
+    for ours, theirs in zip(again(X), net(X)):
+        assert torch.equal(ours, theirs)
+    for other in (Chain(["up", "ghost", "concat"], 4), Chain(["up"])):
+        with pytest.raises(ValueError):
+            fit(other, net.state_dict())
+
+
+def test_widths_of_two_cuts() -> None:
+    """What the second does not know of stays as the first left it."""
+    net = Plain().eval()
+    groups = find_channels(net, X).groups
+    cut(net, groups, {"a.0": [0, 1, 2]})
+    first = widths_left(net, groups)
+    again = find_channels(net, X)
+    assert again.kept["a.0"] == "it has a single channel"
+    cut(net, again.groups, {"b.0": [0, 1]})
+    both = merged(first, widths_left(net, again.groups))
+    assert both["a.0"] == {"out": 1}
+    assert both["b.0"] == {"in": 1, "out": 4}
+    fresh = Plain().eval()
+    narrow(fresh, both)
+    assert [p.shape for p in fresh.parameters()] == [p.shape for p in net.parameters()]

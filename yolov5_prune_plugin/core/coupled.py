@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,16 +59,17 @@ def tracer() -> Any:
 
 
 def couple(model: nn.Module, example: Tensor) -> Traced:
-    """Trace a model.
+    """Trace a copy of a model: what autograd keeps of a trace would know its parameters in their old shapes.
 
     Args:
-        model: In eval mode, float32; as before afterwards.
+        model: In eval mode, float32.
         example: [1, 3, H, W].
 
     Raises:
         PruneError: If torch-pruning is missing or the model can't be traced.
     """
-    graph = _graph(tracer(), model, example)
+    package, model = tracer(), copy.deepcopy(model)
+    graph = _graph(package, model, example)
     names = {module: name for name, module in model.named_modules()}
     order = _order(model, example)
     traced = Traced()
@@ -104,14 +106,14 @@ def names_of_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _graph(package: Any, model: nn.Module, example: Tensor) -> Any:
-    modes = {module: module.training for module in model.modules()}
-    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
-
     def forward(model: nn.Module, inputs: Tensor) -> Any:
         # a head in training gives its layers' outputs as they are; no statistics may change for it
         for module in model.modules():
             module.training = not isinstance(module, (_BatchNorm, _DropoutNd, nn.MultiheadAttention))
-        return list(tensors(model(inputs)))
+        found = [tensor for tensor in tensors(model(inputs)) if tensor.requires_grad]
+        if not found:
+            raise ValueError("it gives no float tensor that depends on its weights")
+        return found
 
     try:
         for parameter in model.parameters():
@@ -124,10 +126,7 @@ def _graph(package: Any, model: nn.Module, example: Tensor) -> Any:
         what = " ".join(str(error).split())[:200] or type(error).__name__
         raise PruneError(f"this model cannot be traced, so which channels go together is not known: {what}") from error
     finally:
-        for module, training in modes.items():
-            module.training = training
-        for parameter, needed in wanted.items():
-            parameter.requires_grad_(needed)
+        model.eval()
 
 
 def _inside(name: str, model: nn.Module) -> str:

@@ -42,6 +42,7 @@ class Slimming:
         steps: In how many steps.
         repair: Whether to mend after each, if there are images.
         seed: Of what is drawn.
+        flag: What the target was given with, for messages.
     """
 
     what: str
@@ -53,6 +54,7 @@ class Slimming:
     steps: int = 1
     repair: bool = True
     seed: int = 0
+    flag: str = "--target"
 
 
 @dataclass
@@ -161,7 +163,7 @@ def _choose(
         measured = _latency(model, dense, groups, sized, runnable, result, bar)
     else:
         measured = lambda removed: cost.of(removed)[wanted.what] / result.before[wanted.what]  # noqa: E731
-    removed = gone_after(order, fewest(order, measured, share, f"--target {wanted.what}"))
+    removed = gone_after(order, fewest(order, measured, share, f"{wanted.flag} {wanted.what}"))
     if wanted.what == "latency":
         measured(removed)
     return removed

@@ -111,7 +111,7 @@ class SlimTraining:
         size = math.ceil(int(self.run.arguments.imgsz) / stride) * stride
         shown = partial(torch.rand, device=device)
         with evaluating(model), torch.no_grad():
-            done = slim(model, options.slimming(what, target), shown(1, 3, TRACED * stride, TRACED * stride),
+            done = slim(model, options.slimming(what, target, "--slim"), shown(1, 3, TRACED * stride, TRACED * stride),
                         shown(1, 3, size, size), images, bar, copy.deepcopy)  # fmt: skip
         report.done(done)
         return done.layers

@@ -79,12 +79,12 @@ class SlimOptions:
             return f"--slim-importance {self.slim_importance}"
         return "--slim-allocation sensitivity" if self.slim_allocation == "sensitivity" else ""
 
-    def slimming(self, what: str, target: float) -> Slimming:
+    def slimming(self, what: str, target: float, flag: str = "--target") -> Slimming:
         """What ``core.slim.slim`` is to do."""
         from yolov5_prune_plugin.core.slim import Slimming
 
         return Slimming(what, target, self.slim_importance, self.slim_allocation, self.slim_round, self.slim_floor,
-                        self.slim_steps, not self.slim_no_repair, self.slim_seed)  # fmt: skip
+                        self.slim_steps, not self.slim_no_repair, self.slim_seed, flag)  # fmt: skip
 
 
 @dataclass
