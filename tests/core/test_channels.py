@@ -128,9 +128,9 @@ def test_a_model_that_does_not_trace() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return [super().forward(x).detach().sum().item()]  # type: ignore
 
-    with pytest.raises(PruneError, match="cannot be traced, .*: it gives no float tensor"):
+    with pytest.raises(PruneError, match=r"cannot be traced, .*: it gives no float tensor"):
         find_channels(Numbers().eval(), X)
-    with pytest.raises(PruneError, match="cannot be traced, .*expected input"):
+    with pytest.raises(PruneError, match=r"cannot be traced, .*expected input"):
         find_channels(Plain().eval(), X[:, :2])
 
 

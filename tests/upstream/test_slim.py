@@ -91,16 +91,14 @@ def test_stock_detect_and_export_open_it(clone: Release, slimmed: Path, shapes: 
     assert (tmp_path / "s.torchscript").stat().st_size > 100_000
 
 
-def test_training_keeps_it_in_every_release(
-    release: Release, slimmed: Path, training_shapes: Path, tmp_path: Path
-) -> None:
-    """All tensors are taken over, and last.pt is as slim."""
+def test_training_keeps_it(clone: Release, slimmed: Path, training_shapes: Path, tmp_path: Path) -> None:
+    """All tensors are taken over, and last.pt is as slim; test_train_slim.py does it in every release."""
     arguments = train_arguments(training_shapes, tmp_path, weights=slimmed)
-    printed = release.launch("train.py", *arguments, "--epochs", 1, "--noval", cwd=tmp_path)
+    printed = clone.launch("train.py", *arguments, "--epochs", 1, "--noval", cwd=tmp_path)
     transferred = next(line for line in printed.splitlines() if "Transferred" in line)
     taken, of = transferred.split("Transferred ")[1].split()[0].split("/")
     assert taken == of
-    slim_count, last = counts(release, slimmed, tmp_path / "t" / "weights" / "last.pt", cwd=tmp_path)
+    slim_count, last = counts(clone, slimmed, tmp_path / "t" / "weights" / "last.pt", cwd=tmp_path)
     assert slim_count[0] == last[0]
 
 
