@@ -3,9 +3,10 @@
     python -m benchmarks.slim_curve --repo CHECKOUT --data coco.yaml --weights yolov5n.pt [--targets 0.9 0.8 ...]
 
 --data names a YAML whose train split calibrates (coco128) and whose val split judges (128 images of val2017). For each
-target: our default choice (l2, global), that by sensitivity, each before and after repair, and torch-pruning's own
-recipe for YOLOv5 (MagnitudePruner, l2, the same share everywhere, widths in eights, the head's last layers left alone)
-cut until its FLOPs, by our count, are at most the target too. Points are kept in --out, and measured once.
+target: our default choice (l2, global), that by sensitivity, each before and after repair; torch-pruning's own recipe
+for YOLOv5 (MagnitudePruner, l2, the same share everywhere, the head's last layers left alone), cut until its FLOPs, by
+our count, are at most the target too; and val.py --prune-granularity channel, which zeroes 1 - sqrt(target) of the
+filters of each layer: were they gone, a layer would cost the target. Points are kept in --out, and measured once.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from benchmarks.table import print_table
 from yolov5_prune_plugin.core.cost import Cost
 from yolov5_prune_plugin.core.images import Images
 from yolov5_prune_plugin.core.slim import Slimming, slim
+from yolov5_prune_plugin.files import written_whole
 from yolov5_prune_plugin.slim.validate import validate
 from yolov5_prune_plugin.yolov5.slim_file import save_slim
 from yolov5_prune_plugin.yolov5.upstream import as_used, find_upstream
 
-WAYS = ("torch-pruning", "global, raw", "global, repaired", "sensitivity, raw", "sensitivity, repaired")
+ZEROED = "zeroed channels"
+WAYS = (ZEROED, "torch-pruning", "global, raw", "global, repaired", "sensitivity, raw", "sensitivity, repaired")
 
 
 def main() -> None:
@@ -54,6 +57,11 @@ def main() -> None:
             key = f"{way} {target:g} {options.imgsz}"
             if key in found:
                 continue
+            if way == ZEROED:
+                flags = ("--prune", f"{1 - target**0.5:.4f}", "--prune-granularity", "channel")
+                figure, value = validate(upstream, "", options.weights, options.data, options.imgsz, 8, flags)
+                keep(found, key, {"way": way, "target": target, "flops": 1.0, figure: value}, options.out)
+                continue
             model = copy.deepcopy(dense)
             if way == "torch-pruning":
                 model, layers = theirs(dense, target, example, sized, whole), {}
@@ -67,15 +75,23 @@ def main() -> None:
                 file = Path(folder) / "s.pt"
                 save_slim(file, checkpoint, model, example, {}, layers)
                 figure, value = validate(upstream, "", file, options.data, options.imgsz, 8)
-            found[key] = {"way": way, "target": target, "flops": cost["flops"] / whole, figure: value}
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(json.dumps(found, indent=2))
-            print(key, found[key], flush=True)
+            point = {"way": way, "target": target, "flops": cost["flops"] / whole, figure: value}
+            keep(found, key, point, options.out)
     print_table(
+        f"{options.weights.name} at {options.imgsz}: mAP50-95 without training (share of the FLOPs)",
         ["target", *WAYS],
         [[f"{target:g}", *(shown(found.get(f"{way} {target:g} {options.imgsz}")) for way in WAYS)]
          for target in options.targets],
     )  # fmt: skip
+
+
+def keep(found: dict[str, Any], key: str, point: dict[str, Any], file: Path) -> None:
+    """A point, on disk at once."""
+    found[key] = point
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(file) as place:
+        place.write_text(json.dumps(found, indent=2) + "\n")
+    print(key, point, flush=True)
 
 
 def shown(point: Any) -> str:
@@ -94,7 +110,7 @@ def theirs(dense: nn.Module, target: float, example: torch.Tensor, sized: torch.
         last = list(model.model[-1].m)  # type: ignore[union-attr, index]
         pruner = tp.pruner.MagnitudePruner(
             model, example, importance=tp.importance.GroupMagnitudeImportance(p=2), pruning_ratio=share / 100,
-            round_to=8, ignored_layers=last)  # fmt: skip
+            ignored_layers=last)  # fmt: skip
         pruner.step()
         if Cost(model.eval(), [], sized).of({})["flops"] / whole <= target:
             return model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from yolov5_prune_plugin.choose.process import Job, last_lines, run
@@ -12,8 +13,20 @@ from yolov5_prune_plugin.yolov5.seams import load_scripts
 from yolov5_prune_plugin.yolov5.upstream import Upstream
 
 
-def validate(upstream: Upstream, task: str, weights: Path, data: str, size: int, batch: int) -> tuple[str, float]:
+def validate(
+    upstream: Upstream, task: str, weights: Path, data: str, size: int, batch: int,
+    flags: Sequence[str] = ("--prune", "0"),
+) -> tuple[str, float]:  # fmt: skip
     """The figure that a model of this task is judged by: its name (map, mask_map, top1), and its value in [0, 1].
+
+    Args:
+        upstream: Whose val.py.
+        task: The folder of the scripts of its task.
+        weights: The checkpoint.
+        data: For --data.
+        size: For --imgsz.
+        batch: For --batch-size.
+        flags: Of ours, which have the report written.
 
     Raises:
         NoResultError: If the script failed, or its NMS dropped images; it has the last lines of what was printed.
@@ -25,7 +38,7 @@ def validate(upstream: Upstream, task: str, weights: Path, data: str, size: int,
         job = Job(
             ("-m", "yolov5_prune_plugin", "run", upstream.script(path), "--weights", str(weights.resolve()), "--data",
              data, "--imgsz", str(size), "--batch-size", str(batch), "--workers", "0", "--device", "cpu", "--project",
-             str(out), "--name", "v", "--prune", "0"),
+             str(out), "--name", "v", *flags),
             Path(place) / "job", str(weights), Path.cwd())  # fmt: skip
         ended = run(job, {})
         report = out / "v" / "prune" / "report.json"
