@@ -6,12 +6,11 @@
     python -m benchmarks.slim_detect --set bccd --table                                      what there is, as a table
     python -m benchmarks.slim_detect --cut --way slim --tag taylor -- --slim-importance taylor    try a choice
 
-The sets are those of benchmarks/dns_detect.py. ``dense`` trains the same weights for the same epochs without our flags,
-``slim`` with --slim, ``distill`` with --distill too. Each run has a folder in --out; last.pt and best.pt are measured by
-val.py in small batches, and a JSON file goes to --results. A run whose file is there is passed over; one that was
-interrupted goes on from its last.pt with --resume, which its record says. best.pt stays in the folder, for
-
-    yolov5-prune bench runs/slim_detect/<dense run>/train/weights/best.pt runs/slim_detect/<slim run>/train/weights/best.pt
+The sets are those of benchmarks/dns_detect.py. ``dense`` trains the same weights for the same epochs without our
+flags, ``slim`` with --slim, ``distill`` with --distill too. Each run has a folder in --out; last.pt and best.pt are
+measured by val.py in small batches, and a JSON file goes to --results. A run whose file is there is passed over; one
+that was interrupted goes on from its last.pt with --resume, which its record says. best.pt stays in train/weights of
+the folder: yolov5-prune bench compares those of two runs.
 
 Flags after -- go to train.py. With --cut every fifth training image is validated on instead: choices are made there.
 """
