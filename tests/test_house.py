@@ -12,6 +12,7 @@ from yolov5_prune_plugin import hookspecs
 from yolov5_prune_plugin.choose.flags import CurveOptions, EngineOptions
 from yolov5_prune_plugin.options import flag_name
 from yolov5_prune_plugin.plugins import load_plugins, offered
+from yolov5_prune_plugin.slim.flags import SlimOptions, ValidationOptions
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "yolov5_prune_plugin"
@@ -69,14 +70,15 @@ def test_files_stay_small_and_say_what_they_are_for() -> None:
 def test_readme_has_every_flag() -> None:
     """What --help lists stands in the README too."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    dns = (ROOT / "docs" / "dns.md").read_text(encoding="utf-8")
+    pages = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("dns.md", "channel-pruning.md")]
     for cls in offered(load_plugins(), "val.py", "validate"):
         for field in dataclasses.fields(cls):
             assert f"`{flag_name(field)}" in readme, field.name
     for cls in offered(load_plugins(), "train.py", "train"):
         for field in dataclasses.fields(cls):
             assert f"`{flag_name(field)}" in readme, field.name
-            assert f"`{flag_name(field)}" in dns or flag_name(field).startswith("--prune-"), field.name
+            found = any(f"`{flag_name(field)}" in page for page in pages)
+            assert found or flag_name(field).startswith("--prune-"), field.name
 
 
 def test_readme_has_every_flag_of_curve() -> None:
@@ -84,6 +86,15 @@ def test_readme_has_every_flag_of_curve() -> None:
     for page in (ROOT / "README.md", ROOT / "docs" / "choosing.md"):
         text = page.read_text(encoding="utf-8")
         for cls in (CurveOptions, EngineOptions):
+            for field in dataclasses.fields(cls):
+                assert f"`{flag_name(field)}" in text, (page.name, field.name)
+
+
+def test_readme_has_every_flag_of_slim() -> None:
+    """And the page on channel pruning explains them."""
+    for page in (ROOT / "README.md", ROOT / "docs" / "channel-pruning.md"):
+        text = page.read_text(encoding="utf-8")
+        for cls in (SlimOptions, ValidationOptions):
             for field in dataclasses.fields(cls):
                 assert f"`{flag_name(field)}" in text, (page.name, field.name)
 

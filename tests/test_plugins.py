@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 
 from yolov5_prune_plugin import hookimpl, plugins
+from yolov5_prune_plugin.methods.bn_l1 import BnL1Options
 from yolov5_prune_plugin.methods.budget import BudgetOptions
 from yolov5_prune_plugin.methods.calibration import CalibrationOptions
 from yolov5_prune_plugin.methods.dns import DnsOptions
@@ -17,8 +18,11 @@ from yolov5_prune_plugin.methods.obs import Obs
 from yolov5_prune_plugin.methods.oneshot import BaselineOptions, PruneOptions
 from yolov5_prune_plugin.methods.retrain import KeepOptions, RetrainOptions
 from yolov5_prune_plugin.methods.sensitivity import SensitivityOptions
+from yolov5_prune_plugin.methods.slim import SlimTrainingOptions
+from yolov5_prune_plugin.methods.teacher import DistillOptions
 from yolov5_prune_plugin.options import flag, given, split_arguments
 from yolov5_prune_plugin.plugins import load_plugins, offered, scripts_with
+from yolov5_prune_plugin.slim.flags import SlimOptions
 from yolov5_prune_plugin.yolov5.seams import load_scripts
 
 BUILT_IN = {"magnitude", "random", "obs"}
@@ -92,7 +96,8 @@ def test_each_role_is_offered_its_flags() -> None:
     assert offered(manager, "val.py", "validate") == validate
     assert offered(manager, "detect.py", "use") == [PruneOptions, Obs, CalibrationOptions]
     assert offered(manager, "export.py", "export") == [PruneOptions, Obs, CalibrationOptions]
-    train = [DnsOptions, GmpOptions, RetrainOptions, KeepOptions, Obs, CalibrationOptions]
+    train = [DnsOptions, GmpOptions, RetrainOptions, KeepOptions, Obs, SlimTrainingOptions, SlimOptions, DistillOptions,
+             BnL1Options, CalibrationOptions]  # fmt: skip
     assert offered(manager, "train.py", "train") == train
 
 

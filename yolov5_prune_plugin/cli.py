@@ -12,9 +12,10 @@ from typing import Optional
 from yolov5_prune_plugin import __version__
 from yolov5_prune_plugin.choose.flags import CurveOptions, EngineOptions
 from yolov5_prune_plugin.options import add_flags
+from yolov5_prune_plugin.slim.flags import SlimOptions, ValidationOptions
 from yolov5_prune_plugin.yolov5.stop import clear_exit
 
-COMMANDS = ("run", "patch", "curve", "sensitivity", "demo")
+COMMANDS = ("run", "patch", "curve", "sensitivity", "slim", "bench", "demo")
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -70,6 +71,34 @@ def _parser() -> argparse.ArgumentParser:
     curve.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     curve.set_defaults(command=_curve, help_of=curve)
 
+    slim = commands.add_parser("slim", help="remove channels: a smaller checkpoint that stock YOLOv5 opens")
+    slim.add_argument("weights", metavar="W.pt", type=Path, help="the checkpoint")
+    slim.add_argument("--target", required=True, metavar="WHAT=S", help="the share that is left: flops=0.5, params=0.5"
+                      " or latency=0.6 (on this CPU, batch 1)")  # fmt: skip
+    slim.add_argument("-o", "--output", required=True, metavar="FILE", type=Path, help="where to; must not exist")
+    slim.add_argument("--data", metavar="DATA", help="data set, for importance, repair and validation")
+    slim.add_argument(
+        "--imgsz", type=int, metavar="N", help="image size of all that is measured (640; classifiers 224)"
+    )
+    slim.add_argument("--repo", type=Path, metavar="DIR", help="YOLOv5 checkout (default: here, or the package yolov5)")
+    add_flags(slim, [SlimOptions, ValidationOptions])
+    slim.set_defaults(command=_slim)
+
+    bench = commands.add_parser("bench", help="latency, memory and size of models side by side, in several runtimes")
+    bench.add_argument("weights", metavar="W.pt", type=Path, nargs="+", help="checkpoints; ratios are to the first")
+    bench.add_argument("--imgsz", type=int, default=640, metavar="N", help="image size (640)")
+    bench.add_argument("--batches", type=int, nargs="+", default=[1, 16], metavar="B", help="batch sizes (1 16)")
+    bench.add_argument(
+        "--rounds", type=int, default=40, metavar="N", help="timed rounds at batch 1; a fourth above (40)"
+    )
+    bench.add_argument(
+        "--project", type=Path, default=Path("runs/bench"), metavar="DIR", help="for results (runs/bench)"
+    )
+    bench.add_argument(
+        "--repo", type=Path, metavar="DIR", help="YOLOv5 checkout (default: here, or the package yolov5)"
+    )
+    bench.set_defaults(command=_bench)
+
     demo = commands.add_parser(
         "demo", help="validate an embedded detector dense and pruned (needs: pip install yolov5)"
     )
@@ -112,6 +141,18 @@ def _curve(options: argparse.Namespace) -> int:
     from yolov5_prune_plugin.choose.curve import curve
 
     return curve(options.script, options.arguments, options, options.command_line)
+
+
+def _slim(options: argparse.Namespace) -> int:
+    from yolov5_prune_plugin.slim.command import slim_file
+
+    return slim_file(options)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from yolov5_prune_plugin.slim.bench import bench
+
+    return bench(options)
 
 
 def _demo(options: argparse.Namespace) -> int:

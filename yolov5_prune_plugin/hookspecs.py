@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from yolov5_prune_plugin.run import Evaluation, Measurement, Run, Training
 
@@ -47,7 +47,12 @@ def evaluated(run: Run, evaluation: Evaluation, baseline: Evaluation | None) -> 
 
 @hookspec
 def training_begins(run: Run, training: Training) -> None:
-    """A train.py has its model and optimizer: set ``training.masked`` to have weights masked from here to the end."""
+    """A train.py has its model and optimizer: cut channels, or set ``training.masked`` to have weights masked."""
+
+
+@hookspec
+def added_loss(run: Run, images: Tensor, outputs: object) -> Tensor:  # type: ignore[empty-body]
+    """A batch went through the model that is trained; return what is to be added to its loss, a mean over images."""
 
 
 @hookspec

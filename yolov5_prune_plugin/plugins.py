@@ -12,7 +12,7 @@ from typing import Any
 import pluggy
 
 from yolov5_prune_plugin import hookspecs
-from yolov5_prune_plugin.methods import calibration, magnitude, obs, oneshot, random, training
+from yolov5_prune_plugin.methods import bn_l1, calibration, magnitude, obs, oneshot, random, slim, training
 
 GROUP = "yolov5_prune"
 
@@ -36,6 +36,8 @@ def load_plugins() -> pluggy.PluginManager:
                 warnings.warn(f"yolov5-prune: plug-in {entry.name!r} ({entry.value}) left out: {error!r}", stacklevel=2)
     manager.register(oneshot.OneShot(manager.hook))
     manager.register(training.SparseTraining(manager.hook))
+    manager.register(slim)
+    manager.register(bn_l1)
     manager.register(calibration)
     return manager
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from yolov5_prune_plugin.options import build, given
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from yolov5_prune_plugin.core.masked import Masked
@@ -116,7 +117,11 @@ class Training:
         resumed: Whether it goes on where an interrupted one was; its masks are put back after ``training_begins``.
         masked: A plug-in sets it in ``training_begins`` to have weights masked.
         selection: And with it what it found, for counting zeros.
-        history: One entry a finished epoch: epoch, step, sparsity (of the masked weights), pruned, spliced, updates.
+        optimizer: The optimizer, before its first step; None where there is none to see.
+        widths: Layers that a plug-in cut in ``training_begins``, as ``core.cut.widths_left`` has them; they are kept in
+            every checkpoint, so that train.py builds its model in these widths when it goes on or starts from it.
+        history: One entry a finished epoch: epoch, and with masks step, sparsity (of the masked weights), pruned,
+            spliced, updates; a plug-in adds the figures of its own in ``epoch_trained``.
         saved: Zeros of the model in each checkpoint that was written, by file name, as it is kept in the end.
     """
 
@@ -124,10 +129,16 @@ class Training:
     trained: set[str]
     epochs: int
     resumed: bool = False
+    optimizer: Optional[torch.optim.Optimizer] = None
+    widths: dict[str, dict[str, int]] = field(default_factory=dict)
     masked: Optional[Masked] = None
     selection: Optional[Selection] = None
     history: list[dict[str, Any]] = field(default_factory=list)
     saved: dict[str, Sparsity] = field(default_factory=dict)
+
+
+def _not_built(model: Any) -> Any:
+    raise RuntimeError("the dense architecture can be had in train.py")
 
 
 def _not_yet(images: int, split: str, seed: int) -> Calibration:
@@ -146,8 +157,12 @@ class Run:
         main: False in all but the first process of a distributed run; files and tables are the first one's.
         folder: Where the run writes its files; known from ``model_loaded`` on.
         figure: The figure of an evaluation that a model is judged by: map, mask_map or top1; empty if there is none.
+        figures: Names in each entry of ``Training.history`` that go where upstream logs. If there are any, the history
+            is kept beside last.pt for --resume.
         wants_baseline: A plug-in sets it to have the unchanged model measured first.
         save: Writes the model as an upstream checkpoint: (model, names of changed weights, file, facts) -> Saved.
+        dense: Builds the architecture of a model as it was before any channel of it was removed, with other weights; in
+            train.py.
         calibration: Draws images from the data set, from ``model_loaded`` on: (number, split, seed) -> Calibration.
     """
 
@@ -159,7 +174,9 @@ class Run:
     save: Callable[[Any, list[str], Path, dict[str, Any]], Saved]
     folder: Optional[Path] = None
     figure: str = ""
+    figures: list[str] = field(default_factory=list)
     wants_baseline: bool = False
+    dense: Callable[[Any], Any] = _not_built
     calibration: Callable[[int, str, int], Calibration] = _not_yet
 
     def given(self, cls: type) -> list[str]:

@@ -7,7 +7,7 @@ from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from yolov5_prune_plugin.core.masked import Masked
-from yolov5_prune_plugin.core.ranks import check_alike
+from yolov5_prune_plugin.core.ranks import check_alike, of_the_first
 from yolov5_prune_plugin.core.surgery import Surgery
 
 
@@ -16,6 +16,7 @@ def train(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
     torch.manual_seed(rank)
+    assert of_the_first(lambda: {"layer": {"out": rank + 5}}) == {"layer": {"out": 5}}
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
     weights = {name: p for name, p in model.named_parameters() if p.dim() > 1}
     rule = Surgery([list(weights)], 0.0, 0.8, drops=lambda ws: {n: w.numel() // 2 for n, w in ws.items()}, gamma=0.1)

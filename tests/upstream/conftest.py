@@ -150,6 +150,43 @@ def others(clone: Release, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def polygons(training_shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shapes with their boxes as polygons."""
+    folder = tmp_path_factory.mktemp("polygons")
+    content = yaml.safe_load(training_shapes.read_text())
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (folder / kind / split).mkdir(parents=True)
+        for image in (Path(content["path"]) / "images" / split).iterdir():
+            (folder / "images" / split / image.name).write_bytes(image.read_bytes())
+            lines = []
+            label = Path(content["path"]) / "labels" / split / f"{image.stem}.txt"
+            for line in label.read_text().splitlines():
+                kind, x, y, w, h = line.split()[0], *map(float, line.split()[1:])
+                a, b, c, d = x - w / 2, y - h / 2, x + w / 2, y + h / 2
+                lines.append(f"{kind} {a} {b} {c} {b} {c} {d} {a} {d}")
+            (folder / "labels" / split / f"{image.stem}.txt").write_text("\n".join(lines))
+    file = folder / "data.yaml"
+    file.write_text(yaml.safe_dump({**content, "path": str(folder)}))
+    return file
+
+
+@pytest.fixture(scope="session")
+def crops(training_shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of crops, as a classifier wants them."""
+    import cv2
+
+    folder = tmp_path_factory.mktemp("crops")
+    images = sorted((Path(yaml.safe_load(training_shapes.read_text())["path"]) / "images" / "train").iterdir())
+    for split in ("train", "val"):
+        for number, image in enumerate(images[:8]):
+            place = folder / split / ("left" if number % 2 else "right") / image.name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(place), cv2.imread(str(image))[:64, :64])
+    return folder
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with official weights and real images, where there is one."""
     place = Path(os.environ.get("YOLOV5_PRUNE_SHARED", Path(__file__).resolve().parents[3] / "shared"))

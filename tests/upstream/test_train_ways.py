@@ -5,9 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-import cv2
 import pytest
-import yaml
 
 from tests.upstream.conftest import WEIGHTS, Release, run
 from tests.upstream.training import look, report, train_arguments
@@ -61,28 +59,6 @@ def test_amounts(training_shapes: Path, tmp_path: Path) -> None:
     assert layers[1] == 32 * 16 * 9 // 2
 
 
-@pytest.fixture(scope="session")
-def polygons(training_shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shapes with their boxes as polygons."""
-    folder = tmp_path_factory.mktemp("polygons")
-    content = yaml.safe_load(training_shapes.read_text())
-    for split in ("train", "val"):
-        for kind in ("images", "labels"):
-            (folder / kind / split).mkdir(parents=True)
-        for image in (Path(content["path"]) / "images" / split).iterdir():
-            (folder / "images" / split / image.name).write_bytes(image.read_bytes())
-            lines = []
-            label = Path(content["path"]) / "labels" / split / f"{image.stem}.txt"
-            for line in label.read_text().splitlines():
-                kind, x, y, w, h = line.split()[0], *map(float, line.split()[1:])
-                a, b, c, d = x - w / 2, y - h / 2, x + w / 2, y + h / 2
-                lines.append(f"{kind} {a} {b} {c} {b} {c} {d} {a} {d}")
-            (folder / "labels" / split / f"{image.stem}.txt").write_text("\n".join(lines))
-    file = folder / "data.yaml"
-    file.write_text(yaml.safe_dump({**content, "path": str(folder)}))
-    return file
-
-
 def test_segmentation(release: Release, polygons: Path, tmp_path: Path) -> None:
     """segment/train.py --dns, from nothing but an architecture."""
     if not release.has("segment/train.py") or release.name == "6.2.3":  # whose segment/train.py fails by itself
@@ -94,19 +70,6 @@ def test_segmentation(release: Release, polygons: Path, tmp_path: Path) -> None:
     zeros, weights = look(release, tmp_path / "t/weights/last.pt", cwd=tmp_path)["last.pt"]["model"]
     assert zeros / weights == pytest.approx(0.6, abs=0.001)
     assert "prune/sparsity" in (tmp_path / "t" / "results.csv").read_text().splitlines()[0]
-
-
-@pytest.fixture(scope="session")
-def crops(training_shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of crops, as a classifier wants them."""
-    folder = tmp_path_factory.mktemp("crops")
-    images = sorted((Path(yaml.safe_load(training_shapes.read_text())["path"]) / "images" / "train").iterdir())
-    for split in ("train", "val"):
-        for number, image in enumerate(images[:8]):
-            place = folder / split / ("left" if number % 2 else "right") / image.name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(place), cv2.imread(str(image))[:64, :64])
-    return folder
 
 
 CLASSIFIER = """

@@ -1,8 +1,9 @@
-"""The processes of a distributed training: their masks start alike and stay alike."""
+"""The processes of a distributed training: they start alike and stay alike."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
@@ -16,6 +17,15 @@ def share(masks: Mapping[str, Tensor]) -> None:
         numbers = mask.to(torch.uint8)
         distributed.broadcast(numbers, 0)
         mask.copy_(numbers.bool())
+
+
+def of_the_first(make: Callable[[], Any]) -> Any:
+    """What the first process makes, in all of them; plain values. A collective call."""
+    if not _distributed():
+        return make()
+    made = [make() if distributed.get_rank() == 0 else None]
+    distributed.broadcast_object_list(made, 0)
+    return made[0]
 
 
 def check_alike(masks: Mapping[str, Tensor]) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Optional
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from yolov5_prune_plugin.core.gradual import Gradual, rounds
 from yolov5_prune_plugin.core.granularity import Granularity
+from yolov5_prune_plugin.core.modes import evaluating
 from yolov5_prune_plugin.core.oneshot import Request
 from yolov5_prune_plugin.core.rule import Rule
 from yolov5_prune_plugin.core.target import Selection, Target, find_targets
@@ -94,7 +94,7 @@ class Retrain:
     def _calibrated(self, model: nn.Module, targets: Sequence[Target], request: Request) -> None:
         """One round of a method that looks at images, by a fresh one: what another has measured is of another model."""
         self.method = chosen_method(self.run, self._methods, self.options.prune_method)
-        with _evaluating(model):
+        with evaluating(model):
             prune_by(self.method, self.run, model, targets, request)
 
 
@@ -126,18 +126,6 @@ class Keep:
                 " not a sparse model; give one, or prune with --prune S, --gmp or --dns"
             )
         return Rule(), masks
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """In eval mode; afterwards each module is as it was."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _zeros(tensor: Tensor) -> int:

@@ -30,6 +30,14 @@ def at_least_zero(text: str) -> float:
     return value
 
 
+def above_zero(text: str) -> float:
+    """A number above 0."""
+    value = _number(text)
+    if value is None or value <= 0:
+        raise PruneError(f"must be a number above 0, got {text!r}")
+    return value
+
+
 def whole(text: str) -> int:
     """A whole number of 1 or more."""
     if not text.isdecimal() or int(text) < 1:

@@ -49,10 +49,20 @@ class _Parser(argparse.ArgumentParser):
     script: Script
     scripts: dict[str, Script]
     namespace: dict[str, Any]
+    _slim = False  # whether it was looked for slim weights
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         arguments = list(sys.argv[1:] if args is None else args)
         opt, unknown = super().parse_known_args(arguments, namespace)
+        if self.script.role == "train" and not self._slim:  # a slim checkpoint is as good as a flag
+            type(self)._slim = True
+            if getattr(opt, "resume", False) or str(getattr(opt, "weights", "")).endswith(".pt"):
+                from yolov5_prune_plugin.yolov5.slim_seam import keep_widths
+
+                try:
+                    keep_widths(self.script, self.namespace, opt)
+                except PruneError as error:
+                    self._fail(str(error))
         if not unknown:  # upstream knows them all, so none is ours: nothing of us is loaded
             if self.script.role == "train" and getattr(opt, "resume", False):  # but the run may have had some
                 self._start(argparse.Namespace(), opt)

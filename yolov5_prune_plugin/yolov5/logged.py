@@ -1,4 +1,4 @@
-"""What happens to masks goes where upstream logs: results.csv, TensorBoard and all that hangs on its loggers."""
+"""What our flags do goes where upstream logs: results.csv, TensorBoard and all that hangs on its loggers."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import functools
 from collections.abc import Callable
 from typing import Any, Optional
 
-from yolov5_prune_plugin.run import Training
-
-KEYS = ("prune/sparsity", "prune/pruned", "prune/spliced")
+from yolov5_prune_plugin.run import Run, Training
 
 
 class Logged:
-    """Adds three figures an epoch to what a script logs."""
+    """Adds figures of each epoch's entry in the history to what a script logs."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: Run) -> None:
+        self._run = run  # its figures are known once all flags are read
         self._training: Optional[Training] = None
         self._loggers: Any = None
 
@@ -23,14 +22,14 @@ class Logged:
         self._training = training
 
     def loggers(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """The loggers get three more columns; those of segment/ and classify/ are called with names."""
+        """The loggers get more columns; those of segment/ and classify/ are called with names."""
 
         @functools.wraps(original, updated=())
         def make(*args: Any, **kwargs: Any) -> Any:
             self._loggers = made = original(*args, **kwargs)
             if hasattr(made, "keys"):
                 last = "class_name_keys" if hasattr(made, "class_name_keys") else "keys"  # PyPI has both, in this order
-                setattr(made, last, [*getattr(made, last), *KEYS])
+                setattr(made, last, [*getattr(made, last), *(f"prune/{name}" for name in self._run.figures)])
             if hasattr(made, "log_metrics"):
                 log = made.log_metrics
                 made.log_metrics = functools.wraps(log)(lambda m, *a, **k: log({**m, **self._figures()}, *a, **k))
@@ -60,4 +59,4 @@ class Logged:
     def _figures(self) -> dict[str, float]:
         if not (self._training and self._training.history):
             return {}
-        return dict(zip(KEYS, (self._training.history[-1][key.partition("/")[2]] for key in KEYS)))
+        return {f"prune/{name}": self._training.history[-1].get(name, 0.0) for name in self._run.figures}

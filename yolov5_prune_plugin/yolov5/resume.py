@@ -19,6 +19,8 @@ from yolov5_prune_plugin.yolov5.seams import Script
 from yolov5_prune_plugin.yolov5.stop import clear_exit
 from yolov5_prune_plugin.yolov5.training import FLAGS, TrainingSession
 
+MASKS = ("sparsity", "pruned", "spliced")  # figures of a plug-in that does not say which it has
+
 
 def start(
     script: Script,
@@ -64,6 +66,7 @@ def _configured(
     taking_part = [plugin for plugin in plugins.hook.configure(run=session.run) if plugin is not None]
     for plugin in taking_part:
         plugins.register(plugin)
+        session.run.figures += getattr(plugin, "figures", MASKS)
     return session if taking_part else None
 
 

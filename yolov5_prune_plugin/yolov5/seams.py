@@ -15,8 +15,8 @@ from yolov5_prune_plugin.yolov5.knowledge import patches_dir
 
 ROLES = ("validate", "use", "export", "train")
 EVENTS = ("parser", "model_loaded", "run_folder", "evaluation", "data_loaded", "callbacks", "suppression",
-          "training", "logged", "model_made", "optimizer_made", "scheduled", "averaged", "judged", "validated",
-          "saved")  # fmt: skip
+          "training", "logged", "architecture", "model_made", "optimizer_made", "scheduled", "averaged", "loss",
+          "judged", "validated", "saved")  # fmt: skip
 STEPS = ("nominal", "warmup")
 TOOLS = ("check_yaml", "check_dataset", "check_img_size", "load_images", "load_classes", "verify_image", "suffixes")
 FAMILIES = ("val", "train", "detect", "export")

@@ -1,4 +1,4 @@
-"""The side-car of last.pt: masks and dense weights as safetensors, for --resume; it belongs to one checkpoint only."""
+"""The side-car of last.pt: masks, dense weights and history as safetensors, for --resume; it is of one checkpoint."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def load(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     def refuse(what: str) -> PruneError:
         return PruneError(
-            f"--resume {file}: {what}. Without masks and dense weights training would go on from something else. Resume"
+            f"--resume {file}: {what}. Without what it holds training would go on from something else. Resume"
             " from the last.pt beside which the side-car lies, copy both together, or start anew from these weights:"
             f" --weights {file} with the flags wanted"
         )
@@ -91,8 +91,8 @@ def resume(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return load(file)
     except PruneError:
         if torch.load(file, map_location="cpu", weights_only=False).get("epoch") == -1:  # stripped
-            raise PruneError(f"--resume {file}: its training is finished; to train it further give --weights {file}"
-                             " --keep-zeros") from None  # fmt: skip
+            raise PruneError(f"--resume {file}: its training is finished; to train it further give --weights {file},"
+                             " and --keep-zeros if it is sparse") from None  # fmt: skip
         raise
 
 

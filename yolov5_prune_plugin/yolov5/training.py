@@ -1,4 +1,4 @@
-"""A train.py with our flags: where its model, optimizer, average and checkpoints meet the masks."""
+"""A train.py with our flags: where its model, optimizer, average, loss and checkpoints meet the plug-ins."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ import torch
 from torch import nn
 
 from yolov5_prune_plugin.core.ranks import check_alike
-from yolov5_prune_plugin.core.report import measure
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.run import Calibration, Run, Saved, Training
 from yolov5_prune_plugin.yolov5 import sidecar
 from yolov5_prune_plugin.yolov5.best import Best
 from yolov5_prune_plugin.yolov5.logged import Logged
+from yolov5_prune_plugin.yolov5.loss import Losses
 from yolov5_prune_plugin.yolov5.overlay import wrap
+from yolov5_prune_plugin.yolov5.saving import save
 from yolov5_prune_plugin.yolov5.seams import Script, package_of
+from yolov5_prune_plugin.yolov5.slim_file import note_widths
+from yolov5_prune_plugin.yolov5.slim_seam import dense_of
 from yolov5_prune_plugin.yolov5.steps import steps_of
 from yolov5_prune_plugin.yolov5.stop import clear_exit
 
@@ -48,13 +51,13 @@ class TrainingSession:
         self.script, self.namespace, self.plugins, self.words = script, namespace, plugins, words
         main = int(os.environ.get("RANK", -1)) in (-1, 0)
         self.run = Run(script.path, script.role, arguments, options, main, _no_save)
-        self.run.calibration = self.calibrate
+        self.run.calibration, self.run.dense = self.calibrate, dense_of
         self._package = ""  # what upstream's dotted names start with
         self._hyperparameters: Any = None
         self._model: Optional[nn.Module] = None
         self._batches: Optional[tuple[int, int]] = None  # in an epoch, and images in one over all ranks
         self._training: Optional[Training] = None
-        self._logged, self._best = Logged(), Best()
+        self._logged, self._best, self._losses = Logged(self.run), Best(), Losses(self.run, plugins.hook)
 
     def install(self) -> None:
         """Wrap the names of this script's events."""
@@ -70,6 +73,8 @@ class TrainingSession:
             "validated": self._best.validating,
             "saved": self._saving,
         }
+        if self._losses.wanted:
+            seams["loss"] = self._losses.making
         for event, wrapper in seams.items():
             if self.script.seams.get(event):
                 wrap(self.namespace, self.script.find(event, self.namespace), wrapper)
@@ -106,9 +111,10 @@ class TrainingSession:
             raise
         finally:
             self._best.follow(None)
+            self._losses.follow(None)
             if self._training and self._training.masked:
                 self._training.masked.detach()
-        if self._training and self._training.masked:
+        if self._training:
             if self.run.main:
                 sidecar.remove(self._last)  # what is left of it is for use, not for --resume
             self.plugins.hook.training_ended(run=self.run, training=self._training)
@@ -168,21 +174,25 @@ class TrainingSession:
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         trained = {name for name, p in self._model.named_parameters() if p.requires_grad and id(p) in held}
         resumed = bool(getattr(opt, "resume", False)) and not getattr(opt, "evolve", None)
-        training = self._training = Training(self._model, trained, opt.epochs, resumed)
-        state = sidecar.resume(Path(opt.weights)) if resumed else None
+        training = self._training = Training(self._model, trained, opt.epochs, resumed, optimizer)
+        state = sidecar.resume(Path(opt.weights)) if resumed and self.run.figures else None
         self.plugins.hook.training_begins(run=self.run, training=training)
+        if training.widths:
+            note_widths(self._model, training.widths)
         self._logged.follow(training)
-        if training.masked is None:
-            return
+        self._losses.follow(self._model)
+        masked = training.masked
         if state:
             tensors, facts = state
             try:
-                training.masked.load(tensors, facts["masked"])
+                if masked:
+                    masked.load(tensors, facts["masked"])
             except PruneError as error:
                 raise PruneError(f"--resume {opt.weights}: its side-car does not fit the model: {error}") from None
             training.history.extend(facts["history"])
-        training.masked.attach(optimizer, self._steps)
-        self._best.follow(training.masked)
+        if masked:
+            masked.attach(optimizer, self._steps)
+            self._best.follow(masked)
 
     def _steps(self) -> int:
         assert self._batches is not None
@@ -192,14 +202,17 @@ class TrainingSession:
 
     def _end_epoch(self) -> None:
         training = self._training
-        if training is None or training.masked is None:
+        if training is None:
             return
+        entry: dict[str, Any] = {"epoch": len(training.history)}
         masked = training.masked
-        masked.check()
-        check_alike(masked.masks)
-        pruned, spliced = masked.take()
-        training.history.append({"epoch": len(training.history), "step": masked.step, "sparsity": masked.sparsity,
-                                 "pruned": pruned, "spliced": spliced, "updates": masked.updates})  # fmt: skip
+        if masked:
+            masked.check()
+            check_alike(masked.masks)
+            pruned, spliced = masked.take()
+            entry.update(step=masked.step, sparsity=masked.sparsity, pruned=pruned, spliced=spliced,
+                         updates=masked.updates)  # fmt: skip
+        training.history.append(entry)
         self.plugins.hook.epoch_trained(run=self.run, training=training)
 
     def _averaging(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -224,26 +237,13 @@ class TrainingSession:
 
     def _saving(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
-        def save(content: Any, file: Any, *args: Any, **kwargs: Any) -> Any:
-            training = self._training
-            if training is None or training.masked is None or not isinstance(content, dict) or "model" not in content:
+        def save_it(content: Any, file: Any, *args: Any, **kwargs: Any) -> Any:
+            def write(content: Any, file: Any) -> Any:
                 return original(content, file, *args, **kwargs)
-            kept = content.get("ema") or content["model"]
-            assert training.selection is not None
-            training.saved[Path(file).name] = measure(kept, training.selection)
-            if Path(file).name != "last.pt" or not hasattr(self.run.arguments, "resume"):
-                original(content, file, *args, **kwargs)
-            else:
-                tensors, facts = training.masked.state()
-                more = {"masked": facts, "history": training.history, "flags": self.words}
-                sidecar.save_pair(Path(file), lambda place: original(content, place, *args, **kwargs), tensors, more)
-            again = self._best.after_save(Path(file))
-            if again:
-                training.saved[again.name] = training.saved[Path(file).name]
-                original(content, again, *args, **kwargs)
-            return None
 
-        return save
+            return save(write, content, file, self.run, self._training, self.words, self._best)
+
+        return save_it
 
 
 def _no_save(model: Any, names: list[str], file: Path, facts: dict[str, Any]) -> Saved:

@@ -1,0 +1,121 @@
+"""Accuracy against FLOPs for channels removed from yolov5n, without any training.
+
+    python -m benchmarks.slim_curve --repo CHECKOUT --data coco.yaml --weights yolov5n.pt [--targets 0.9 0.8 ...]
+
+--data names a YAML whose train split calibrates (coco128) and whose val split judges (128 images of val2017). For each
+target: our default choice (l2, global), that by sensitivity, each before and after repair; torch-pruning's own recipe
+for YOLOv5 (MagnitudePruner, l2, the same share everywhere, the head's last layers left alone), cut until its FLOPs, by
+our count, are at most the target too; and val.py --prune-granularity channel, which zeroes 1 - sqrt(target) of the
+filters of each layer: were they gone, a layer would cost the target. Points are kept in --out, and measured once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.table import print_table
+from yolov5_prune_plugin.core.cost import Cost
+from yolov5_prune_plugin.core.images import Images
+from yolov5_prune_plugin.core.slim import Slimming, slim
+from yolov5_prune_plugin.files import written_whole
+from yolov5_prune_plugin.slim.validate import validate
+from yolov5_prune_plugin.yolov5.slim_file import save_slim
+from yolov5_prune_plugin.yolov5.upstream import as_used, find_upstream
+
+ZEROED = "zeroed channels"
+WAYS = (ZEROED, "torch-pruning", "global, raw", "global, repaired", "sensitivity, raw", "sensitivity, repaired")
+
+
+def main() -> None:
+    """Measure what is not in --out yet, and print all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repo", type=Path)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--targets", type=float, nargs="+", default=[0.9, 0.8, 0.7, 0.5])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--imgsz", type=int, default=320)
+    parser.add_argument("--out", type=Path, default=Path("runs/bench/slim_curve.json"))
+    options = parser.parse_args()
+    upstream = find_upstream(options.repo)
+    checkpoint, dense = upstream.load(options.weights)
+    sized, example = torch.rand(1, 3, options.imgsz, options.imgsz), torch.rand(1, 3, 64, 64)
+    drawn = upstream.calibration("", dense, options.data, options.imgsz, 64, "train", 0)
+    images = Images(drawn.batches(1))
+    found: dict[str, Any] = json.loads(options.out.read_text()) if options.out.is_file() else {}
+    whole = Cost(dense, [], sized).of({})["flops"]
+    for target in options.targets:
+        for way in options.ways:
+            key = f"{way} {target:g} {options.imgsz}"
+            if key in found:
+                continue
+            if way == ZEROED:
+                flags = ("--prune", f"{1 - target**0.5:.4f}", "--prune-granularity", "channel")
+                figure, value = validate(upstream, "", options.weights, options.data, options.imgsz, 8, flags)
+                keep(found, key, {"way": way, "target": target, "flops": 1.0, figure: value}, options.out)
+                continue
+            model = copy.deepcopy(dense)
+            if way == "torch-pruning":
+                model, layers = theirs(dense, target, example, sized, whole), {}
+            else:
+                choice, repaired = way.split(", ")
+                wanted = Slimming("flops", target, allocation=choice, repair=repaired == "repaired")
+                with torch.no_grad():
+                    layers = slim(model, wanted, example, sized, images, runnable=as_used).layers
+            cost = Cost(model.eval(), [], sized).of({})
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "s.pt"
+                save_slim(file, checkpoint, model, example, {}, layers)
+                figure, value = validate(upstream, "", file, options.data, options.imgsz, 8)
+            point = {"way": way, "target": target, "flops": cost["flops"] / whole, figure: value}
+            keep(found, key, point, options.out)
+    print_table(
+        f"{options.weights.name} at {options.imgsz}: mAP50-95 without training (share of the FLOPs)",
+        ["target", *WAYS],
+        [[f"{target:g}", *(shown(found.get(f"{way} {target:g} {options.imgsz}")) for way in WAYS)]
+         for target in options.targets],
+    )  # fmt: skip
+
+
+def keep(found: dict[str, Any], key: str, point: dict[str, Any], file: Path) -> None:
+    """A point, on disk at once."""
+    found[key] = point
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(file) as place:
+        place.write_text(json.dumps(found, indent=2) + "\n")
+    print(key, point, flush=True)
+
+
+def shown(point: Any) -> str:
+    """mAP50-95, and the share of FLOPs that it has."""
+    return f"{point['map']:.3f} ({point['flops']:.2f})" if point else "-"
+
+
+def theirs(dense: nn.Module, target: float, example: torch.Tensor, sized: torch.Tensor, whole: float) -> nn.Module:
+    """torch-pruning's recipe at the mildest share that keeps the target, to a hundredth."""
+    import torch_pruning as tp
+
+    for share in range(1, 95):
+        model = copy.deepcopy(dense).eval()
+        for parameter in model.parameters():
+            parameter.requires_grad_(True)
+        last = list(model.model[-1].m)  # type: ignore[union-attr, index]
+        pruner = tp.pruner.MagnitudePruner(
+            model, example, importance=tp.importance.GroupMagnitudeImportance(p=2), pruning_ratio=share / 100,
+            ignored_layers=last)  # fmt: skip
+        pruner.step()
+        if Cost(model.eval(), [], sized).of({})["flops"] / whole <= target:
+            return model
+    raise SystemExit(f"torch-pruning does not reach {target}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Channels removed and what fine-tuning brings back: yolov5n by the real train.py, beside the dense control.
+
+    python -m benchmarks.slim_detect --set bccd --way distill --target flops=0.5 --seed 0    one run
+    python -m benchmarks.slim_detect --set bccd --all                                        all of the table, in turn
+    python -m benchmarks.slim_detect --set bccd --all --dry-run                              what that would run
+    python -m benchmarks.slim_detect --set bccd --table                                      what there is, as a table
+    python -m benchmarks.slim_detect --cut --way slim --tag taylor -- --slim-importance taylor    try a choice
+
+The sets are those of benchmarks/dns_detect.py. ``dense`` trains the same weights for the same epochs without our
+flags, ``slim`` with --slim, ``distill`` with --distill too. Each run has a folder in --out; last.pt and best.pt are
+measured by val.py in small batches, and a JSON file goes to --results. A run whose file is there is passed over; one
+that was interrupted goes on from its last.pt with --resume, which its record says. best.pt stays in train/weights of
+the folder: yolov5-prune bench compares those of two runs.
+
+Flags after -- go to train.py. With --cut every fifth training image is validated on instead: choices are made there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.dns_detect import SETS, cut_off, launch, measure
+from benchmarks.table import print_table
+from yolov5_prune_plugin.files import written_whole
+
+WAYS = {"dense": (), "slim": ("--slim",), "distill": ("--distill", "--slim")}
+TARGETS = ("flops=0.7", "flops=0.5", "flops=0.35")
+
+
+def name_of(options: argparse.Namespace) -> str:
+    """The folder of a run."""
+    how = options.way if options.way == "dense" else f"{options.way}-{options.target}"
+    data = f"{options.set}-cut" if options.cut else options.set
+    return "-".join(filter(None, [data, how, f"e{options.epochs}", f"seed{options.seed}", options.tag]))
+
+
+def run(options: argparse.Namespace) -> None:
+    """One run, unless its result is there."""
+    folder = options.out.resolve() / name_of(options)
+    file = options.results.resolve() / f"{folder.name}.json"
+    if file.is_file() or options.dry_run:
+        print(f"{folder.name}: {'is there' if file.is_file() else 'would run'}", flush=True)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen, shared, laid_out = SETS[options.set], options.shared.resolve(), options.out.resolve() / "data"
+    subprocess.run([sys.executable, shared / "data" / "make_yaml.py", laid_out], check=True, stdout=subprocess.DEVNULL)
+    data = laid_out / str(chosen["data"])
+    if options.cut:
+        data = cut_off(data)
+    trained = folder / "train" / "weights"
+    began, resumed = time.perf_counter(), (trained / "last.pt").is_file()
+    if not resumed:
+        ours = [*WAYS[options.way], options.target] if options.way != "dense" else []
+        launch("yolov5.train", "--weights", shared / "weights" / str(chosen["weights"]), "--data", data, "--imgsz",
+               options.imgsz, "--batch-size", chosen["batch"], "--epochs", options.epochs, "--seed", options.seed,
+               "--workers", options.workers, "--device", options.device, "--cache", "--noplots", "--noautoanchor",
+               "--project", folder, "--name", "train", "--exist-ok", *ours, *options.rest,
+               log=folder / "log.txt")  # fmt: skip
+    elif epochs_of(folder) < options.epochs:
+        launch("yolov5.train", "--resume", trained / "last.pt", log=folder / "log.txt")
+    seconds = time.perf_counter() - began
+    found = {
+        name: measure(trained / f"{name}.pt", data, options.imgsz, folder, options.device) for name in ("last", "best")
+    }
+    keys = ("set", "cut", "way", "target", "seed", "epochs", "tag", "imgsz", "rest")
+    result: dict[str, Any] = {key: getattr(options, key) for key in keys}
+    result |= {"resumed": resumed, "seconds": None if resumed else round(seconds), **found}
+    report = folder / "train" / "prune" / "slim" / "report.json"
+    if report.is_file():
+        content = json.loads(report.read_text())
+        result |= {"left": {key: content["after"][key] / content["before"][key] for key in ("flops", "params")}}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(file) as place:
+        place.write_text(json.dumps(result, indent=2) + "\n")
+    (trained / "last.pt").unlink()
+    print(f"{folder.name}: last {found['last']['map']:.3f}, best {found['best']['map']:.3f}", flush=True)
+
+
+def epochs_of(folder: Path) -> int:
+    """How many epochs of a run are in its results.csv."""
+    file = folder / "train" / "results.csv"
+    return len(file.read_text().splitlines()) - 1 if file.is_file() else 0
+
+
+def table(folder: Path, data: str, cut: bool) -> None:
+    """Means over seeds, and what is lost against the dense control of the same epochs."""
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for file in folder.glob("*.json"):
+        one = json.loads(file.read_text())
+        if one["set"] == data and one["cut"] == cut:
+            target = "" if one["way"] == "dense" else one["target"]
+            found[(one["epochs"], list(WAYS).index(one["way"]), target, one["tag"])].append(one)
+    rows, dense = [], {}
+    for (epochs, way, target, tag), runs in sorted(found.items()):
+        last, best = ([one[name]["map"] for one in runs] for name in ("last", "best"))
+        if not way and not tag:
+            dense[epochs] = statistics.mean(last)
+        left = [one["left"] for one in runs if "left" in one]
+        shares = [f"{statistics.mean(one[key] for one in left):.3f}" if left else "1" for key in ("flops", "params")]
+        lost = f"{statistics.mean(last) - dense[epochs]:+.3f}" if epochs in dense else "-"
+        rows.append((list(WAYS)[way], target, tag, str(epochs), *shares, f"{statistics.mean(last):.3f}",
+                     f"{min(last):.3f}-{max(last):.3f}", lost, f"{statistics.mean(best):.3f}",
+                     str(len(runs))))  # fmt: skip
+    where = f"{data}, validated on training images" if cut else data
+    print_table(f"yolov5n on {where}: mAP50-95 after fine-tuning", ("way", "asked", "tag", "epochs", "FLOPs", "params",
+                "last.pt", "of seeds", "to dense", "best.pt", "seeds"), rows)  # fmt: skip
+
+
+def main() -> None:
+    """Parse, run, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set", choices=tuple(SETS), default="bccd")
+    parser.add_argument("--way", choices=tuple(WAYS), default="distill")
+    parser.add_argument("--target", default="flops=0.5")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, help="60 and 20")
+    parser.add_argument("--imgsz", type=int, help="320 and 640")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--tag", default="", help="part of the folder's name, for variants that are tried")
+    parser.add_argument("--shared", type=Path, default=Path(os.environ.get("YOLOV5_PRUNE_SHARED", "../shared")))
+    parser.add_argument("--out", type=Path, default=Path("runs/slim_detect"))
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/slim_detect"))
+    parser.add_argument("--cut", action="store_true", help="validate on a part of the training images, to choose by")
+    parser.add_argument("--all", action="store_true", help="the dense control and flops=0.5 with three seeds, and more")
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--table", action="store_true")
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    options = parser.parse_args(sys.argv[1:end])
+    options.rest = sys.argv[end + 1 :]
+    options.epochs = options.epochs or SETS[options.set]["epochs"]
+    options.imgsz = options.imgsz or SETS[options.set]["imgsz"]
+    if options.table:
+        table(options.results, options.set, options.cut)
+        return
+    if not (options.shared / "weights" / str(SETS[options.set]["weights"])).is_file():
+        print(f"slim_detect: no weights at {options.shared}; give --shared DIR with weights/ and data/")
+        return
+    plan = [(options.way, options.target, options.seed)]
+    if options.all:
+        plan = [(way, "flops=0.5", seed) for seed in range(3) for way in WAYS]
+        plan += [(way, target, 0) for target in TARGETS if target != "flops=0.5" for way in ("slim", "distill")]
+    for way, target, seed in plan:
+        run(argparse.Namespace(**{**vars(options), "way": way, "target": target, "seed": seed}))
+    if options.all:
+        table(options.results, options.set, options.cut)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""From a dense model to a slim one: groups, importance, allocation, repair and cut, in one step or several."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+import torch
+from torch import Tensor, nn
+
+from yolov5_prune_plugin.core.allocation import by_score, by_share, fewest, gone_after, steps
+from yolov5_prune_plugin.core.channels import Channels, Group, find_channels
+from yolov5_prune_plugin.core.cost import Cost
+from yolov5_prune_plugin.core.cut import Widths, cut, merged, readers, silence, widths_left
+from yolov5_prune_plugin.core.images import Images
+from yolov5_prune_plugin.core.repair import Repaired, repair
+from yolov5_prune_plugin.core.timing import in_turns, ratio
+from yolov5_prune_plugin.core.unit_importance import BY_IMAGES, score_units
+from yolov5_prune_plugin.core.unit_sensitivity import by_loss, curves
+from yolov5_prune_plugin.errors import PruneError
+
+WHAT = ("flops", "params", "latency")
+SENSITIVITY_IMAGES, ROUNDS = 8, 15
+
+Bar = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+
+
+@dataclass(frozen=True)
+class Slimming:
+    """What is wanted.
+
+    Attributes:
+        what: One of ``WHAT``.
+        target: The share of it that is left, in (0, 1).
+        importance: One of ``unit_importance.IMPORTANCES``.
+        allocation: One of ``allocation.ALLOCATIONS``.
+        multiple: Widths are rounded to it.
+        floor: Share of a group's units that stays at least, in (0, 1].
+        steps: In how many steps.
+        repair: Whether to mend after each, if there are images.
+        seed: Of what is drawn.
+        flag: What the target was given with, for messages.
+    """
+
+    what: str
+    target: float
+    importance: str = "l2"
+    allocation: str = "global"
+    multiple: int = 8
+    floor: float = 0.1
+    steps: int = 1
+    repair: bool = True
+    seed: int = 0
+    flag: str = "--target"
+
+
+@dataclass
+class Slimmed:
+    """What was done.
+
+    Attributes:
+        widths: Units of each group before and after, by its name.
+        layers: Channels that the layers have now, by name and side; what ``cut.narrow`` takes.
+        kept: Layers whose outputs stay all, and why.
+        before: ``flops``, ``params`` of the dense model at the size of the example.
+        after: The same of the slim one.
+        latency: Measured share of the dense model's, for a target of it.
+        repairs: One a step, where there were images.
+    """
+
+    widths: dict[str, tuple[int, int]]
+    kept: dict[str, str]
+    before: dict[str, float]
+    after: dict[str, float]
+    latency: Optional[float] = None
+    repairs: list[Repaired] = field(default_factory=list)
+    layers: Widths = field(default_factory=Widths)
+
+
+def no_bar(what: str, total: int) -> AbstractContextManager[Callable[[], None]]:
+    """Progress that nobody sees."""
+    return nullcontext(lambda: None)
+
+
+def slim(
+    model: nn.Module, wanted: Slimming, example: Tensor, sized: Tensor, images: Optional[Images] = None,
+    bar: Bar = no_bar, runnable: Callable[[nn.Module], nn.Module] = copy.deepcopy,
+) -> Slimmed:  # fmt: skip
+    """Make a model slim, in place.
+
+    Args:
+        model: In eval mode, float32.
+        wanted: What is wanted.
+        example: [1, 3, H, W], small: for tracing.
+        sized: [1, 3, H, W]: FLOPs and latency are those at its size.
+        images: For importance, sensitivity and repair.
+        bar: (what is done, how often) -> a context of what to call each time.
+        runnable: A copy of a model as it is used, for latency; upstream folds BatchNorms then.
+
+    Raises:
+        PruneError: If the model can't be traced, nothing of it can be pruned, the target can't be reached, or images
+            are needed and missing.
+    """
+    if wanted.importance in BY_IMAGES and not images:
+        raise PruneError(f"importance {wanted.importance} looks at images, and there are none; give --data")
+    if wanted.allocation == "sensitivity" and not images:
+        raise PruneError("allocation sensitivity looks at images, and there are none; give --data")
+    dense = copy.deepcopy(model)
+    first: Optional[Channels] = None
+    result = Slimmed({}, {}, {}, {})
+    for number in range(1, wanted.steps + 1):
+        total = sum(isinstance(m, (nn.Conv2d, nn.Linear, nn.ConvTranspose2d)) for m in model.modules())
+        with bar("tracing", total) as advance:
+            found = find_channels(model, example, advance)
+        if not found.groups:
+            reasons = "; ".join(sorted(set(found.kept.values()))[:3])
+            raise PruneError(f"nothing of this model can be removed: {reasons or 'it has no convolutions'}")
+        cost = Cost(model, found.groups, sized)
+        if first is None:
+            first, result.before = found, cost.of({})
+        share = wanted.target ** (number / wanted.steps)
+        removed = _choose(model, dense, found.groups, wanted, share, cost, result, sized, images, bar, runnable)
+        if images and wanted.repair and any(removed.values()):
+            work = copy.deepcopy(model)
+            with bar("repair", len(readers(found.groups, removed)) + 4) as advance:
+                result.repairs.append(repair(model, work, found.groups, removed, images, wanted.seed, advance))
+            model.load_state_dict(work.state_dict())
+        else:
+            silence(model, found.groups, removed)
+        result.after = cost.of(removed)  # before its layers shrink
+        cut(model, found.groups, removed)
+        result.layers = merged(result.layers, widths_left(model, found.groups))
+        for group in found.groups:
+            before = result.widths.get(group.name, (group.units, 0))[0]
+            result.widths[group.name] = before, group.units - len(removed.get(group.name, ()))
+    assert first is not None
+    result.kept = first.kept
+    return result
+
+
+def _choose(
+    model: nn.Module, dense: nn.Module, groups: Sequence[Group], wanted: Slimming, share: float, cost: Cost,
+    result: Slimmed, sized: Tensor, images: Optional[Images], bar: Bar, runnable: Callable[[nn.Module], nn.Module],
+) -> dict[str, list[int]]:  # fmt: skip
+    with bar(f"importance {wanted.importance}", len(images) if images else 0) as advance:
+        singles = (image.to(sized.device) for image in images.singles()) if images else iter(())
+        scores = score_units(model, groups, wanted.importance, singles, wanted.seed, advance)
+    if wanted.allocation == "sensitivity":
+        assert images is not None
+        some = [images[[i]].to(sized.device) for i in range(min(SENSITIVITY_IMAGES, len(images)))]
+        with bar("sensitivity", len(groups)) as advance:
+            points = curves(model, groups, scores, wanted.multiple, wanted.floor, some, advance)
+        kind = "params" if wanted.what == "params" else "flops"
+        whole = cost.of({})[kind]
+        priority = by_loss(points, lambda group, units: 1 - cost.of({group.name: units})[kind] / whole)
+    else:
+        priority = by_share if wanted.allocation == "uniform" else by_score(scores)
+    order = steps(groups, scores, wanted.multiple, wanted.floor, priority)
+    if wanted.what == "latency":
+        measured = _latency(model, dense, groups, sized, runnable, result, bar)
+    else:
+        measured = lambda removed: cost.of(removed)[wanted.what] / result.before[wanted.what]  # noqa: E731
+    removed = gone_after(order, fewest(order, measured, share, f"{wanted.flag} {wanted.what}"))
+    if wanted.what == "latency":
+        measured(removed)
+    return removed
+
+
+def _latency(
+    model: nn.Module, dense: nn.Module, groups: Sequence[Group], sized: Tensor,
+    runnable: Callable[[nn.Module], nn.Module], result: Slimmed, bar: Bar,
+) -> Callable[[dict[str, list[int]]], float]:  # fmt: skip
+    whole = runnable(dense)
+
+    @torch.no_grad()
+    def share(removed: dict[str, list[int]]) -> float:
+        smaller = copy.deepcopy(model)
+        cut(smaller, groups, removed)
+        used: Any = runnable(smaller)
+        with bar("latency", ROUNDS + 2) as advance:
+            times = in_turns({"slim": lambda: used(sized), "dense": lambda: whole(sized)}, ROUNDS, progress=advance)
+        result.latency = ratio(times["slim"], times["dense"])[0]
+        return result.latency
+
+    return share

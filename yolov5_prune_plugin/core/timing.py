@@ -1,0 +1,44 @@
+"""Times calls side by side, in turns, so that what else the machine does falls on all of them alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+Call = Callable[[], object]
+
+
+def in_turns(
+    calls: Mapping[str, Call], rounds: int, warm: int = 2, progress: Call = lambda: None
+) -> dict[str, list[float]]:
+    """Milliseconds of each call in each round; in a round each has one turn, and every other round goes backwards.
+
+    Args:
+        calls: By name.
+        rounds: How many are timed.
+        warm: How many go before that are not.
+        progress: Called after each round.
+    """
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    order = list(calls)
+    for number in range(-warm, rounds):
+        for name in order if number % 2 else reversed(order):
+            started = time.perf_counter()
+            calls[name]()
+            if number >= 0:
+                found[name].append((time.perf_counter() - started) * 1e3)
+        progress()
+    return found
+
+
+def ratio(times: Sequence[float], base: Sequence[float]) -> tuple[float, float, float]:
+    """The median over rounds of times / base, and the quartiles of it.
+
+    Args:
+        times: Of one call, in ms, by round.
+        base: Of what it is compared with, in the same rounds.
+    """
+    ratios = [one / other for one, other in zip(times, base)]
+    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else (ratios[0],) * 3
+    return middle, low, high
