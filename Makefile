@@ -24,6 +24,10 @@ bench: $(VENV)/.test
 	$(PY) -m benchmarks.oneshot
 	$(PY) -m benchmarks.oneshot --set bccd
 	$(PY) -m benchmarks.oneshot --set x
+	$(PY) -m benchmarks.curve
+	$(PY) -m benchmarks.dns_cost
+	$(PY) -m benchmarks.dns_mnist --all --final
+	$(PY) -m benchmarks.dns_detect --all
 
 dist: $(VENV)/.test
 	$(PY) -m build
