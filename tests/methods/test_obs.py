@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,46 @@ def test_an_excluded_layer_keeps_its_weight(net: nn.Module) -> None:
     assert torch.equal(model[2].weight, net[2].weight)
     assert not torch.equal(model[2].bias, net[2].bias)
     assert sum(zeros(model).values()) == 112
+
+
+def wide() -> nn.Module:
+    """Layers of 8 channels, of which the first four are read with ten times the weight of the others."""
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.SiLU(), nn.Conv2d(8, 8, 3), nn.SiLU(), nn.Conv2d(8, 5, 1))
+    with torch.no_grad():
+        for layer in (net[2], net[4]):
+            layer.weight[:, :4] *= 10
+    return net.eval()
+
+
+def test_a_pattern_finds_an_order_of_channels() -> None:
+    pytest.importorskip("torch_pruning")
+    net, flags = wide(), ("--prune", "0.5", "--prune-granularity", "2:4", "--prune-tune", "0")
+    model, part, run = pruned(net, *flags)
+    found = part.record.content["permutation"]
+    assert found["groups"] == 2
+    assert found["dropped"] < 0.5 * found["dropped_before"]
+    for layer in (model[2], model[4]):
+        blocks = layer.weight.detach().view(len(layer.weight), 2, 4, -1)
+        assert bool(((blocks != 0).sum(2) == 2).all())
+    as_it_is = pruned(net, *flags, "--prune-permute", "off")[0]
+    with torch.no_grad():
+        x = images()
+        assert (model(x) - net(x)).square().mean() < 0.5 * (as_it_is(x) - net(x)).square().mean()
+    again = copy.deepcopy(net)
+    part.model_loaded(run, again)  # val.py may load its weights more than once
+    assert same(model, again)
+
+
+def test_without_torch_pruning_channels_keep_their_order(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    model, part, _ = pruned(wide(), "--prune", "0.5", "--prune-granularity", "2:4", "--prune-tune", "0")
+    assert "yolov5-prune-plugin[slim]" in part.record.content["permutation"]["left_out"]
+    assert "in the order that they have: " in capsys.readouterr().err
+    assert same(model, pruned(wide(), "--prune", "0.5", "--prune-granularity", "2:4", "--prune-tune", "0",
+                              "--prune-permute", "off")[0])  # fmt: skip
 
 
 @pytest.mark.parametrize("flags", [(), ("--prune-granularity", "channel"), ("--prune-distribution", "erk")])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Optional
@@ -21,6 +22,7 @@ from yolov5_prune_plugin.core.importance import magnitude
 from yolov5_prune_plugin.core.mask import lowest_dropped
 from yolov5_prune_plugin.core.objective import distance
 from yolov5_prune_plugin.core.oneshot import Request, mask_of, units_to_drop
+from yolov5_prune_plugin.core.permute import permute
 from yolov5_prune_plugin.core.reconstruct import images_that_fit, sequentially
 from yolov5_prune_plugin.core.salience import Salience
 from yolov5_prune_plugin.core.target import Target
@@ -35,6 +37,7 @@ BATCH = 4
 SIDE = 384  # pixels, at most, of the parts of images that are tuned on: as good as whole ones, in half the time
 STEPS, STEPS_PATTERN = 200, 600  # of tuning; a pattern such as 2:4 does more harm
 HELD = 8  # one in so many images judges the tuning and is not tuned on
+TRACED = 128  # pixels, at most, of the image by which channel groups are found
 MEMORY = 4 << 30  # bytes of activations during the walk
 
 
@@ -69,12 +72,17 @@ class Obs:
         0.01, "share of its mean diagonal added to a layer's Hessian (default 0.01)", type=checked(_positive),
         metavar="SHARE")  # fmt: skip
 
+    prune_permute: str = flag(
+        "search", "N:M patterns: search (default) for an order of channels in which less has to go, which leaves the"
+        " model's outputs as they are, or leave it: off", choices=("search", "off"))  # fmt: skip
+
     name: ClassVar[str] = "obs"
     distributions: ClassVar[tuple[str, ...]] = (LOSS, *NAMES)
     uses: ClassVar[tuple[type, ...]] = (CalibrationOptions,)
 
     def __post_init__(self) -> None:
         self._curvature: dict[str, Tensor] = {}
+        self._ordered: Mapping[str, Tensor] = {}  # the same, in the order of the channels of the model at hand
         self._salience: list[dict[str, Tensor]] = []
         self._images: Optional[Images] = None
         self.facts: dict[str, Any] = {}
@@ -98,15 +106,18 @@ class Obs:
                     weights = [named[name] for name in names]
                     curvature = diagonal(work, weights, self._images.singles(), _seed(run), advance)
             self._curvature, self._salience = dict(zip(names, curvature)), salience.maps
+        self._ordered = self._curvature
 
     def scores(self, target: Target, request: Request) -> Tensor:
         """What the outputs lose, to second order, when a weight goes: h w^2 / 2."""
-        h = self._curvature[target.name]
+        h = self._ordered[target.name]
         return (h + SMOOTH * h.mean()) * target.weight.detach().float().square() / 2
 
     def prune(self, targets: Sequence[Target], request: Request) -> None:
         """Choose the masks by the scores, let the rest of each layer make up for it, then tune all of them."""
         assert self._images is not None
+        if request.granularity.m and self.prune_permute == "search":
+            self._ordered = self._permute(targets, request)
         by_loss = request.distribution == LOSS
         spread = replace(request, distribution="global") if by_loss else request
         drop = units_to_drop(targets, self.scores if by_loss else _magnitude, spread)
@@ -122,7 +133,7 @@ class Obs:
             pattern = None if request.granularity.kind == "channel" else partial(_pattern, request.granularity, drop)
             with self._bar("reconstruction", len(masks)) as advance:
                 sequentially(work, masks, batches, self.prune_damp, seed=request.seed, salience=salience,
-                             curvature=self._curvature, pattern=pattern, progress=advance)  # fmt: skip
+                             curvature=self._ordered, pattern=pattern, progress=advance)  # fmt: skip
             del batches
             steps = STEPS_PATTERN if request.granularity.m else STEPS
             steps = steps if self.prune_tune is None else self.prune_tune
@@ -134,6 +145,31 @@ class Obs:
                 parameter.copy_(changed[name])
             for target in targets:  # exact zeros in any precision
                 target.weight.mul_(masks[target.name].to(target.weight.device))
+
+    def _permute(self, targets: Sequence[Target], request: Request) -> Mapping[str, Tensor]:
+        """Give channels an order in which the pattern drops less; the curvature in that order."""
+        assert self._images is not None
+        grain = request.granularity
+        scores = {target.name: self.scores(target, request) for target in targets}
+        with _normal(), ExitStack() as bars:
+            work = _working_copy(self._model)
+            image = next(self._images.singles()).to(next(work.parameters()).device)
+            size = [min(side, TRACED) for side in image.shape[2:]]
+            try:
+                done = permute(work, nn.functional.interpolate(image, size), scores, grain.n, grain.m,
+                               lambda total: bars.enter_context(self._bar("channel permutation", total)))  # fmt: skip
+                reason = "" if done else "the model's outputs did not stay the same"
+            except PruneError as error:
+                done, reason = None, str(error)
+        if done is None:
+            self.facts["permutation"] = {"left_out": reason}
+            print(f"yolov5-prune: channels are pruned in the order that they have: {reason}", file=sys.stderr)
+            return self._curvature
+        self.facts["permutation"] = {"groups": done.groups, "dropped_before": done.before, "dropped": done.after}
+        with torch.no_grad():
+            for name, tensor in [*self._model.named_parameters(), *self._model.named_buffers()]:
+                tensor.copy_(done.applied(name, tensor))
+        return {name: done.applied(name, h) for name, h in self._curvature.items()}
 
     def _tune(self, work: nn.Module, masks: Mapping[str, Tensor], seed: int, steps: int) -> None:
         """Tune on most of the images; what does not help on the others, which it did not see, is taken back."""
