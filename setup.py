@@ -37,10 +37,11 @@ setup(
         "matplotlib",
         "filelock",
         "safetensors",
+        "constriction>=0.4.2",
     ],
     extras_require={
         "demo": ["yolov5>=7.0.13,<7.1"],
-        "test": ["pytest", "pytest-xdist", "hypothesis", "onnx", "build", "ultralytics", "ray>=2"],
+        "test": ["pytest", "pytest-xdist", "hypothesis", "onnx", "build", "ultralytics", "ray>=2", "zstandard"],
         "ray": ["ray>=2"],
         "lint": ["ruff", "mypy"],
     },
