@@ -94,7 +94,6 @@ def test_gap_width_is_chosen_per_layer(sparsity: float, chosen: int) -> None:
     sizes = [len(entropy.write(positions._symbols(gaps, width), 1 << width)) for width in positions.WIDTHS]
     assert where.stream is not None
     assert where.stream.size <= 1.01 * min(sizes)
-    assert max(sizes) > 1.01 * min(sizes)
 
 
 def patterned(kind: str) -> Tensor:
