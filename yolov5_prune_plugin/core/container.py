@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from yolov5_prune_plugin.core import packing
-from yolov5_prune_plugin.core.cursor import Cursor
+from yolov5_prune_plugin.core.sections import Section, checked, entry_of
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import written_whole
 
@@ -24,50 +23,6 @@ VERSION = 1
 LIMIT = 2 << 30  # bytes of tensors that a file may unpack to
 _PREAMBLE = struct.Struct("<8sIIII")  # magic, version, bytes of the header as it is and inflated, CRC-32 of all that
 _HEADER = 16 << 20  # bytes of a header, inflated
-_DIMENSIONS = 8
-KINDS = ("weight", "plain")
-
-
-@dataclass(frozen=True)
-class Section:
-    """What stands in a part of the buffer.
-
-    Attributes:
-        kind: ``weight``: one tensor, with positions and codebook; ``plain``: tensors of one type by their bytes.
-        dtype: Name of their type.
-        tensors: Names and shapes.
-        data: The bytes, once read; empty in a header.
-    """
-
-    kind: str
-    dtype: str
-    tensors: tuple[tuple[str, tuple[int, ...]], ...]
-    data: memoryview = field(repr=False)
-
-    @property
-    def coded(self) -> packing.Coded:
-        """The parts of a weight.
-
-        Raises:
-            PruneError: If they are damaged.
-        """
-        cursor = Cursor(self.data)
-        found = packing.read_weight(cursor, self.tensors[0][1], self.dtype)
-        cursor.close()
-        return found
-
-    def decode(self) -> dict[str, Tensor]:
-        """The tensors by name.
-
-        Raises:
-            PruneError: If they are damaged.
-        """
-        if self.kind == "weight":
-            return {self.tensors[0][0]: self.coded.decode()}
-        cursor = Cursor(self.data)
-        found = packing.read_plain(cursor, [shape for _, shape in self.tensors], self.dtype)
-        cursor.close()
-        return dict(zip((name for name, _ in self.tensors), found))
 
 
 @dataclass(frozen=True)
@@ -123,11 +78,11 @@ def write(
         OSError: If it can't be written.
         PruneError: If a tensor is of a type that the format does not have.
     """
-    sections = [_section("weight", [(name, t)], packing.write_weight(t, coder)) for name, t in weights.items()]
+    sections = [entry_of("weight", [(name, t)], packing.write_weight(t, coder)) for name, t in weights.items()]
     kinds: dict[str, list[tuple[str, Tensor]]] = {}
     for name, tensor in others.items():
         kinds.setdefault(packing.dtype_name(tensor), []).append((name, tensor))
-    sections += [_section("plain", some, packing.write_plain([t for _, t in some], coder)) for some in kinds.values()]
+    sections += [entry_of("plain", some, packing.write_plain([t for _, t in some], coder)) for some in kinds.values()]
     header = {"sections": [entry for entry, _ in sections], "content": dict(content)}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
     if len(text) > _HEADER:
@@ -173,13 +128,6 @@ def is_container(file: Path) -> bool:
         return False
 
 
-def _section(kind: str, tensors: Sequence[tuple[str, Tensor]], data: bytes) -> tuple[dict[str, Any], bytes]:
-    entry = {"kind": kind, "dtype": packing.dtype_name(tensors[0][1]),
-             "tensors": [[name, list(tensor.shape)] for name, tensor in tensors],
-             "bytes": len(data), "crc32": zlib.crc32(data)}  # fmt: skip
-    return entry, data
-
-
 def _read(file: Path, stream: Any, size: int, limit: int) -> Container:
     preamble = stream.read(_PREAMBLE.size)
     if preamble[: len(MAGIC)] != MAGIC:
@@ -198,20 +146,20 @@ def _read(file: Path, stream: Any, size: int, limit: int) -> Container:
     entries, content = header.get("sections"), header.get("content")
     if not isinstance(entries, list) or not isinstance(content, dict):
         raise PruneError("has a header without sections and content")
-    checked = [_checked(entry) for entry in entries]
-    names = [name for section, _, _ in checked for name, _ in section.tensors]
+    found = [checked(entry) for entry in entries]
+    names = [name for section, _, _ in found for name, _ in section.tensors]
     if len(set(names)) != len(names):
         raise PruneError("has two tensors of one name")
     start = _PREAMBLE.size + stored
-    announced = start + sum(length for _, length, _ in checked)
+    announced = start + sum(length for _, length, _ in found)
     if announced != size:
         what = "is cut short" if announced > size else "has bytes behind its end"
         raise PruneError(f"{what}: {size:,} bytes, its header announces {announced:,}; copy it again")
-    total = sum(_bytes(section) for section, _, _ in checked)
+    total = sum(section.size for section, _, _ in found)
     if total > limit:
         raise PruneError(f"unpacks to {total:,} bytes of tensors; at most {limit:,} are opened")
     sections = []
-    for section, length, crc in checked:
+    for section, length, crc in found:
         data = stream.read(length)
         if len(data) != length or zlib.crc32(data) != crc:
             raise PruneError(f"is damaged at {section.tensors[0][0]}: its checksum is another; copy it again")
@@ -233,35 +181,3 @@ def _json(text: bytes, inflated: int) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise PruneError("has a header that is no JSON object")
     return header
-
-
-def _checked(entry: Any) -> tuple[Section, int, int]:
-    if not isinstance(entry, dict):
-        raise PruneError("has a section that is no JSON object")
-    kind, dtype, tensors = entry.get("kind"), entry.get("dtype"), entry.get("tensors")
-    if kind not in KINDS or not isinstance(dtype, str) or dtype not in packing.DTYPES:
-        raise PruneError(f"has a section of kind {str(kind)[:40]!r} and type {str(dtype)[:40]!r}; this version knows"
-                         f" {', '.join(KINDS)} and {', '.join(packing.DTYPES)}")  # fmt: skip
-    length, crc = (_whole(entry.get(key), key) for key in ("bytes", "crc32"))
-    if not isinstance(tensors, list) or not tensors or (kind == "weight" and len(tensors) != 1):
-        raise PruneError(f"has a section {kind} with another number of tensors than it can have")
-    return Section(kind, dtype, tuple(_named(one) for one in tensors), memoryview(b"")), length, crc
-
-
-def _named(one: Any) -> tuple[str, tuple[int, ...]]:
-    if not isinstance(one, list) or len(one) != 2 or not isinstance(one[0], str) or not isinstance(one[1], list):
-        raise PruneError("has a tensor that is no pair of name and shape")
-    if len(one[1]) > _DIMENSIONS:
-        raise PruneError(f"has a tensor of {len(one[1])} dimensions; at most {_DIMENSIONS}")
-    return one[0], tuple(_whole(number, "a dimension") for number in one[1])
-
-
-def _whole(number: Any, what: str) -> int:
-    if type(number) is not int or not 0 <= number < 1 << 32:
-        raise PruneError(f"has {what} of {str(number)[:40]}; it must be a whole number of at most 32 bits")
-    return number
-
-
-def _bytes(section: Section) -> int:
-    sizes: Iterable[int] = (math.prod(shape) for _, shape in section.tensors)
-    return sum(sizes) * packing.DTYPES[section.dtype][0].itemsize

@@ -17,6 +17,7 @@ from yolov5_prune_plugin.core.objective import tensors as tensors_of
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import written_whole
 from yolov5_prune_plugin.yolov5 import architecture, portable
+from yolov5_prune_plugin.yolov5.model_yaml import plain
 
 SUFFIX = ".y5z"
 KEPT = ("date", "prune", "slim", "git")  # what else of a checkpoint is carried: plain values
@@ -35,7 +36,7 @@ def describe(model: nn.Module, checkpoint: Mapping[str, Any], package: str) -> d
     """
     content = architecture.describe(model)
     built = architecture.bare(module_of(package), content)
-    facts = {key: _plain(checkpoint[key]) for key in KEPT if checkpoint.get(key) is not None}
+    facts = {key: plain(checkpoint[key]) for key in KEPT if checkpoint.get(key) is not None}
     return {"writer": f"yolov5-prune-plugin {__version__}", **content, "widths": architecture.widths(model, built),
             "facts": facts}  # fmt: skip
 
@@ -138,7 +139,3 @@ def _outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
 
 def _inputs(model: nn.Module) -> int:
     return next(layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d))
-
-
-def _plain(value: Any) -> Any:
-    return architecture._plain(value)
