@@ -46,8 +46,8 @@ def main() -> None:
         rows, facts = measure(options.model, options.sparsity, options.bits, Path(folder))
     base = rows[0]
     print_table(
-        f"{options.model}, {facts['weights'] / 1e6:.1f} M weights, sparsity {options.sparsity}, {options.bits} bits, one"
-        " core",
+        f"{options.model}, {facts['weights'] / 1e6:.1f} M weights, sparsity {options.sparsity}, {options.bits} bits,"
+        " one core",
         ("", "bytes", "times ours", "encode, s", "decode, s", "times ours"),
         [(name, f"{size:,}", f"{size / base[1]:.2f}", f"{encode:.2f}" if encode else "-", f"{decode:.2f}",
           f"{decode / base[3]:.2f}") for name, size, encode, decode in rows],
