@@ -37,6 +37,7 @@ setup(
         "matplotlib",
         "filelock",
         "safetensors",
+        "constriction>=0.4.2",
     ],
     extras_require={
         "demo": ["yolov5>=7.0.13,<7.1"],
@@ -51,6 +52,7 @@ setup(
             "torch-pruning>=1.6",
             "onnxruntime",
             "openvino",
+            "zstandard",
         ],
         "slim": ["torch-pruning>=1.6"],
         "bench": ["onnx", "onnxruntime", "openvino"],

@@ -11,11 +11,12 @@ from typing import Optional
 
 from yolov5_prune_plugin import __version__
 from yolov5_prune_plugin.choose.flags import CurveOptions, EngineOptions
+from yolov5_prune_plugin.compress.flags import CompressOptions
 from yolov5_prune_plugin.options import add_flags
 from yolov5_prune_plugin.slim.flags import SlimOptions, ValidationOptions
 from yolov5_prune_plugin.yolov5.stop import clear_exit
 
-COMMANDS = ("run", "patch", "curve", "sensitivity", "slim", "bench", "demo")
+COMMANDS = ("run", "patch", "curve", "sensitivity", "slim", "bench", "compress", "decompress", "inspect", "demo")
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -99,6 +100,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.set_defaults(command=_bench)
 
+    repo = "YOLOv5 checkout (default: here, or the package yolov5)"
+    compress = commands.add_parser("compress", help="a checkpoint as a small .y5z file, which the scripts read")
+    compress.add_argument("weights", metavar="W.pt", type=Path, help="the checkpoint, dense or sparse")
+    compress.add_argument(
+        "-o", "--output", required=True, metavar="FILE.y5z", type=Path, help="where to; must not exist"
+    )
+    add_flags(compress, [CompressOptions])
+    compress.add_argument("--repo", type=Path, metavar="DIR", help=repo)
+    compress.set_defaults(command=_compress)
+
+    decompress = commands.add_parser("decompress", help="a .y5z file as an ordinary checkpoint again")
+    decompress.add_argument("file", metavar="FILE.y5z", type=Path, help="the file")
+    decompress.add_argument("-o", "--output", required=True, metavar="W.pt", type=Path, help="where to; must not exist")
+    decompress.add_argument("--repo", type=Path, metavar="DIR", help=repo)
+    decompress.set_defaults(command=_decompress)
+
+    inspect = commands.add_parser("inspect", help="where the bytes of a .y5z file go, layer by layer")
+    inspect.add_argument("file", metavar="FILE.y5z", type=Path, help="the file")
+    inspect.add_argument("--html", type=Path, metavar="FILE", help="the same as a page, with a picture")
+    inspect.add_argument("--png", type=Path, metavar="FILE", help="the picture")
+    inspect.set_defaults(command=_inspect)
+
     demo = commands.add_parser(
         "demo", help="validate an embedded detector dense and pruned (needs: pip install yolov5)"
     )
@@ -153,6 +176,24 @@ def _bench(options: argparse.Namespace) -> int:
     from yolov5_prune_plugin.slim.bench import bench
 
     return bench(options)
+
+
+def _compress(options: argparse.Namespace) -> int:
+    from yolov5_prune_plugin.compress.command import compress_file
+
+    return compress_file(options)
+
+
+def _decompress(options: argparse.Namespace) -> int:
+    from yolov5_prune_plugin.compress.command import decompress_file
+
+    return decompress_file(options)
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from yolov5_prune_plugin.compress.command import inspect_file
+
+    return inspect_file(options)
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -55,13 +55,13 @@ def write_page(file: Path, title: str, content: dict[str, Any], figure: Figure) 
     if missing:
         note += f" {missing} points are missing."
     facts = "\n".join(f"{name}: {value}" for name, value in content["decided_by"].items())
-    page = _PAGE.format(title=html.escape(title), command=html.escape(content["command"]), picture=_svg(figure),
+    page = _PAGE.format(title=html.escape(title), command=html.escape(content["command"]), picture=svg(figure),
                         table=_table(content["points"], content["figures"]), note=note,
                         facts=html.escape(facts))  # fmt: skip
     file.write_text(page, encoding="utf-8")
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
     """The figure as an <svg> element."""
     import matplotlib
 

@@ -1,4 +1,4 @@
-"""Sparse training: which of --dns, --gmp, --prune S and --keep-zeros a train.py runs with; one mechanism for all."""
+"""Sparse training: which of the ways to a sparse model, or one of shared weights, a train.py runs with."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from yolov5_prune_plugin.methods.dns import Dns, DnsOptions
 from yolov5_prune_plugin.methods.gmp import Gmp, GmpOptions
 from yolov5_prune_plugin.methods.oneshot import methods_of
 from yolov5_prune_plugin.methods.retrain import Keep, KeepOptions, Retrain, RetrainOptions
+from yolov5_prune_plugin.methods.share import Share, ShareOptions
 from yolov5_prune_plugin.run import Run, Training
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class SparseTraining:
         if role != "train":
             return []
         own = [cls for cls in self._methods.values() if is_dataclass(cls)]
-        return [DnsOptions, GmpOptions, RetrainOptions, KeepOptions, *own]
+        return [DnsOptions, GmpOptions, RetrainOptions, KeepOptions, ShareOptions, *own]
 
     @hookimpl
     def configure(self, run: Run) -> Optional[object]:
@@ -64,12 +65,14 @@ class SparseTraining:
             "--gmp": run.config(GmpOptions).gmp,
             "--prune": prune.prune is not None or prune.prune_amounts is not None,
             "--keep-zeros": run.config(KeepOptions).keep_zeros,
+            "--share-bits": bool(run.config(ShareOptions).share_bits),
         }
         ways = [name for name, wanted in asked.items() if wanted]
         if len(ways) > 1:
             raise PruneError(f"{' and '.join(ways)} are different ways to a sparse model; leave out all but one")
         of_methods = [cls for cls in self._methods.values() if is_dataclass(cls)]
         owners = {"--dns": [DnsOptions], "--gmp": [GmpOptions], "--keep-zeros": [KeepOptions],
+                  "--share-bits": [ShareOptions],
                   "--prune": [RetrainOptions, CalibrationOptions, *of_methods]}  # fmt: skip
         for owner, classes in owners.items():
             lonely = [name for cls in classes for name in run.given(cls)]
@@ -81,7 +84,8 @@ class SparseTraining:
         if epochs < 1:
             raise PruneError(f"{ways[0]}: --epochs must be at least 1, got {epochs}; to prune without training take"
                              " val.py --prune S --prune-save FILE")  # fmt: skip
-        makers = {"--dns": Dns, "--gmp": Gmp, "--keep-zeros": Keep, "--prune": lambda r: Retrain(r, self._methods)}
+        makers = {"--dns": Dns, "--gmp": Gmp, "--keep-zeros": Keep, "--share-bits": Share,
+                  "--prune": lambda run: Retrain(run, self._methods)}  # fmt: skip
         return TrainingRun(run, makers[ways[0]](run))
 
 
@@ -101,7 +105,8 @@ class TrainingRun:
         rule, masks = self.way.rule(selection, training)
         rule.begin = _naming(self.way.flag, rule.begin)  # type: ignore[method-assign]
         parameters = {target.name: target.module.weight for target in selection.targets}
-        training.selection, training.masked = selection, Masked(parameters, rule)
+        training.selection = selection
+        training.masked = getattr(self.way, "masked", Masked)(parameters, rule)
         if not training.resumed:
             training.masked.prepare(masks)
         self.record = TrainingRecord(self.run, self.way.facts(), training)

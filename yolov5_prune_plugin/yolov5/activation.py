@@ -66,6 +66,7 @@ class _Parser(argparse.ArgumentParser):
         if not unknown:  # upstream knows them all, so none is ours: nothing of us is loaded
             if self.script.role == "train" and getattr(opt, "resume", False):  # but the run may have had some
                 self._start(argparse.Namespace(), opt)
+            self._expand(opt)
             return opt, unknown
         from yolov5_prune_plugin.options import split_arguments
 
@@ -73,6 +74,8 @@ class _Parser(argparse.ArgumentParser):
             plugins, classes = self._offer()
             ours, rest = split_arguments(classes, arguments, self.prog, self._fail)
         opt, unknown = super().parse_known_args(rest, namespace)
+        if not unknown:
+            self._expand(opt)
         if vars(ours) and not unknown:
             self._start(ours, opt, plugins)
         return opt, unknown
@@ -90,6 +93,17 @@ class _Parser(argparse.ArgumentParser):
                     session.start(self.script, self.namespace, ours, opt, plugins)
             except PruneError as error:
                 self._fail(str(error))
+
+    def _expand(self, opt: argparse.Namespace) -> None:
+        """A .y5z file among the weights becomes the checkpoint that it stands for."""
+        if ".y5z" in str(vars(opt)):
+            from yolov5_prune_plugin.yolov5.expand import expand
+
+            with clear_exit():
+                try:
+                    expand(self.script, self.namespace, opt)
+                except PruneError as error:
+                    self._fail(str(error))
 
     def format_help(self) -> str:
         from yolov5_prune_plugin.options import help_text

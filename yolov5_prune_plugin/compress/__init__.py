@@ -1,0 +1,1 @@
+"""The commands ``compress``, ``decompress`` and ``inspect``."""

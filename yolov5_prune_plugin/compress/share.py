@@ -1,0 +1,83 @@
+"""Shares the weights of all layers, with the bits that are given or those that a size leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from yolov5_prune_plugin.compress.flags import CompressOptions
+from yolov5_prune_plugin.core import bits as chosen
+from yolov5_prune_plugin.core.codebook import BITS, INITS, Histogram, Shared
+from yolov5_prune_plugin.errors import PruneError
+
+
+def share_all(
+    weights: Mapping[str, Tensor], config: CompressOptions, size: int, content: dict[str, Any],
+    write: Callable[[dict[str, Tensor]], int], console: Console,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Share all weights and write the file.
+
+    Args:
+        weights: By name.
+        config: The flags.
+        size: Bytes of the file with ``--bits auto``.
+        content: Of the file; what was done is added.
+        write: Writes the file; returns its bytes.
+        console: For progress.
+
+    Returns:
+        The weights that are in the file.
+
+    Raises:
+        PruneError: If bits or weights are wrong, or the size can't be had.
+    """
+    histograms = {}
+    for name, weight in track(weights.items(), "looking at weights", console=console, transient=True):
+        try:
+            histograms[name] = Histogram(weight)
+        except PruneError as error:
+            raise PruneError(f"{name} {error}") from None
+    shared: dict[str, Shared] = {}
+
+    def share(by_name: Mapping[str, int]) -> dict[str, Tensor]:
+        for name, number in track(by_name.items(), "sharing", console=console, transient=True):
+            shared[name] = _least(histograms[name], number, config)
+        content["sharing"] = {"bits": dict(by_name), "init": config.init, "seed": config.seed,
+                              "error": _error(shared)}  # fmt: skip
+        return {name: one.weight for name, one in shared.items()}
+
+    if not size:
+        try:
+            found = chosen.by_layer(config.bits, list(weights))
+        except PruneError as error:
+            raise PruneError(f"--bits {error}") from None
+        written = share(found)
+        write(written)
+        return written
+    choices = {}
+    for name, histogram in track(histograms.items(), "trying bits", console=console, transient=True):
+        tried = {number: _least(histogram, number, config) for number in BITS}
+        choices[name] = [chosen.Choice(number, one.index_bytes, one.error / (one.energy or 1))
+                         for number, one in tried.items()]  # fmt: skip
+    fewest = dict.fromkeys(choices, BITS[0])
+    fixed = write(share(fewest)) - sum(some[0].size for some in choices.values())
+    try:
+        chosen.within(size, int(fixed), choices, lambda found: write(share(found)))
+    except PruneError as error:
+        raise PruneError(f"--size: {error}; positions, BatchNorm and the header take {fixed:,.0f} of {size:,} bytes."
+                         " Prune more, or ask for less") from None  # fmt: skip
+    return {name: one.weight for name, one in shared.items()}
+
+
+def _least(histogram: Histogram, bits: int, config: CompressOptions) -> Shared:
+    inits = INITS if config.init == "best" else (config.init,)
+    return min((histogram.share(bits, init, config.seed) for init in inits), key=lambda one: one.error)
+
+
+def _error(shared: Mapping[str, Shared]) -> float:
+    """Squared difference / square of the weights, over the whole model."""
+    return sum(one.error for one in shared.values()) / (sum(one.energy for one in shared.values()) or 1)

@@ -1,0 +1,158 @@
+"""Weight sharing: the survivors of a layer become a few values, by k-means in one dimension."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from yolov5_prune_plugin.core import entropy
+from yolov5_prune_plugin.core.packing import DTYPES, dtype_name
+from yolov5_prune_plugin.errors import PruneError
+
+INITS = ("linear", "density", "k-means++")
+BITS = range(1, 9)
+_ROUNDS = 300  # of Lloyd's algorithm, at most; a layer needs some dozens
+_POINTS = 1 << 16  # values that k-means++ looks at
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A layer with few different values.
+
+    Attributes:
+        weight: As before, with zeros in their places and each survivor at its centroid, in the type it had.
+        error: Sum of squared differences to what it was.
+        energy: Sum of squares of what it was.
+        index_bytes: Shannon's bound of the indices, and the codebook.
+    """
+
+    weight: Tensor
+    error: float
+    energy: float
+    index_bytes: float
+
+
+class Histogram:
+    """The different values of a layer's survivors, ascending, and how often each comes: all that k-means looks at.
+
+    Args:
+        tensor: Any shape, of a floating-point type.
+
+    Raises:
+        PruneError: If a value is NaN or infinite.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor.detach().cpu()
+        if not bool(torch.isfinite(self.tensor).all()):
+            raise PruneError("has NaN or infinite weights, which no codebook can hold")
+        self._dtype = dtype_name(self.tensor)
+        _, whole, kind = DTYPES[self._dtype]
+        flat = self.tensor.contiguous().reshape(-1)
+        self._inverse: Any = None
+        if self.tensor.element_size() == 2:
+            self._bits = flat.view(whole).numpy().view(kind)
+            count = np.bincount(self._bits, minlength=1 << 16)
+            count[[0, 1 << 15]] = 0  # both zeros
+            self._patterns = np.flatnonzero(count).astype(kind)
+            values = torch.from_numpy(self._patterns.view(np.int16)).view(self.tensor.dtype).double().numpy()
+            order = np.argsort(values)
+            self._patterns, self.values, self.counts = (
+                self._patterns[order],
+                values[order],
+                count[self._patterns[order]],
+            )
+        else:
+            self._survivors = flat != 0
+            found, self._inverse, self.counts = np.unique(
+                flat[self._survivors].numpy(), return_inverse=True, return_counts=True
+            )
+            self.values = found.astype(np.float64)
+        self._sums = [np.concatenate([[0.0], np.cumsum(self.counts * self.values**power)]) for power in range(3)]
+
+    @property
+    def energy(self) -> float:
+        """Sum of squares of all weights."""
+        return float(self._sums[2][-1])
+
+    def share(self, bits: int, init: str = "linear", seed: int = 0) -> Shared:
+        """Give the survivors at most 2^bits values; a layer that has no more keeps its own.
+
+        Args:
+            bits: Of an index.
+            init: One of ``INITS``.
+            seed: For k-means++.
+
+        Reference:
+            Han et al. 2015, section 3, https://arxiv.org/abs/1510.00149
+        """
+        if len(self.values) <= 1 << bits:
+            labels, centroids = np.arange(len(self.values)), self.values
+        else:
+            centroids = self._lloyd(_start(self.values, self.counts, 1 << bits, init, seed))
+            labels = np.searchsorted((centroids[1:] + centroids[:-1]) / 2, self.values, side="right")
+        rounded = torch.from_numpy(centroids).to(self.tensor.dtype)
+        error = float((self.counts * (self.values - rounded.double().numpy()[labels]) ** 2).sum())
+        occupied = np.bincount(labels, self.counts, len(centroids)).astype(np.int64)
+        book = rounded.element_size() * int((occupied > 0).sum())
+        return Shared(self._replaced(rounded, labels), error, self.energy, entropy.entropy(occupied) + book)
+
+    def _lloyd(self, centroids: Values) -> Values:
+        """Move centroids to the means of their members until nothing moves; one without members splits the worst."""
+        for _ in range(_ROUNDS):
+            borders = np.searchsorted(self.values, (centroids[1:] + centroids[:-1]) / 2, side="right")
+            borders = np.concatenate([[0], borders, [len(self.values)]])
+            members, sums, squares = (np.diff(total[borders]) for total in self._sums)
+            means = np.where(members > 0, sums / np.maximum(members, 1), centroids)
+            errors = np.where(np.diff(borders) > 1, squares - members * means**2, 0)
+            for empty in np.flatnonzero(members == 0):
+                worst = int(errors.argmax())
+                if errors[worst] <= 0:
+                    break
+                spread = np.sqrt(errors[worst] / members[worst])
+                means[empty], means[worst], errors[worst] = means[worst] + spread, means[worst] - spread, 0
+            means = np.sort(means)
+            if np.array_equal(means, centroids):
+                break
+            centroids = means
+        return centroids
+
+    def _replaced(self, centroids: Tensor, labels: NDArray[Any]) -> Tensor:
+        if not len(self.values):
+            return torch.zeros_like(self.tensor)
+        if self._inverse is None:
+            _, whole, kind = DTYPES[self._dtype]
+            table = np.zeros(1 << 16, kind)
+            table[self._patterns] = centroids.view(whole).numpy().view(kind)[labels]
+            numbers = torch.from_numpy(table[self._bits].view(np.int16))
+            return numbers.view(self.tensor.dtype).reshape(self.tensor.shape)
+        found = torch.zeros_like(self.tensor).reshape(-1)
+        found[self._survivors] = centroids[torch.from_numpy(labels[self._inverse.reshape(-1)])]
+        return found.reshape(self.tensor.shape)
+
+
+def _start(values: Values, counts: NDArray[Any], clusters: int, init: str, seed: int) -> Values:
+    if init == "linear":
+        return np.linspace(values[0], values[-1], clusters)
+    if init == "density":
+        share = (np.cumsum(counts) - counts / 2) / counts.sum()
+        return np.interp((np.arange(clusters) + 0.5) / clusters, share, values)
+    if init != "k-means++":
+        raise PruneError(f"there is no start of k-means called {init!r}; there are {', '.join(INITS)}")
+    step = -(-len(values) // _POINTS)
+    points, weight = values[::step], counts[::step].astype(np.float64)
+    rng = np.random.default_rng(seed)
+    chosen = [rng.choice(points, p=weight / weight.sum())]
+    distance = (points - chosen[0]) ** 2
+    while len(chosen) < clusters:
+        likely = weight * distance
+        chosen.append(rng.choice(points, p=likely / likely.sum()))
+        distance = np.minimum(distance, (points - chosen[-1]) ** 2)
+    return np.sort(np.array(chosen))
