@@ -60,8 +60,8 @@ class SlimOptions:
         "l2", "which channels go: those with the least l1 or l2 norm (default l2), BatchNorm scale (bn), lamp, or, from"
         " images of --data, Taylor score (taylor) or second-order loss (second)", choices=IMPORTANCES)  # fmt: skip
     slim_allocation: str = flag(
-        "", "how layers share it: sensitivity (where the outputs lose least, measured on images; the default with these),"
-        " global (the least important anywhere; the default without), uniform (each the same)",
+        "", "how layers share it: sensitivity (where the outputs lose least, measured on images; default with images),"
+        " global (the least important anywhere; default without), uniform (each the same)",
         choices=ALLOCATIONS)  # fmt: skip
     slim_round: int = flag(8, "widths are multiples of N (default 8)", type=checked(whole), metavar="N")
     slim_floor: float = flag(
