@@ -3,7 +3,7 @@
     python -m benchmarks.slim_curve --repo CHECKOUT --data coco.yaml --weights yolov5n.pt [--targets 0.9 0.8 ...]
 
 --data names a YAML whose train split calibrates (coco128) and whose val split judges (128 images of val2017). For each
-target: our default choice (l2, global), that by sensitivity, each before and after repair; torch-pruning's own recipe
+target: l2, shared globally or by sensitivity (our default), before and after repair; torch-pruning's own recipe
 for YOLOv5 (MagnitudePruner, l2, the same share everywhere, the head's last layers left alone), cut until its FLOPs, by
 our count, are at most the target too; and val.py --prune-granularity channel, which zeroes 1 - sqrt(target) of the
 filters of each layer: were they gone, a layer would cost the target. Points are kept in --out, and measured once.

@@ -92,7 +92,10 @@ def test_a_training_begins(tmp_path: Path) -> None:
     number = sum(p.numel() for p in net.parameters())
     assert 0.4 * sum(t.numel() for t in dense.values()) < number <= 0.6 * sum(t.numel() for t in dense.values())
     assert sum(p.numel() for group in optimizer.param_groups for p in group["params"]) == number
-    assert training.widths["stem.0"]["out"] == net.stem[0].out_channels < 16
+    layers = dict(net.named_modules())
+    cut = [name for name, sides in training.widths.items() if sides.get("out", 16) < 16]
+    assert cut
+    assert all(len(layers[name].weight) == training.widths[name]["out"] for name in cut)
     net(torch.rand(2, 3, 32, 32))[0].sum().backward()
     optimizer.step()
 

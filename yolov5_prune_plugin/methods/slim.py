@@ -99,13 +99,14 @@ class SlimTraining:
         from yolov5_prune_plugin.slim.show import Report
 
         options: SlimOptions = self.run.config(SlimOptions)
-        facts = {"weights": self.run.weights, "what": self.target, "options": asdict(options)}
-        report = Report(_folder(self.run), facts)
         what, target = parse_target(self.target)
         images = None
-        if options.looks_at_images() or not options.slim_no_repair:
+        if options.uses_images():
             drawn = self.run.calibration(options.slim_calib, "train", options.slim_seed)
             images = Images(drawn.batches(1))
+        options = options.settled(images is not None)
+        facts = {"weights": self.run.weights, "what": self.target, "options": asdict(options)}
+        report = Report(_folder(self.run), facts)
         device = next(model.parameters()).device
         stride = max(32, math.ceil(float(torch.as_tensor(getattr(model, "stride", 32)).max())))
         size = math.ceil(int(self.run.arguments.imgsz) / stride) * stride

@@ -58,6 +58,11 @@ def slim_file(options: argparse.Namespace) -> int:
     size = options.imgsz or (224 if task == "classify/" else 640)
     if task != "classify/" and size % stride:
         raise PruneError(f"--imgsz {size}: must be a multiple of {stride}, the model's largest stride")
+    images = None
+    if options.data and config.uses_images():
+        drawn = upstream.calibration(task, dense, options.data, size, config.slim_calib, "train", config.slim_seed)
+        images = Images(drawn.batches(1))
+    config = config.settled(images is not None)
     report = Report(options.output.with_name(f"{options.output.stem}_slim"),
                     {"weights": str(options.weights), "what": what, "options": asdict(config)})  # fmt: skip
     before = facts_of(checkpoint)
@@ -66,10 +71,6 @@ def slim_file(options: argparse.Namespace) -> int:
         report.say(f"{options.weights} is slim already{how}; shares are of what it has now, not of what it was made of")
     if not options.data:
         report.say("no --data: nothing is repaired, and nothing is validated")
-    images = None
-    if options.data and (needs or not config.slim_no_repair):
-        drawn = upstream.calibration(task, dense, options.data, size, config.slim_calib, "train", config.slim_seed)
-        images = Images(drawn.batches(1))
     figure, dense_value = "", 0.0
     if validated:
         figure, dense_value = validate(upstream, task, options.weights, options.data, size, checks.batch_size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from yolov5_prune_plugin.errors import PruneError
@@ -60,8 +60,9 @@ class SlimOptions:
         "l2", "which channels go: those with the least l1 or l2 norm (default l2), BatchNorm scale (bn), lamp, or, from"
         " images of --data, Taylor score (taylor) or second-order loss (second)", choices=IMPORTANCES)  # fmt: skip
     slim_allocation: str = flag(
-        "global", "how layers share it: uniform (each the same), global (default: the least important anywhere), or"
-        " sensitivity (where the outputs lose least, measured on images of --data)", choices=ALLOCATIONS)  # fmt: skip
+        "", "how layers share it: sensitivity (where the outputs lose least, measured on images; default with images),"
+        " global (the least important anywhere; default without), uniform (each the same)",
+        choices=ALLOCATIONS)  # fmt: skip
     slim_round: int = flag(8, "widths are multiples of N (default 8)", type=checked(whole), metavar="N")
     slim_floor: float = flag(
         0.1, "share of the channels that stays at least in each layer (default 0.1)", type=checked(_share),
@@ -78,6 +79,14 @@ class SlimOptions:
         if self.slim_importance in BY_IMAGES:
             return f"--slim-importance {self.slim_importance}"
         return "--slim-allocation sensitivity" if self.slim_allocation == "sensitivity" else ""
+
+    def uses_images(self) -> bool:
+        """Whether images that there are would be looked at."""
+        return bool(self.looks_at_images()) or not self.slim_allocation or not self.slim_no_repair
+
+    def settled(self, images: bool) -> SlimOptions:
+        """The same with the defaults that depend on whether there are images."""
+        return replace(self, slim_allocation=self.slim_allocation or ("sensitivity" if images else "global"))
 
     def slimming(self, what: str, target: float, flag: str = "--target") -> Slimming:
         """What ``core.slim.slim`` is to do."""

@@ -16,10 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from yolov5_prune_plugin.core.objective import tensors
+from yolov5_prune_plugin.errors import NoResultError
 
 Run = Callable[[Tensor], Any]
-NAMES = {"pytorch": "PyTorch", "cuda": "PyTorch CUDA", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
-NEEDS = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
+NAMES = {"pytorch": "PyTorch", "cuda": "PyTorch CUDA", "onnx": "ONNX Runtime", "openvino": "OpenVINO",
+         "tensorrt": "TensorRT"}  # fmt: skip
+NEEDS = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino"), "tensorrt": ("onnx", "onnxruntime")}
+ON_GPU = ("cuda", "tensorrt")
+PROVIDERS = {"onnx": "CPUExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}  # of ONNX Runtime
 
 
 def missing(runtime: str) -> str:
@@ -27,7 +31,14 @@ def missing(runtime: str) -> str:
     if runtime == "cuda":
         return "" if torch.cuda.is_available() else "no CUDA device"
     gone = [name for name in NEEDS.get(runtime, ()) if importlib.util.find_spec(name) is None]
-    return f"pip install {' '.join(gone)}" if gone else ""
+    if gone:
+        return f"pip install {' '.join(gone)}"
+    if runtime == "tensorrt":
+        import onnxruntime
+
+        there = torch.cuda.is_available() and PROVIDERS[runtime] in onnxruntime.get_available_providers()
+        return "" if there else "no CUDA device, or an ONNX Runtime without TensorRT (onnxruntime-gpu has it)"
+    return ""
 
 
 def open_runtime(runtime: str, model: nn.Module, onnx: Path, threads: int) -> Run:
@@ -41,15 +52,22 @@ def open_runtime(runtime: str, model: nn.Module, onnx: Path, threads: int) -> Ru
 
     Returns:
         [B, 3, H, W] float32 -> outputs; arrays or tensors in the model's order.
+
+    Raises:
+        NoResultError: If ONNX Runtime does not take the provider that it offers.
     """
     if runtime in ("pytorch", "cuda"):
         return _pytorch(model, runtime == "cuda")
-    if runtime == "onnx":
+    if runtime in PROVIDERS:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 3
-        session = onnxruntime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(onnx), options, providers=[PROVIDERS[runtime]])
+        if session.get_providers()[0] != PROVIDERS[runtime]:  # it would go on with another
+            raise NoResultError(
+                f"{NAMES[runtime]} cannot be used by ONNX Runtime here: {PROVIDERS[runtime]} does not load"
+            )
         name = session.get_inputs()[0].name
         return lambda x: session.run(None, {name: x.numpy()})
     import openvino
