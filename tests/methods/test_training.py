@@ -72,6 +72,9 @@ def begun(net: nn.Module, *flags: object, frozen: tuple[str, ...] = ()) -> Train
         (["--dns", "--gmp"], "--dns and --gmp are different ways to a sparse model; leave out all but one"),
         (["--dns", "--prune", "0.3"], "--dns and --prune are different ways"),
         (["--gmp", "--keep-zeros"], "--gmp and --keep-zeros are different ways"),
+        (["--share-bits", "4", "--dns"], "--dns and --share-bits are different ways"),
+        (["--share-bits", "9"], "--share-bits '9': bits are a whole number from 1 to 8"),
+        (["--share-init", "density"], "--share-init needs --share-bits"),
         (["--dns-sparsity", "0.5"], "--dns-sparsity needs --dns"),
         (["--dns", "--gmp-start", "0.1"], "--gmp-start needs --gmp"),
         (["--prune-method", "random"], "--prune-method needs --prune S"),
@@ -152,6 +155,20 @@ def test_keep_zeros(net: nn.Module) -> None:
     assert "4.weight" not in begun(net, "--keep-zeros").masked.masks
     net[4].weight.data[1].zero_()
     assert begun(net, "--keep-zeros").masked.kept["4.weight"] == 12
+
+
+def test_shared_weights(net: nn.Module) -> None:
+    """Two values a layer, eight in one; zeros stay."""
+    with torch.no_grad():
+        net[0].weight[0] = 0
+    training = begun(net, "--share-bits", 1, "2.*=3")
+    counts = [len(layer.weight[layer.weight != 0].unique()) for layer in (net[0], net[2], net[3])]
+    assert counts == [2, 8, 2]
+    assert not net[0].weight[0].any()
+    assert training.masked is not None
+    assert training.masked.settled or training.masked.step == 0
+    with pytest.raises(PruneError, match=r"--share-bits no conv or linear weight matches '9\.\*'"):
+        begun(net, "--share-bits", 1, "9.*=3")
 
 
 def test_a_stop_beyond_the_training_names_its_flag(net: nn.Module) -> None:

@@ -115,7 +115,7 @@ def test_every_release_reads_it(
     release.launch("export.py", "--weights", weights, "--imgsz", 64, "--include", "torchscript", "--device", "cpu",
                    cwd=tmp_path, TMPDIR=str(tmp_path))  # fmt: skip
     assert [path.name.split(".")[0] for path in tmp_path.glob("*.torchscript*")] == ["best"]
-    printed = release.launch("train.py", *train_arguments(training_shapes, tmp_path, weights), cwd=tmp_path,
+    printed = release.launch("train.py", *train_arguments(training_shapes, tmp_path, weights=weights), cwd=tmp_path,
                              TMPDIR=str(tmp_path))  # fmt: skip
     assert "Transferred 349/349 items" in printed
     assert not list(tmp_path.glob("yolov5-prune-*"))
