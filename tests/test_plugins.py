@@ -18,6 +18,7 @@ from yolov5_prune_plugin.methods.obs import Obs
 from yolov5_prune_plugin.methods.oneshot import BaselineOptions, PruneOptions
 from yolov5_prune_plugin.methods.retrain import KeepOptions, RetrainOptions
 from yolov5_prune_plugin.methods.sensitivity import SensitivityOptions
+from yolov5_prune_plugin.methods.share import ShareOptions
 from yolov5_prune_plugin.methods.slim import SlimTrainingOptions
 from yolov5_prune_plugin.methods.teacher import DistillOptions
 from yolov5_prune_plugin.options import flag, given, split_arguments
@@ -96,8 +97,8 @@ def test_each_role_is_offered_its_flags() -> None:
     assert offered(manager, "val.py", "validate") == validate
     assert offered(manager, "detect.py", "use") == [PruneOptions, Obs, CalibrationOptions]
     assert offered(manager, "export.py", "export") == [PruneOptions, Obs, CalibrationOptions]
-    train = [DnsOptions, GmpOptions, RetrainOptions, KeepOptions, Obs, SlimTrainingOptions, SlimOptions, DistillOptions,
-             BnL1Options, CalibrationOptions]  # fmt: skip
+    train = [DnsOptions, GmpOptions, RetrainOptions, KeepOptions, ShareOptions, Obs, SlimTrainingOptions, SlimOptions,
+             DistillOptions, BnL1Options, CalibrationOptions]  # fmt: skip
     assert offered(manager, "train.py", "train") == train
 
 

@@ -54,19 +54,11 @@ class _Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         arguments = list(sys.argv[1:] if args is None else args)
         opt, unknown = super().parse_known_args(arguments, namespace)
-        if self.script.role == "train" and not self._slim:  # a slim checkpoint is as good as a flag
-            type(self)._slim = True
-            if getattr(opt, "resume", False) or str(getattr(opt, "weights", "")).endswith(".pt"):
-                from yolov5_prune_plugin.yolov5.slim_seam import keep_widths
-
-                try:
-                    keep_widths(self.script, self.namespace, opt)
-                except PruneError as error:
-                    self._fail(str(error))
         if not unknown:  # upstream knows them all, so none is ours: nothing of us is loaded
             if self.script.role == "train" and getattr(opt, "resume", False):  # but the run may have had some
                 self._start(argparse.Namespace(), opt)
             self._expand(opt)
+            self._keep_widths(opt)
             return opt, unknown
         from yolov5_prune_plugin.options import split_arguments
 
@@ -76,6 +68,7 @@ class _Parser(argparse.ArgumentParser):
         opt, unknown = super().parse_known_args(rest, namespace)
         if not unknown:
             self._expand(opt)
+            self._keep_widths(opt)
         if vars(ours) and not unknown:
             self._start(ours, opt, plugins)
         return opt, unknown
@@ -104,6 +97,19 @@ class _Parser(argparse.ArgumentParser):
                     expand(self.script, self.namespace, opt)
                 except PruneError as error:
                     self._fail(str(error))
+
+    def _keep_widths(self, opt: argparse.Namespace) -> None:
+        """Slim weights are as good as a flag: a train.py that starts from them, or is resumed, gets their widths."""
+        if self.script.role != "train" or self._slim:
+            return
+        type(self)._slim = True
+        if getattr(opt, "resume", False) or str(getattr(opt, "weights", "")).endswith(".pt"):
+            from yolov5_prune_plugin.yolov5.slim_seam import keep_widths
+
+            try:
+                keep_widths(self.script, self.namespace, opt)
+            except PruneError as error:
+                self._fail(str(error))
 
     def format_help(self) -> str:
         from yolov5_prune_plugin.options import help_text
