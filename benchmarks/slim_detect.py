@@ -32,13 +32,13 @@ from benchmarks.dns_detect import SETS, cut_off, launch, measure
 from benchmarks.table import print_table
 from yolov5_prune_plugin.files import written_whole
 
-WAYS = {"dense": (), "slim": ("--slim",), "distill": ("--distill", "--slim")}
+WAYS: dict[str, tuple[str, ...]] = {"dense": (), "slim": ("--slim",), "distill": ("--distill", "--slim")}
 TARGETS = ("flops=0.7", "flops=0.5", "flops=0.35")
 
 
 def name_of(options: argparse.Namespace) -> str:
     """The folder of a run."""
-    how = options.way if options.way == "dense" else f"{options.way}-{options.target}"
+    how = options.way if options.way == "dense" else f"{options.way}-{options.target}-round{options.round}"
     data = f"{options.set}-cut" if options.cut else options.set
     return "-".join(filter(None, [data, how, f"e{options.epochs}", f"seed{options.seed}", options.tag]))
 
@@ -59,7 +59,8 @@ def run(options: argparse.Namespace) -> None:
     trained = folder / "train" / "weights"
     began, resumed = time.perf_counter(), (trained / "last.pt").is_file()
     if not resumed:
-        ours = [*WAYS[options.way], options.target] if options.way != "dense" else []
+        slim = ["--slim-round", options.round, *WAYS[options.way], options.target]
+        ours = slim if options.way != "dense" else []
         launch("yolov5.train", "--weights", shared / "weights" / str(chosen["weights"]), "--data", data, "--imgsz",
                options.imgsz, "--batch-size", chosen["batch"], "--epochs", options.epochs, "--seed", options.seed,
                "--workers", options.workers, "--device", options.device, "--cache", "--noplots", "--noautoanchor",
@@ -71,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
     found = {
         name: measure(trained / f"{name}.pt", data, options.imgsz, folder, options.device) for name in ("last", "best")
     }
-    keys = ("set", "cut", "way", "target", "seed", "epochs", "tag", "imgsz", "rest")
+    keys = ("set", "cut", "way", "target", "round", "seed", "epochs", "tag", "imgsz", "rest")
     result: dict[str, Any] = {key: getattr(options, key) for key in keys}
     result |= {"resumed": resumed, "seconds": None if resumed else round(seconds), **found}
     report = folder / "train" / "prune" / "slim" / "report.json"
@@ -97,7 +98,7 @@ def table(folder: Path, data: str, cut: bool) -> None:
     for file in folder.glob("*.json"):
         one = json.loads(file.read_text())
         if one["set"] == data and one["cut"] == cut:
-            target = "" if one["way"] == "dense" else one["target"]
+            target = "" if one["way"] == "dense" else f"{one['target']}, round {one['round']}"
             found[(one["epochs"], list(WAYS).index(one["way"]), target, one["tag"])].append(one)
     rows, dense = [], {}
     for (epochs, way, target, tag), runs in sorted(found.items()):
@@ -121,6 +122,7 @@ def main() -> None:
     parser.add_argument("--set", choices=tuple(SETS), default="bccd")
     parser.add_argument("--way", choices=tuple(WAYS), default="distill")
     parser.add_argument("--target", default="flops=0.5")
+    parser.add_argument("--round", type=int, default=16, help="--slim-round (16: CPUs with AVX-512)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, help="60 and 20")
     parser.add_argument("--imgsz", type=int, help="320 and 640")
