@@ -16,10 +16,12 @@ from yolov5_prune_plugin.core.mask import apply_mask
 from yolov5_prune_plugin.core.target import Layer
 from yolov5_prune_plugin.core.walk import walk
 
-TOLERANCE = {torch.float64: 1e-10}  # of a residual, relative to the first one, by the weight's dtype
-TOLERANCE_FLOAT, ITERATIONS = 1e-7, 400
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-9}  # of a residual, relative to the first one
+WIDE, TOLERANCE_WIDE = 2048, 1e-4  # layers with more columns are solved in float32: the minimum is met to a millionth
+ITERATIONS = 400
 RIDGE = 0.01  # added to the diagonal of what is inverted as preconditioner
 EPS = 1e-30
+TINY = 1e-38
 SMOOTH = 0.1  # share of the mean curvature of outputs that is added to each: 128 images are few
 CONSTANT = 1e-12  # variance that is but rounding of float32, relative to the square
 
@@ -46,12 +48,15 @@ def solve(weight: Tensor, mask: Tensor, second: Tensor, damp: float = 0.01) -> T
         Hassibi, Stork 1993; Frantar, Alistarh 2022, https://arxiv.org/abs/2208.11580
     """
     scale = float(second.diagonal().mean())
-    kept, full = mask.to(second.dtype), weight.detach().to(second.dtype)
+    wide = len(second) > WIDE and weight.dtype == torch.float32
+    dtype, tolerance = (torch.float32, TOLERANCE_WIDE) if wide else (second.dtype, TOLERANCE[weight.dtype])
+    kept, full = mask.to(dtype), weight.detach().to(dtype)
     if not scale > 0:  # the layer never fires: nothing to make up for
         return (full * kept).to(weight.dtype)
     hessian = second / scale + damp * torch.eye(len(second), dtype=second.dtype, device=second.device)
     ridge = RIDGE * torch.eye(len(second), dtype=second.dtype, device=second.device)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian + ridge)).to(weight.dtype)
+    hessian = hessian.to(dtype)
 
     def precondition(residual: Tensor) -> Tensor:
         return kept * (residual.to(inverse.dtype) @ inverse).to(residual.dtype)
@@ -61,18 +66,18 @@ def solve(weight: Tensor, mask: Tensor, second: Tensor, damp: float = 0.01) -> T
     preconditioned = precondition(residual)
     direction = preconditioned.clone()
     energy = (residual * preconditioned).sum(1, keepdim=True)
-    goal = TOLERANCE.get(weight.dtype, TOLERANCE_FLOAT) ** 2 * energy
+    goal = tolerance**2 * energy
     for _ in range(ITERATIONS):
         if not bool((energy > goal).any()):
             break
         moved = kept * (direction @ hessian)
         curvature = (direction * moved).sum(1, keepdim=True)
-        length = torch.where(curvature > 0, energy / curvature.clamp_min(1e-300), 0.0)
+        length = torch.where(curvature > 0, energy / curvature.clamp_min(TINY), 0.0)
         step += length * direction
         residual -= length * moved
         preconditioned = precondition(residual)
         before, energy = energy, (residual * preconditioned).sum(1, keepdim=True)
-        direction = preconditioned + torch.where(before > 0, energy / before.clamp_min(1e-300), 0.0) * direction
+        direction = preconditioned + torch.where(before > 0, energy / before.clamp_min(TINY), 0.0) * direction
     return ((full + step) * kept).to(weight.dtype)
 
 
