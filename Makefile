@@ -24,6 +24,8 @@ bench: $(VENV)/.test
 	$(PY) -m benchmarks.oneshot
 	$(PY) -m benchmarks.oneshot --set bccd
 	$(PY) -m benchmarks.oneshot --set x
+	$(PY) -m benchmarks.compress_speed
+	$(PY) -m benchmarks.fuzz_y5z
 
 dist: $(VENV)/.test
 	$(PY) -m build
