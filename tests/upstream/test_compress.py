@@ -174,8 +174,6 @@ def _layer(content: dict[str, Any]) -> None:
         (lambda content: content["yaml"].update(width_multiple=50), "more weights than the file"),
         (lambda content: content["yaml"].update(nc=5), "model.24.m.0.weight has shape [27, 64, 1, 1]"),
         (lambda content: content.update(widths={"model.0.conv": [4, 3]}), "model.0.conv.weight has shape"),
-        (lambda content: content.update(task="segmentation"), "a model for 'segmentation'"),
-        (lambda content: content.update(yaml=None), "is no model yaml"),
     ],
 )
 def test_crafted_files(clone: Release, packed: Path, tmp_path: Path, change: Any, what: str) -> None:
