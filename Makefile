@@ -28,6 +28,9 @@ bench: $(VENV)/.test
 	$(PY) -m benchmarks.dns_cost
 	$(PY) -m benchmarks.dns_mnist --all --final
 	$(PY) -m benchmarks.dns_detect --all
+	$(PY) -m benchmarks.slim_detect --all
+	$(PY) -m benchmarks.compress_speed
+	$(PY) -m benchmarks.fuzz_y5z
 
 dist: $(VENV)/.test
 	$(PY) -m build

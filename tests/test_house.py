@@ -10,6 +10,7 @@ import pytest
 
 from yolov5_prune_plugin import hookspecs
 from yolov5_prune_plugin.choose.flags import CurveOptions, EngineOptions
+from yolov5_prune_plugin.compress.flags import CompressOptions
 from yolov5_prune_plugin.options import flag_name
 from yolov5_prune_plugin.plugins import load_plugins, offered
 from yolov5_prune_plugin.slim.flags import SlimOptions, ValidationOptions
@@ -70,7 +71,8 @@ def test_files_stay_small_and_say_what_they_are_for() -> None:
 def test_readme_has_every_flag() -> None:
     """What --help lists stands in the README too."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    pages = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("dns.md", "channel-pruning.md")]
+    names = ("dns.md", "channel-pruning.md", "deep-compression.md")
+    pages = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in names]
     for cls in offered(load_plugins(), "val.py", "validate"):
         for field in dataclasses.fields(cls):
             assert f"`{flag_name(field)}" in readme, field.name
@@ -97,6 +99,13 @@ def test_readme_has_every_flag_of_slim() -> None:
         for cls in (SlimOptions, ValidationOptions):
             for field in dataclasses.fields(cls):
                 assert f"`{flag_name(field)}" in text, (page.name, field.name)
+
+
+def test_readme_has_every_flag_of_compress() -> None:
+    """What compress --help lists stands there too."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for field in dataclasses.fields(CompressOptions):
+        assert f"`{flag_name(field)}" in text, field.name
 
 
 def test_events_are_documented() -> None:

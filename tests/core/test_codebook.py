@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.core.test_packing import sparse
-from yolov5_prune_plugin.core.codebook import INITS, Histogram
+from yolov5_prune_plugin.core.codebook import INITS, Histogram, by_filter
 from yolov5_prune_plugin.errors import PruneError
 
 
@@ -29,6 +29,26 @@ def test_two_heaps(init: str) -> None:
 def test_values_count_as_often_as_they_come() -> None:
     """Nine 1 and one 2 beside 10: the mean of the lower heap is 1.1."""
     assert Histogram(torch.tensor([1.0] * 9 + [2, 10])).share(1).weight[0] == pytest.approx(1.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_errors_count_by_importance(dtype: torch.dtype) -> None:
+    """1, 2 | 4 where 2 counts a hundred times as much as 1: the first centroid is 201 / 101."""
+    weight = torch.tensor([[1.0], [2], [4]], dtype=dtype)
+    shared = Histogram(weight, torch.tensor([1.0, 100, 100])).share(1)
+    assert shared.weight.flatten().tolist() == pytest.approx([201 / 101, 201 / 101, 4], rel=1e-3)
+    assert shared.error == pytest.approx((1 - 201 / 101) ** 2 + 100 * (2 - 201 / 101) ** 2, rel=0.01)
+    assert shared.energy == 1 + 400 + 1600
+
+
+def test_importance_of_filters() -> None:
+    """One over the sum of squares; an empty filter counts as if it had a hundredth of the mean."""
+    found = by_filter(torch.tensor([[0.0, 2], [12, 16], [0, 0]]))
+    assert found is not None
+    assert found.tolist() == pytest.approx([1 / 4, 1 / 400, 100 / (404 / 3)])
+    assert by_filter(torch.zeros(3, 3)) is None
+    assert by_filter(torch.ones(3)) is None
+    assert by_filter(torch.zeros(0, 3)) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from yolov5_prune_plugin.compress.flags import CompressOptions
 from yolov5_prune_plugin.core import bits as chosen
-from yolov5_prune_plugin.core.codebook import BITS, INITS, Histogram, Shared
+from yolov5_prune_plugin.core.codebook import BITS, INITS, Histogram, Shared, by_filter
 from yolov5_prune_plugin.errors import PruneError
 
 
@@ -38,7 +38,7 @@ def share_all(
     histograms = {}
     for name, weight in track(weights.items(), "looking at weights", console=console, transient=True):
         try:
-            histograms[name] = Histogram(weight)
+            histograms[name] = Histogram(weight, by_filter(weight))
         except PruneError as error:
             raise PruneError(f"{name} {error}") from None
     shared: dict[str, Shared] = {}
