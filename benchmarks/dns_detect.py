@@ -7,8 +7,9 @@
     python -m benchmarks.dns_detect --cut --way dns --tag later -- --dns-stop 0.7   try a choice, val split unopened
 
 bccd starts from weights/bccd-yolov5n.pt in --shared at 320, coco from yolov5n.pt on coco128, measured on coco-val128.
-Each run has a folder in --out with the script's own output; last.pt and best.pt are then measured by val.py in small
-batches, where the NMS time limit does not bite, and a JSON file is written to --results. A run whose file is there is
+Each run has a folder in --out with the script's own output. train.py opens the val split at the very end only (--noval,
+so best.pt is last.pt); the model is then measured by val.py in small batches, where the NMS time limit does not bite,
+and a JSON file is written to --results. A run whose file is there is
 passed over, so the same command goes on after an interruption, with the run that was interrupted. Flags after -- go to
 train.py. With --cut every fifth training image is validated on instead, and not trained on: choices are made there.
 """
@@ -30,6 +31,7 @@ from typing import Any
 import yaml
 
 from benchmarks.table import print_table
+from yolov5_prune_plugin.files import written_whole
 
 SETS = {
     "bccd": {"weights": "bccd-yolov5n.pt", "data": "bccd.yaml", "imgsz": 320, "epochs": 60, "batch": 16},
@@ -66,10 +68,10 @@ def launch(script: str, *arguments: object, log: Path) -> None:
         raise RuntimeError(f"{script} ended with {done.returncode}: {log.read_text()[-1500:]}")
 
 
-def measure(weights: Path, data: Path, imgsz: int, folder: Path, device: str) -> dict[str, Any]:
+def measure(weights: Path, data: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """mAP by val.py in small batches, and the zeros, from the report of a run that prunes nothing."""
-    launch("yolov5.val", "--weights", weights, "--data", data, "--imgsz", imgsz, "--batch-size", 8, "--device", device,
-           "--project", folder, "--name", f"val-{weights.stem}", "--exist-ok", "--prune", 0,
+    launch("yolov5.val", "--weights", weights, "--data", data, "--imgsz", options.imgsz, "--batch-size", 8,
+           "--device", options.device, "--workers", options.workers, "--project", folder, "--name", f"val-{weights.stem}", "--exist-ok", "--prune", 0,
            log=folder / "log.txt")  # fmt: skip
     report = json.loads((folder / f"val-{weights.stem}" / "prune" / "report.json").read_text())
     return {key: report[key] for key in ("precision", "recall", "map50", "map", "conv_sparsity", "total_sparsity")}
@@ -100,7 +102,8 @@ def run(options: argparse.Namespace) -> None:
     data, weights = laid_out / str(chosen["data"]), shared / "weights" / str(chosen["weights"])
     if options.cut:
         data = cut_off(data)
-    began, before = time.perf_counter(), {}
+    began = time.perf_counter()
+    before: dict[str, Any] = {}
     if options.way == "finetune":
         pruned = folder / "pruned.pt"
         launch("yolov5.val", "--weights", weights, "--data", data, "--imgsz", options.imgsz, "--batch-size", 8,
@@ -112,13 +115,11 @@ def run(options: argparse.Namespace) -> None:
     ours = flags_of(options.way, options.sparsity, options.distribution)
     launch("yolov5.train", "--weights", weights, "--data", data, "--imgsz", options.imgsz, "--batch-size",
            chosen["batch"], "--epochs", options.epochs, "--seed", options.seed, "--workers", options.workers,
-           "--device", options.device, "--cache", "--noplots", "--project", folder, "--name", "train", *ours,
+           "--device", options.device, "--cache", "--noplots", "--noval", "--project", folder, "--name", "train", *ours,
            *options.rest, log=folder / "log.txt")  # fmt: skip
     seconds = time.perf_counter() - began
     trained = folder / "train" / "weights"
-    found = {
-        name: measure(trained / f"{name}.pt", data, options.imgsz, folder, options.device) for name in ("last", "best")
-    }
+    found = measure(trained / "last.pt", data, folder, options)
     keys = ("set", "cut", "way", "sparsity", "distribution", "seed", "epochs", "tag")
     result = {key: getattr(options, key) for key in keys}
     result |= {
@@ -126,16 +127,14 @@ def run(options: argparse.Namespace) -> None:
         "rest": options.rest,
         "seconds": round(seconds),
         "pruned": before.get("map"),
-        **found,
+        "last": found,
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=2) + "\n")
-    os.replace(temporary, file)
-    for weights in (trained / "last.pt", folder / "pruned.pt"):
+    with written_whole(file) as place:
+        place.write_text(json.dumps(result, indent=2) + "\n")
+    for weights in (trained / "best.pt", folder / "pruned.pt"):
         weights.unlink(missing_ok=True)
-    print(f"{folder.name}: last {found['last']['map']:.3f}, best {found['best']['map']:.3f} at"
-          f" {found['last']['conv_sparsity']:.3f}, {seconds / 60:.0f} min", flush=True)  # fmt: skip
+    print(f"{folder.name}: {found['map']:.3f} at {found['conv_sparsity']:.3f}, {seconds / 60:.0f} min", flush=True)
 
 
 def cut_off(data: Path) -> Path:
@@ -151,7 +150,7 @@ def cut_off(data: Path) -> Path:
 
 
 def table(folder: Path, data: str, cut: bool) -> None:
-    """Means over seeds; best.pt is what train.py itself picks on the validation set."""
+    """Means over seeds."""
     found: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for file in folder.glob("*.json"):
         one = json.loads(file.read_text())
@@ -161,13 +160,13 @@ def table(folder: Path, data: str, cut: bool) -> None:
             found[(sparsity, WAYS.index(one["way"]), one["way"], how, one["epochs"], one["tag"])].append(one)
     rows = []
     for (sparsity, _, way, how, epochs, tag), runs in sorted(found.items()):
-        last, best = ([one[name]["map"] for one in runs] for name in ("last", "best"))
+        last = [one["last"]["map"] for one in runs]
         zeros = statistics.mean(one["last"]["conv_sparsity"] for one in runs)
         rows.append((f"{sparsity:g}", way, how, str(epochs), tag, f"{zeros:.3f}", f"{statistics.mean(last):.3f}",
-                     f"{min(last):.3f}-{max(last):.3f}", f"{statistics.mean(best):.3f}", str(len(runs))))  # fmt: skip
+                     f"{min(last):.3f}-{max(last):.3f}", str(len(runs))))  # fmt: skip
     where = f"{data}, validated on training images" if cut else data
-    print_table(f"yolov5n on {where}: mAP50-95 after training", ("asked", "way", "layers", "epochs", "tag", "zeros",
-                "last.pt", "of seeds", "best.pt", "seeds"), rows)  # fmt: skip
+    print_table(f"yolov5n on {where}, after training", ("asked", "way", "layers", "epochs", "tag", "zeros",
+                "mAP50-95", "of seeds", "seeds"), rows)  # fmt: skip
 
 
 def main() -> None:

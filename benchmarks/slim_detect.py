@@ -7,10 +7,10 @@
     python -m benchmarks.slim_detect --cut --way slim --tag taylor -- --slim-importance taylor    try a choice
 
 The sets are those of benchmarks/dns_detect.py. ``dense`` trains the same weights for the same epochs without our
-flags, ``slim`` with --slim, ``distill`` with --distill too. Each run has a folder in --out; last.pt and best.pt are
-measured by val.py in small batches, and a JSON file goes to --results. A run whose file is there is passed over; one
-that was interrupted goes on from its last.pt with --resume, which its record says. best.pt stays in train/weights of
-the folder: yolov5-prune bench compares those of two runs.
+flags, ``slim`` with --slim, ``distill`` with --distill too. Each run has a folder in --out; train.py opens the val split
+at its very end only (--noval), last.pt is measured by val.py in small batches, and a JSON file goes to --results. A run whose file is there is passed over; one
+that was interrupted goes on from its last.pt with --resume, which its record says. last.pt stays in train/weights of the
+folder: yolov5-prune bench compares those of two runs.
 
 Flags after -- go to train.py. With --cut every fifth training image is validated on instead: choices are made there.
 """
@@ -63,18 +63,16 @@ def run(options: argparse.Namespace) -> None:
         ours = slim if options.way != "dense" else []
         launch("yolov5.train", "--weights", shared / "weights" / str(chosen["weights"]), "--data", data, "--imgsz",
                options.imgsz, "--batch-size", chosen["batch"], "--epochs", options.epochs, "--seed", options.seed,
-               "--workers", options.workers, "--device", options.device, "--cache", "--noplots", "--noautoanchor",
-               "--project", folder, "--name", "train", "--exist-ok", *ours, *options.rest,
+               "--workers", options.workers, "--device", options.device, "--cache", "--noplots", "--noval",
+               "--noautoanchor", "--project", folder, "--name", "train", "--exist-ok", *ours, *options.rest,
                log=folder / "log.txt")  # fmt: skip
     elif epochs_of(folder) < options.epochs:
         launch("yolov5.train", "--resume", trained / "last.pt", log=folder / "log.txt")
     seconds = time.perf_counter() - began
-    found = {
-        name: measure(trained / f"{name}.pt", data, options.imgsz, folder, options.device) for name in ("last", "best")
-    }
+    found = measure(trained / "last.pt", data, folder, options)
     keys = ("set", "cut", "way", "target", "round", "seed", "epochs", "tag", "imgsz", "rest")
     result: dict[str, Any] = {key: getattr(options, key) for key in keys}
-    result |= {"resumed": resumed, "seconds": None if resumed else round(seconds), **found}
+    result |= {"resumed": resumed, "seconds": None if resumed else round(seconds), "last": found}
     report = folder / "train" / "prune" / "slim" / "report.json"
     if report.is_file():
         content = json.loads(report.read_text())
@@ -82,8 +80,8 @@ def run(options: argparse.Namespace) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(file) as place:
         place.write_text(json.dumps(result, indent=2) + "\n")
-    (trained / "last.pt").unlink()
-    print(f"{folder.name}: last {found['last']['map']:.3f}, best {found['best']['map']:.3f}", flush=True)
+    (trained / "best.pt").unlink(missing_ok=True)
+    print(f"{folder.name}: {found['map']:.3f}", flush=True)
 
 
 def epochs_of(folder: Path) -> int:
@@ -102,18 +100,17 @@ def table(folder: Path, data: str, cut: bool) -> None:
             found[(one["epochs"], list(WAYS).index(one["way"]), target, one["tag"])].append(one)
     rows, dense = [], {}
     for (epochs, way, target, tag), runs in sorted(found.items()):
-        last, best = ([one[name]["map"] for one in runs] for name in ("last", "best"))
+        last = [one["last"]["map"] for one in runs]
         if not way and not tag:
             dense[epochs] = statistics.mean(last)
         left = [one["left"] for one in runs if "left" in one]
         shares = [f"{statistics.mean(one[key] for one in left):.3f}" if left else "1" for key in ("flops", "params")]
         lost = f"{statistics.mean(last) - dense[epochs]:+.3f}" if epochs in dense else "-"
         rows.append((list(WAYS)[way], target, tag, str(epochs), *shares, f"{statistics.mean(last):.3f}",
-                     f"{min(last):.3f}-{max(last):.3f}", lost, f"{statistics.mean(best):.3f}",
-                     str(len(runs))))  # fmt: skip
+                     f"{min(last):.3f}-{max(last):.3f}", lost, str(len(runs))))  # fmt: skip
     where = f"{data}, validated on training images" if cut else data
-    print_table(f"yolov5n on {where}: mAP50-95 after fine-tuning", ("way", "asked", "tag", "epochs", "FLOPs", "params",
-                "last.pt", "of seeds", "to dense", "best.pt", "seeds"), rows)  # fmt: skip
+    print_table(f"yolov5n on {where}, after fine-tuning", ("way", "asked", "tag", "epochs", "FLOPs", "params",
+                "mAP50-95", "of seeds", "to dense", "seeds"), rows)  # fmt: skip
 
 
 def main() -> None:

@@ -54,5 +54,7 @@ def lamp(scores: Tensor) -> Tensor:
     """
     squares = scores.detach().flatten().double().square()
     ordered, order = squares.sort(descending=True)
-    share = ordered / ordered.cumsum(0).clamp_min_(torch.finfo(torch.float64).tiny)
+    # train.py allows no sum on a GPU whose order may differ from one time to the next
+    sums = ordered.cpu().cumsum(0).to(ordered.device)
+    share = ordered / sums.clamp_min_(torch.finfo(torch.float64).tiny)
     return torch.empty_like(share).scatter_(0, order, share).float().view(scores.shape)

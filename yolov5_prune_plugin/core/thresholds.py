@@ -67,7 +67,7 @@ def first_threshold(magnitude: Tensor, drop: int) -> float:
     """
     values = magnitude.reshape(-1)
     rank = min(values.numel(), max(1, math.ceil(FIRST * drop)))
-    threshold = float(torch.kthvalue(values, rank).values)
+    threshold = float(torch.topk(values, rank, largest=False).values.max())  # kthvalue is refused on GPUs by train.py
     if threshold > 0:
         return threshold
     positive = values[values > 0]

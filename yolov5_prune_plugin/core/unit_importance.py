@@ -102,7 +102,7 @@ def _gammas(group: Group, layers: Mapping[str, nn.Module]) -> Tensor:
 
 def _lamp(norm: Tensor) -> Tensor:
     squares, order = norm.square().sort(stable=True)
-    rest = squares.flip(0).cumsum(0).flip(0)
+    rest = squares.cpu().flip(0).cumsum(0).flip(0).to(norm.device)  # as in importance.lamp
     scores = torch.empty_like(norm)
     scores[order] = squares / rest.clamp_min(EPS)
     return scores
