@@ -7,9 +7,9 @@
     python -m benchmarks.dns_detect --cut --way dns --tag later -- --dns-stop 0.7   try a choice, val split unopened
 
 bccd starts from weights/bccd-yolov5n.pt in --shared at 320, coco from yolov5n.pt on coco128, measured on coco-val128.
-Each run has a folder in --out with the script's own output. train.py opens the val split at the very end only (--noval,
-so best.pt is last.pt); the model is then measured by val.py in small batches, where the NMS time limit does not bite,
-and a JSON file is written to --results. A run whose file is there is
+Each run has a folder in --out with the script's own output. What it ends with, last.pt, is then measured by val.py in small
+batches, where the NMS time limit does not bite, and a JSON file is written to --results; best.pt, which is picked on the
+val split, is not looked at. A run whose file is there is
 passed over, so the same command goes on after an interruption, with the run that was interrupted. Flags after -- go to
 train.py. With --cut every fifth training image is validated on instead, and not trained on: choices are made there.
 """
@@ -28,6 +28,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from benchmarks.table import print_table
@@ -77,6 +78,11 @@ def measure(weights: Path, data: Path, folder: Path, options: argparse.Namespace
     return {key: report[key] for key in ("precision", "recall", "map50", "map", "conv_sparsity", "total_sparsity")}
 
 
+def device_name(device: str) -> str:
+    """For the record."""
+    return "CPU" if device == "cpu" else torch.cuda.get_device_name(int(device))
+
+
 def name_of(options: argparse.Namespace) -> str:
     """The folder of a run."""
     how = options.way if options.way == "dense" else f"{options.way}-{options.distribution}-{options.sparsity:g}"
@@ -115,7 +121,7 @@ def run(options: argparse.Namespace) -> None:
     ours = flags_of(options.way, options.sparsity, options.distribution)
     launch("yolov5.train", "--weights", weights, "--data", data, "--imgsz", options.imgsz, "--batch-size",
            chosen["batch"], "--epochs", options.epochs, "--seed", options.seed, "--workers", options.workers,
-           "--device", options.device, "--cache", "--noplots", "--noval", "--project", folder, "--name", "train", *ours,
+           "--device", options.device, "--cache", "--noplots", "--project", folder, "--name", "train", *ours,
            *options.rest, log=folder / "log.txt")  # fmt: skip
     seconds = time.perf_counter() - began
     trained = folder / "train" / "weights"
@@ -126,6 +132,7 @@ def run(options: argparse.Namespace) -> None:
         "imgsz": options.imgsz,
         "rest": options.rest,
         "seconds": round(seconds),
+        "device": device_name(options.device),
         "pruned": before.get("map"),
         "last": found,
     }
@@ -175,7 +182,7 @@ def main() -> None:
     parser.add_argument("--set", choices=tuple(SETS), default="bccd")
     parser.add_argument("--way", choices=WAYS, default="dns")
     parser.add_argument("--sparsity", type=float, default=0.8)
-    parser.add_argument("--distribution", default="erk", help="erk (default), global, uniform")
+    parser.add_argument("--distribution", default="lamp", help="lamp (default), global, erk, uniform")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, help="60 and 20")
     parser.add_argument("--imgsz", type=int, help="320 and 640")

@@ -101,6 +101,7 @@ def built(name: str, file: Path) -> Path:
             "from yolov5_prune_plugin.yolov5.compat import apply; apply(str(place)); sys.path.append(str(place));"
             "import torch; from yolov5.models.yolo import Model;"
             "model = Model(str(place / 'models' / f'{sys.argv[1]}.yaml')).half();"
+            "model.nc = model.yaml['nc'];"  # as train.py does
             "torch.save({'model': model, 'ema': None}, sys.argv[2])")  # fmt: skip
     subprocess.run([sys.executable, "-c", code, name, file], check=True, stdout=subprocess.DEVNULL,
                    stderr=subprocess.DEVNULL)  # fmt: skip

@@ -7,8 +7,8 @@
     python -m benchmarks.slim_detect --cut --way slim --tag taylor -- --slim-importance taylor    try a choice
 
 The sets are those of benchmarks/dns_detect.py. ``dense`` trains the same weights for the same epochs without our
-flags, ``slim`` with --slim, ``distill`` with --distill too. Each run has a folder in --out; train.py opens the val split
-at its very end only (--noval), last.pt is measured by val.py in small batches, and a JSON file goes to --results. A run whose file is there is passed over; one
+flags, ``slim`` with --slim, ``distill`` with --distill too. Each run has a folder in --out; last.pt, not best.pt, is
+measured by val.py in small batches, and a JSON file goes to --results. A run whose file is there is passed over; one
 that was interrupted goes on from its last.pt with --resume, which its record says. last.pt stays in train/weights of the
 folder: yolov5-prune bench compares those of two runs.
 
@@ -28,7 +28,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.dns_detect import SETS, cut_off, launch, measure
+from benchmarks.dns_detect import SETS, cut_off, device_name, launch, measure
 from benchmarks.table import print_table
 from yolov5_prune_plugin.files import written_whole
 
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
         ours = slim if options.way != "dense" else []
         launch("yolov5.train", "--weights", shared / "weights" / str(chosen["weights"]), "--data", data, "--imgsz",
                options.imgsz, "--batch-size", chosen["batch"], "--epochs", options.epochs, "--seed", options.seed,
-               "--workers", options.workers, "--device", options.device, "--cache", "--noplots", "--noval",
+               "--workers", options.workers, "--device", options.device, "--cache", "--noplots",
                "--noautoanchor", "--project", folder, "--name", "train", "--exist-ok", *ours, *options.rest,
                log=folder / "log.txt")  # fmt: skip
     elif epochs_of(folder) < options.epochs:
@@ -72,7 +72,8 @@ def run(options: argparse.Namespace) -> None:
     found = measure(trained / "last.pt", data, folder, options)
     keys = ("set", "cut", "way", "target", "round", "seed", "epochs", "tag", "imgsz", "rest")
     result: dict[str, Any] = {key: getattr(options, key) for key in keys}
-    result |= {"resumed": resumed, "seconds": None if resumed else round(seconds), "last": found}
+    result |= {"resumed": resumed, "seconds": None if resumed else round(seconds)}
+    result |= {"device": device_name(options.device), "last": found}
     report = folder / "train" / "prune" / "slim" / "report.json"
     if report.is_file():
         content = json.loads(report.read_text())

@@ -37,8 +37,8 @@ class DnsOptions:
         0.8, "share of the Conv2d weights that is zero in the end, in (0, 1) (default 0.8)", type=checked(share),
         metavar="S")  # fmt: skip
     dns_distribution: str = flag(
-        "erk", "how the layers share it: uniform, global (one threshold for the weights at the start), lamp, or erk"
-        " (default: by shape)", choices=NAMES)  # fmt: skip
+        "lamp", "how the layers share it: uniform, global (one threshold for the weights at the start), erk (by shape)"
+        " or lamp (default: global, by layer-adaptive scores)", choices=NAMES)  # fmt: skip
     dns_c_rate: tuple[str, ...] = flag(
         (), "instead of a sparsity the paper's thresholds, max(mu + c * sigma, 0) of each layer at the start: c for all"
         " layers, or GLOB=c by parameter name; the last that matches counts", nargs="+", type=checked(_rate),

@@ -28,7 +28,7 @@ class GmpOptions:
     gmp_sparsity: float = flag(
         0.8, "share of the Conv2d weights that is zero in the end, in (0, 1) (default 0.8)", type=checked(share),
         metavar="S")  # fmt: skip
-    gmp_distribution: str = flag("erk", "how the layers share it: uniform, global, erk (default), lamp", choices=NAMES)
+    gmp_distribution: str = flag("lamp", "how the layers share it: uniform, global, erk, lamp (default)", choices=NAMES)
     gmp_start: float = flag(
         0.05, "the first pruning: a share of the training up to 1, or a number of optimizer steps (default 0.05)",
         type=checked(moment), metavar="WHEN")  # fmt: skip
