@@ -7,11 +7,11 @@
     python -m benchmarks.dns_detect --cut --way dns --tag later -- --dns-stop 0.7   try a choice, val split unopened
 
 bccd starts from weights/bccd-yolov5n.pt in --shared at 320, coco from yolov5n.pt on coco128, measured on coco-val128.
-Each run has a folder in --out with the script's own output. What it ends with, last.pt, is then measured by val.py in small
-batches, where the NMS time limit does not bite, and a JSON file is written to --results; best.pt, which is picked on the
-val split, is not looked at. A run whose file is there is
-passed over, so the same command goes on after an interruption, with the run that was interrupted. Flags after -- go to
-train.py. With --cut every fifth training image is validated on instead, and not trained on: choices are made there.
+Each run has a folder in --out with the script's own output. What it ends with, last.pt, is then measured by val.py in
+small batches, where the NMS time limit does not bite, and a JSON file is written to --results; best.pt, which is picked
+on the val split, is not looked at. A run whose file is there is passed over, so the same command goes on after an
+interruption, with the run that was interrupted. Flags after -- go to train.py. With --cut every fifth training image is
+validated on instead, and not trained on: choices are made there.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ def launch(script: str, *arguments: object, log: Path) -> None:
 
 def measure(weights: Path, data: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """mAP by val.py in small batches, and the zeros, from the report of a run that prunes nothing."""
-    launch("yolov5.val", "--weights", weights, "--data", data, "--imgsz", options.imgsz, "--batch-size", 8,
-           "--device", options.device, "--workers", options.workers, "--project", folder, "--name", f"val-{weights.stem}", "--exist-ok", "--prune", 0,
-           log=folder / "log.txt")  # fmt: skip
+    launch("yolov5.val", "--weights", weights, "--data", data, "--imgsz", options.imgsz, "--batch-size", 8, "--device",
+           options.device, "--workers", options.workers, "--project", folder, "--name", f"val-{weights.stem}",
+           "--exist-ok", "--prune", 0, log=folder / "log.txt")  # fmt: skip
     report = json.loads((folder / f"val-{weights.stem}" / "prune" / "report.json").read_text())
     return {key: report[key] for key in ("precision", "recall", "map50", "map", "conv_sparsity", "total_sparsity")}
 

@@ -9,7 +9,8 @@ It goes through the classes that train.py uses: core.masked.Masked with core.sur
 run trains a dense network, then goes on with it one of three ways, all for as many steps: the dense one too.
 Without --final the last 5,000 training images are the validation set, which choices are made on, and the test set is
 not opened. Results are JSON files in --out; a run whose file is there is passed over. Rates count every parameter,
-biases too; biases are not pruned, except those of units that nothing uses any more.
+biases too; biases are not pruned, except those of units that nothing uses any more. The networks themselves go to
+--networks, for benchmarks.compress_mnist.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -38,10 +40,12 @@ from yolov5_prune_plugin.core.oneshot import Request
 from yolov5_prune_plugin.core.rule import Rule
 from yolov5_prune_plugin.core.surgery import Surgery
 from yolov5_prune_plugin.core.target import Target
+from yolov5_prune_plugin.files import written_whole
 
 RATES = {"lenet300": (56.0,), "lenet5": (108.0,)}
 EPOCHS = {"lenet300": (20, 80), "lenet5": (10, 40)}  # dense, then sparse
 LEARNING = {"lenet300": 0.1, "lenet5": 0.02}
+DISTRIBUTION = {"dense": "paper", "gmp": "global", "dns": "global"}
 PAPER = {"lenet300": (4351, 552, 49), "lenet5": (72, 770, 2920, 215)}  # weights that the authors' networks keep
 HELD_OUT = 5000
 
@@ -182,6 +186,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "layers": masked.kept, "updates": masked.updates, "steps": masked.step, "settled": masked.settled,
         "seconds": round(time.perf_counter() - began, 1), "torch": torch.__version__,
     }  # fmt: skip
+    options.networks.mkdir(parents=True, exist_ok=True)
+    with written_whole(options.networks / f"{place(options).stem}.safetensors") as kept_in:
+        save_file(model.state_dict(), kept_in)
     held = images(options.data, "t10k") if options.final else (pixels[-HELD_OUT:], labels[-HELD_OUT:])
     return {**result, "error": error(model, held)}
 
@@ -205,9 +212,8 @@ def do(options: argparse.Namespace) -> None:
         return
     result = run(options)
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=2) + "\n")
-    os.replace(temporary, file)
+    with written_whole(file) as temporary:
+        temporary.write_text(json.dumps(result, indent=2) + "\n")
     print(f"{file}: error {result['error']:.2f}%, {result['compression']:.1f}x, {result['seconds']:.0f} s", flush=True)
 
 
@@ -238,7 +244,7 @@ def main() -> None:
     parser.add_argument("--way", choices=("dense", "gmp", "dns"), default="dns")
     parser.add_argument("--rate", type=float, help="parameters / parameters kept (56 and 108)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--distribution", choices=("paper", "global", "erk", "uniform"), default="paper")
+    parser.add_argument("--distribution", choices=("paper", "global", "lamp", "erk", "uniform"))
     parser.add_argument("--epochs", type=int, nargs=2, help="dense, then the way (20 80 and 10 40)")
     parser.add_argument("--steps", type=int, help="at most so many steps in each part, to try the command")
     parser.add_argument("--lr", type=float, help="learning rate (0.1 and 0.02)")
@@ -253,6 +259,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--data", type=Path, default=shared / "data" / "mnist")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/dns_mnist"))
+    parser.add_argument("--networks", type=Path, default=Path("runs/dns_mnist"))
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--all", action="store_true", help="three seeds of each network, dense, gmp and dns")
     what.add_argument("--table", action="store_true")
@@ -272,6 +279,7 @@ def main() -> None:
                     chosen = {"net": net, "rate": rate, "seed": seed, "way": way}
                     chosen["epochs"] = options.epochs or EPOCHS[net]
                     chosen["lr"] = options.lr or LEARNING[net]
+                    chosen["distribution"] = options.distribution or DISTRIBUTION[way]
                     do(argparse.Namespace(**{**vars(options), **chosen}))
     if options.all:
         table(options.out)

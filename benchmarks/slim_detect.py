@@ -9,8 +9,8 @@
 The sets are those of benchmarks/dns_detect.py. ``dense`` trains the same weights for the same epochs without our
 flags, ``slim`` with --slim, ``distill`` with --distill too. Each run has a folder in --out; last.pt, not best.pt, is
 measured by val.py in small batches, and a JSON file goes to --results. A run whose file is there is passed over; one
-that was interrupted goes on from its last.pt with --resume, which its record says. last.pt stays in train/weights of the
-folder: yolov5-prune bench compares those of two runs.
+that was interrupted goes on from its last.pt with --resume, which its record says. last.pt stays in train/weights of
+the folder: yolov5-prune bench compares those of two runs.
 
 Flags after -- go to train.py. With --cut every fifth training image is validated on instead: choices are made there.
 """

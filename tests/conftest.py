@@ -7,7 +7,9 @@ import torch
 from hypothesis import settings
 from torch import nn
 
-settings.register_profile("quick", deadline=None, max_examples=60)
+# The same examples each time; pytest --hypothesis-profile=search looks for others.
+settings.register_profile("quick", deadline=None, max_examples=60, derandomize=True)
+settings.register_profile("search", deadline=None, max_examples=1000)
 settings.load_profile("quick")
 
 

@@ -66,7 +66,11 @@ def trained(kind: str) -> list[Tensor]:
         with torch.no_grad():
             for p in weights.values():
                 p.copy_((p * 20).round() / 20)
-    masked = Tied(weights, Rule(), dict.fromkeys(weights, 4)) if kind == "tied" else Masked(weights, rule(kind, weights, model))
+    masked = (
+        Tied(weights, Rule(), dict.fromkeys(weights, 4))
+        if kind == "tied"
+        else Masked(weights, rule(kind, weights, model))
+    )
     masked.prepare()
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, nesterov=True)
     masked.attach(optimizer, lambda: 40)
