@@ -143,6 +143,23 @@ def test_detect_and_pruning_on_top(clone: Release, packed: Path, shapes: Path, t
     assert "0.500" in printed
 
 
+def test_a_budget(clone: Release, shapes: Path, tmp_path: Path) -> None:
+    """The file that is kept is one that was measured inside, and val.py measures the same."""
+    printed = command(clone, "compress", WEIGHTS, "-o", tmp_path / "a.y5z", "--bits", "auto", "--budget", 20, "--data",
+                      shapes, "--imgsz", 320, cwd=tmp_path)  # fmt: skip
+    trials = [line for line in printed.splitlines() if line.endswith((": inside", ": outside"))]
+    sizes = [int(line.split(" bytes")[0].split()[-1].replace(",", "")) for line in trials if line.endswith(": inside")]
+    assert min(sizes) == (tmp_path / "a.y5z").stat().st_size
+    kept = next(line for line in trials if f"{min(sizes):,} bytes" in line)
+    figure = kept.split("map ")[1].split(",")[0]
+    floor = float(printed.split(f"{WEIGHTS}: map ")[1].split()[0]) - 0.2
+    assert f"squares; map was measured, no less than {floor:.4f}" in printed
+    assert float(figure) >= floor
+    printed = clone.launch("val.py", *val_arguments(shapes, tmp_path, tmp_path / "a.y5z"), cwd=tmp_path)
+    line = next(line for line in printed.splitlines() if line.split()[:1] == ["all"])
+    assert float(line.split()[-1]) == pytest.approx(float(figure), abs=6e-4)
+
+
 @pytest.mark.parametrize("task", ["segment", "classify"])
 def test_segmenters_and_classifiers(clone: Release, others: Path, tmp_path: Path, task: str) -> None:
     """They come back bit for bit, and their val.py reads the file."""

@@ -17,6 +17,9 @@ from yolov5_prune_plugin.options import build
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from yolov5_prune_plugin.compress.search import Judge
+    from yolov5_prune_plugin.yolov5.upstream import Upstream
+
 SUFFIX = ".y5z"
 
 
@@ -60,7 +63,8 @@ def compress_file(options: argparse.Namespace) -> int:
             content["sharing"] = {"lossless": True}
             write(weights)
         else:
-            weights = share_all(weights, config, _wanted(config.size, content), content, write, console)
+            judge = _judge(config, options, upstream, model) if config.budget is not None else None
+            weights = share_all(weights, config, _wanted(config.size, content), content, write, console, judge)
         _, again = y5z.open_model(options.output, upstream.package)
         y5z.check_alike(model, again, {**state, **weights})
     except BaseException as error:
@@ -144,6 +148,24 @@ def _sizes_of(save: Callable[[Any], None]) -> dict[str, int]:
     with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model.pt", plain.getvalue())
     return {"fp16_bytes": len(plain.getvalue()), "zip_bytes": len(zipped.getvalue())}
+
+
+def _judge(config: CompressOptions, options: argparse.Namespace, upstream: Upstream, model: nn.Module) -> Judge:
+    """Measures the checkpoint, and then the file, by upstream's val.py."""
+    from yolov5_prune_plugin.choose.validate import validate
+    from yolov5_prune_plugin.compress.search import Judge
+    from yolov5_prune_plugin.yolov5.upstream import task_of
+
+    task = task_of(model)
+    size = config.imgsz or (224 if task == "classify/" else 640)
+
+    def measure(file: Path) -> tuple[str, float]:
+        return validate(upstream, task, file, config.data, size, config.batch_size)
+
+    figure, value = measure(options.weights)
+    assert config.budget is not None
+    print(f"{options.weights}: {figure} {value:.4f}", flush=True)
+    return Judge(figure, value, value - config.budget / 100, lambda: measure(options.output)[1])
 
 
 def _wanted(size: Size | None, content: dict[str, Any]) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.methods.when import points, whole
 from yolov5_prune_plugin.options import checked, flag
 
 # as core has them, which is not imported for a command line: it brings torch
@@ -50,11 +51,18 @@ class CompressOptions:
 
     bits: tuple[str, ...] = flag(
         ("5",), "bits of an index into a layer's codebook, 1 to 8: N for all layers (default 5), or GLOB=N by parameter"
-        " name, the last that matches counts, for example --bits 4 'model.24.*=6'; or auto, for --size", nargs="+",
-        metavar="N")  # fmt: skip
+        " name, the last that matches counts, for example --bits 4 'model.24.*=6'; or auto, for --size or --budget",
+        nargs="+", metavar="N")  # fmt: skip
     size: Optional[Size] = flag(
         None, "with --bits auto: the file is at most this large, for example 350KB, or 10x: a tenth of the checkpoint"
         " in fp16. Layers get the bits that lose least", type=checked(parse_size), metavar="SIZE")  # fmt: skip
+    budget: Optional[float] = flag(
+        None, "with --bits auto: the smallest file whose mAP50-95 (segmenters: that of the masks; classifiers: top1) on"
+        " --data is at most this many points (hundredths) below the checkpoint's, by bisection", type=checked(points),
+        metavar="POINTS")  # fmt: skip
+    data: str = flag("", "data set of these validations", metavar="DATA")
+    imgsz: Optional[int] = flag(None, "their image size (640; classifiers 224)", type=checked(whole), metavar="N")
+    batch_size: int = flag(8, "images in a batch of theirs (default 8)", type=checked(whole), metavar="N")
     lossless: bool = flag(False, "share no weights: what comes back is the checkpoint in fp16, bit for bit")
     init: str = flag(
         "best", "how k-means begins: linear (the paper's), density, k-means++, or the one of them that loses least in a"
@@ -70,10 +78,13 @@ class CompressOptions:
         auto = "auto" in self.bits
         if auto and len(self.bits) > 1:
             raise PruneError(f"--bits {' '.join(self.bits)}: auto chooses for all layers; leave the others out")
-        if auto and self.size is None:
-            raise PruneError("--bits auto needs --size, for example --size 350KB or --size 10x; it cannot search by mAP"
-                             " yet")  # fmt: skip
-        if self.size is not None and not auto:
-            raise PruneError("--size is for --bits auto; leave one of them out")
+        asked = [name for name, value in (("--size", self.size), ("--budget", self.budget)) if value is not None]
+        if auto and len(asked) != 1:
+            raise PruneError("--bits auto needs either --size, for example --size 350KB or --size 10x, or --budget, for"
+                             f" example --budget 1; got {' and '.join(asked) or 'none'}")  # fmt: skip
+        if asked and not auto:
+            raise PruneError(f"{asked[0]} is for --bits auto; leave one of them out")
+        if bool(self.data) != (self.budget is not None):
+            raise PruneError("--budget validates, and so needs --data; without it nothing does")
         if self.lossless and self.bits != ("5",):
             raise PruneError(f"--lossless shares no weights; leave out --bits {' '.join(self.bits)}")

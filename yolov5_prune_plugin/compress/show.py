@@ -90,7 +90,10 @@ def say_ratios(console: Console, found: Sizes, content: Mapping[str, Any]) -> No
         console.print(line, soft_wrap=True)
     sharing = content.get("sharing")
     if isinstance(sharing, Mapping) and isinstance(sharing.get("error"), float):
-        console.print(f"weights shared: squared error {sharing['error']:.2e} of their squares; measure it with val.py")
+        floor = sharing.get("floor")
+        what = ", ".join(f"{name} was measured, no less than {value:.4f}" for name, value in (floor or {}).items())
+        console.print(f"weights shared: squared error {sharing['error']:.2e} of their squares;"
+                      f" {what or 'measure it with val.py'}")  # fmt: skip
 
 
 def table(found: Sizes, title: str) -> Table:

@@ -15,21 +15,13 @@ from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.core.budget import ASSUMES, Bisection, Trial
 from yolov5_prune_plugin.core.granularity import Granularity
 from yolov5_prune_plugin.errors import NoResultError, PruneError
+from yolov5_prune_plugin.methods.when import points
 from yolov5_prune_plugin.options import checked, flag
 from yolov5_prune_plugin.run import Evaluation, Measurement, Run
 
 if TYPE_CHECKING:
     from yolov5_prune_plugin.methods.oneshot import OneShotRun, Pruned
     from yolov5_prune_plugin.record import Record
-
-
-def _points(text: str) -> float:
-    try:
-        if 0 < float(text) < 100:
-            return float(text)
-    except ValueError:
-        pass
-    raise PruneError(f"points must be a number above 0 and below 100, such as 2 for 0.02 of mAP; got {text!r}")
 
 
 def _step(text: str) -> float:
@@ -46,7 +38,7 @@ class BudgetOptions:
     prune_budget: Optional[float] = flag(
         None, "instead of --prune S: the sparsest model whose mAP50-95 (segmenters: that of the masks; classifiers:"
         " top1) is at most this many points (hundredths) below the dense one's; saved and measured again",
-        type=checked(_points), metavar="POINTS")  # fmt: skip
+        type=checked(points), metavar="POINTS")  # fmt: skip
     prune_budget_step: float = flag(
         0.01, "distance of the sparsities that are tried (default 0.01)", type=checked(_step), metavar="STEP"
     )

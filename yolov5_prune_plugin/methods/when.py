@@ -45,6 +45,20 @@ def whole(text: str) -> int:
     return int(text)
 
 
+def points(text: str) -> float:
+    """Hundredths of a figure, in (0, 100).
+
+    Raises:
+        PruneError: If it is none.
+    """
+    try:
+        if 0 < float(text) < 100:
+            return float(text)
+    except ValueError:
+        pass
+    raise PruneError(f"points must be a number above 0 and below 100, such as 2 for 0.02 of mAP; got {text!r}")
+
+
 def check_order(start_flag: str, start: float, stop_flag: str, stop: float) -> None:
     """Refuse a stop that is not after the start; of a share and a number of steps only the run can tell.
 
