@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,34 +10,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from yolov5_prune_plugin.core.html_page import html_page, svg
 from yolov5_prune_plugin.record import LABELS
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
-h1 {{ font-size: 1.3rem; }}
-svg {{ width: 100%; height: auto; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }}
-th:nth-child(-n+2), td:nth-child(-n+2), th:last-child, td:last-child {{ text-align: left; }}
-pre {{ background: #f5f5f5; padding: .7rem; overflow-x: auto; white-space: pre-wrap; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-<pre>{command}</pre>
-{picture}
-{table}
-<p>{note}</p>
-<details><summary>What decided the results</summary><pre>{facts}</pre></details>
-</body>
-</html>
-"""
+_STYLE = "th:nth-child(2), td:nth-child(2), th:last-child, td:last-child { text-align: left; }"
 
 
 def write_page(file: Path, title: str, content: dict[str, Any], figure: Figure) -> None:
@@ -55,21 +30,12 @@ def write_page(file: Path, title: str, content: dict[str, Any], figure: Figure) 
     if missing:
         note += f" {missing} points are missing."
     facts = "\n".join(f"{name}: {value}" for name, value in content["decided_by"].items())
-    page = _PAGE.format(title=html.escape(title), command=html.escape(content["command"]), picture=svg(figure),
-                        table=_table(content["points"], content["figures"]), note=note,
-                        facts=html.escape(facts))  # fmt: skip
+    page = html_page(
+        title, f"<pre>{html.escape(content['command'])}</pre>", svg(figure),
+        _table(content["points"], content["figures"]), f"<p>{note}</p>",
+        f"<details><summary>What decided the results</summary><pre>{html.escape(facts)}</pre></details>",
+        style=_STYLE)  # fmt: skip
     file.write_text(page, encoding="utf-8")
-
-
-def svg(figure: Figure) -> str:
-    """The figure as an <svg> element."""
-    import matplotlib
-
-    stream = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "yolov5-prune"}):
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    text = stream.getvalue()
-    return text[text.index("<svg") :]
 
 
 def _table(rows: Sequence[dict[str, Any]], figures: Sequence[str]) -> str:

@@ -15,36 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from yolov5_prune_plugin.choose.page import svg
+from yolov5_prune_plugin.core.html_page import html_page, svg
 from yolov5_prune_plugin.core.sizes import Sizes
 from yolov5_prune_plugin.files import written_whole
 
 COLUMNS = ("weights", "kept", "clusters", "codebook", "indices", "positions", "bytes", "bits/weight")
 _PARTS = (("positions", "#2a6f97"), ("values", "#e9c46a"), ("codebook", "#e76f51"))
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
-h1 {{ font-size: 1.3rem; }}
-svg {{ width: 100%; height: auto; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }}
-th:first-child, td:first-child {{ text-align: left; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-{ratios}
-{picture}
-{table}
-</body>
-</html>
-"""
 
 
 def rows(found: Sizes) -> list[tuple[str, ...]]:
@@ -145,8 +121,7 @@ def write_png(file: Path, found: Sizes, title: str) -> None:
 def write_html(file: Path, found: Sizes, content: Mapping[str, Any], title: str) -> None:
     """One page that needs nothing else."""
     frame = pd.DataFrame([*rows(found), *totals(found)], columns=["layer", "shape", *COLUMNS])
-    page = _PAGE.format(title=html.escape(title), picture=svg(draw(found, title)),
-                        ratios="".join(f"<p>{html.escape(line)}</p>" for line in ratios(found, content)),
-                        table=frame.to_html(index=False, escape=True, border=0))  # fmt: skip
+    page = html_page(title, *(f"<p>{html.escape(line)}</p>" for line in ratios(found, content)),
+                     svg(draw(found, title)), frame.to_html(index=False, escape=True, border=0))  # fmt: skip
     with written_whole(file) as temporary:
         temporary.write_text(page, encoding="utf-8")

@@ -14,6 +14,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from yolov5_prune_plugin.core.html_page import html_page
 from yolov5_prune_plugin.core.sensitivity import Sensitivity
 
 SORT = """document.querySelectorAll("th").forEach((head, column) => head.onclick = () => {
@@ -21,11 +22,7 @@ SORT = """document.querySelectorAll("th").forEach((head, column) => head.onclick
   const value = row => { const text = row.cells[column].textContent; return isNaN(text) ? text : +text; };
   [...body.rows].sort((a, b) => (value(a) < value(b) ? -1 : 1) * (down ? -1 : 1)).forEach(row => body.append(row));
 });"""
-STYLE = """body { font: 14px/1.45 system-ui, sans-serif; color: #222 }
-body { margin: 2em auto; max-width: 75em; padding: 0 1em }
-table { border-collapse: collapse } th { cursor: pointer; border-bottom: 2px solid #888; text-align: right }
-th, td { padding: .15em .8em; text-align: right } th:first-child, td:first-child { text-align: left }
-tr:nth-child(even) td { background: #f4f4f4 } img { max-width: 100% } td { font-variant-numeric: tabular-nums }"""
+STYLE = "th { cursor: pointer; } tr:nth-child(even) td { background: #f4f4f4; }"
 
 
 def long_frame(rows: Sequence[Sensitivity]) -> pd.DataFrame:
@@ -97,13 +94,10 @@ def page(
     """One HTML page with everything in it; a click on a column's head sorts by it."""
     table = wide_frame(rows, suggested).to_html(index=False, border=0, float_format=lambda value: f"{value:.4g}")
     picture = base64.b64encode(image).decode("ascii")
-    return "\n".join([
-        "<!doctype html>", '<html lang="en"><head><meta charset="utf-8">', f"<title>{html.escape(title)}</title>",
-        f"<style>{STYLE}</style></head><body>", f"<h1>{html.escape(title)}</h1>",
-        *(f"<p>{html.escape(note)}</p>" for note in notes),
-        f'<p><img alt="heat map of layers and amounts" src="data:image/png;base64,{picture}"></p>',
-        table, f"<script>{SORT}</script>", "</body></html>", "",
-    ])  # fmt: skip
+    return html_page(
+        title, *(f"<p>{html.escape(note)}</p>" for note in notes),
+        f'<p><img alt="heat map of layers and amounts" src="data:image/png;base64,{picture}"></p>', table,
+        f"<script>{SORT}</script>", style=STYLE)  # fmt: skip
 
 
 def _shape(row: Sensitivity) -> str:

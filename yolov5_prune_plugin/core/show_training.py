@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from yolov5_prune_plugin.core.panels import two_panels
+
 
 def plot_history(history: Sequence[Mapping[str, Any]], weights: int, title: str, file: Path) -> None:
     """Weights kept after each epoch, and how many were pruned and spliced in it.
@@ -16,24 +18,14 @@ def plot_history(history: Sequence[Mapping[str, Any]], weights: int, title: str,
         title: Above the plot.
         file: The PNG.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # no pyplot: the run's own figures and backend stay as they are
-
-    figure = Figure(figsize=(8.0, 6.0), layout="constrained")
-    FigureCanvasAgg(figure)
-    top, bottom = figure.subplots(2, 1, sharex=True)
     steps = [entry["step"] for entry in history]
-    top.plot(steps, [weights * (1 - entry["sparsity"]) for entry in history], color="#2a6f97", marker=".")
-    top.set_ylim(0, weights * 1.02)
-    top.set_ylabel(f"weights kept of {weights:,}")
-    top.set_title(title, loc="left", fontsize=10)
-    bottom.plot(steps, [entry["pruned"] for entry in history], color="#e76f51", marker=".", label="pruned")
-    bottom.plot(steps, [entry["spliced"] for entry in history], color="#2a9d8f", marker=".", label="spliced")
-    bottom.set_yscale("symlog", linthresh=1)
-    bottom.set_ylim(bottom=0)
-    bottom.set_ylabel("weights in an epoch")
-    bottom.set_xlabel("optimizer steps")
-    bottom.legend(frameon=False)
-    for axes in (top, bottom):
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file, dpi=120)
+    with two_panels(title, file, "optimizer steps") as (top, bottom):
+        top.plot(steps, [weights * (1 - entry["sparsity"]) for entry in history], color="#2a6f97", marker=".")
+        top.set_ylim(0, weights * 1.02)
+        top.set_ylabel(f"weights kept of {weights:,}")
+        bottom.plot(steps, [entry["pruned"] for entry in history], color="#e76f51", marker=".", label="pruned")
+        bottom.plot(steps, [entry["spliced"] for entry in history], color="#2a9d8f", marker=".", label="spliced")
+        bottom.set_yscale("symlog", linthresh=1)
+        bottom.set_ylim(bottom=0)
+        bottom.set_ylabel("weights in an epoch")
+        bottom.legend(frameon=False)
