@@ -22,11 +22,11 @@ import torch
 from torch import nn
 
 from benchmarks.table import print_table
-from yolov5_prune_plugin.choose.validate import validate
 from yolov5_prune_plugin.core.cost import Cost
 from yolov5_prune_plugin.core.images import Images
 from yolov5_prune_plugin.core.slim import Slimming, slim
 from yolov5_prune_plugin.files import written_whole
+from yolov5_prune_plugin.validate import validate
 from yolov5_prune_plugin.yolov5.slim_file import save_slim
 from yolov5_prune_plugin.yolov5.upstream import as_used, find_upstream
 

@@ -152,8 +152,8 @@ def _sizes_of(save: Callable[[Any], None]) -> dict[str, int]:
 
 def _judge(config: CompressOptions, options: argparse.Namespace, upstream: Upstream, model: nn.Module) -> Judge:
     """Measures the checkpoint, and then the file, by upstream's val.py."""
-    from yolov5_prune_plugin.choose.validate import validate
     from yolov5_prune_plugin.compress.search import Judge
+    from yolov5_prune_plugin.validate import validate
     from yolov5_prune_plugin.yolov5.upstream import task_of
 
     task = task_of(model)

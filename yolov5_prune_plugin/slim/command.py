@@ -43,11 +43,11 @@ def slim_file(options: argparse.Namespace) -> int:
 
     import torch
 
-    from yolov5_prune_plugin.choose.validate import validate
     from yolov5_prune_plugin.core.coupled import tracer
     from yolov5_prune_plugin.core.images import Images
     from yolov5_prune_plugin.core.slim import slim
     from yolov5_prune_plugin.slim.show import Report, Written
+    from yolov5_prune_plugin.validate import validate
     from yolov5_prune_plugin.yolov5.slim_file import facts_of, save_slim, widths_of
     from yolov5_prune_plugin.yolov5.upstream import as_used, find_upstream, stride_of, task_of
 
