@@ -14,19 +14,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.dns_detect import SETS, device_name, launch, measure
+from benchmarks.detect import SETS, add_arguments, device_name, launch, lay_out, measure, parse
 from benchmarks.table import print_table
 from yolov5_prune_plugin.files import written_whole
 
 NAMES = tuple(f"bccd-dns-lamp-{sparsity}-e60-seed0" for sparsity in ("0.7", "0.8", "0.9"))
 BITS = (3, 4, 5)
+EPOCHS = 15  # for the values
 
 
 def compress(weights: Path, bits: int, file: Path, log: Path) -> int:
@@ -45,11 +45,9 @@ def run(name: str, model: Path, bits: int, options: argparse.Namespace) -> None:
     if record.is_file():
         print(f"{key}: is there", flush=True)
         return
-    folder, shared, began = options.out.resolve() / key, options.shared.resolve(), time.perf_counter()
+    folder, began = options.out.resolve() / key, time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
-    laid_out = options.out.resolve() / "data"
-    subprocess.run([sys.executable, shared / "data" / "make_yaml.py", laid_out], check=True, stdout=subprocess.DEVNULL)
-    data, log = laid_out / "bccd.yaml", folder / "log.txt"
+    data, log = lay_out(options)[1], folder / "log.txt"
     sparse = measure(model, data, folder, options)
     plain, trained = folder / "plain.y5z", folder / "trained.y5z"
     sizes = {"plain": compress(model, bits, plain, log)}
@@ -129,24 +127,12 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a sparse checkpoint")
     parser.add_argument("--models", type=Path, default=Path("runs/dns_detect"), help="with --all: --out of dns_detect")
     parser.add_argument("--bits", type=int, default=4)
-    parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--imgsz", type=int, default=320)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--shared", type=Path, default=Path(os.environ.get("YOLOV5_PRUNE_SHARED", "../shared")))
-    parser.add_argument("--out", type=Path, default=Path("runs/share_detect"))
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/share_detect"))
+    add_arguments(parser, "share_detect")
     parser.add_argument("--dense", type=float, default=0.608, help="mAP50-95 of the dense control, for the curve")
     parser.add_argument("--all", action="store_true")
-    parser.add_argument("--table", action="store_true")
     parser.add_argument("--png", type=Path)
-    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
-    options = parser.parse_args(sys.argv[1:end])
-    options.rest = sys.argv[end + 1 :]
-    if not (options.shared / "data" / "bccd").is_dir() and not options.table and not options.png:
-        print(f"share_detect: no data at {options.shared}; give --shared DIR with weights/ and data/")
-        return
+    parser.set_defaults(epochs=EPOCHS)
+    options = parse(parser)
     plan = [(options.model.stem, options.model, options.bits)] if options.model else []
     if options.all:
         plan += [

@@ -6,11 +6,12 @@
     python -m benchmarks.slim_detect --set bccd --table                                      what there is, as a table
     python -m benchmarks.slim_detect --cut --way slim --tag taylor -- --slim-importance taylor    try a choice
 
-The sets are those of benchmarks/dns_detect.py. ``dense`` trains the same weights for the same epochs without our
-flags, ``slim`` with --slim, ``distill`` with --distill too. Each run has a folder in --out; last.pt, not best.pt, is
-measured by val.py in small batches, and a JSON file goes to --results. A run whose file is there is passed over; one
-that was interrupted goes on from its last.pt with --resume, which its record says. last.pt stays in train/weights of
-the folder: yolov5-prune bench compares those of two runs.
+The sets are those of benchmarks/detect.py. ``slim`` trains what --slim leaves of the weights, ``distill`` with
+--distill too; the dense control, the same weights for the same epochs without our flags, is that of
+benchmarks/dns_detect.py. Each run has a folder in --out; last.pt, not best.pt, is measured by val.py in small batches,
+and a JSON file goes to --results. A run whose file is there is passed over; one that was interrupted goes on from its
+last.pt with --resume, which its record says. last.pt stays in train/weights of the folder: yolov5-prune bench compares
+those of two runs.
 
 Flags after -- go to train.py. With --cut every fifth training image is validated on instead: choices are made there.
 """
@@ -19,26 +20,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.dns_detect import SETS, cut_off, device_name, launch, measure
+from benchmarks.detect import SETS, add_arguments, device_name, launch, lay_out, measure, parse
 from benchmarks.table import print_table
 from yolov5_prune_plugin.files import written_whole
 
-WAYS: dict[str, tuple[str, ...]] = {"dense": (), "slim": ("--slim",), "distill": ("--distill", "--slim")}
+WAYS: dict[str, tuple[str, ...]] = {"slim": ("--slim",), "distill": ("--distill", "--slim")}
 TARGETS = ("flops=0.7", "flops=0.5", "flops=0.35")
 
 
 def name_of(options: argparse.Namespace) -> str:
     """The folder of a run."""
-    how = options.way if options.way == "dense" else f"{options.way}-{options.target}-round{options.round}"
+    how = f"{options.way}-{options.target}-round{options.round}"
     data = f"{options.set}-cut" if options.cut else options.set
     return "-".join(filter(None, [data, how, f"e{options.epochs}", f"seed{options.seed}", options.tag]))
 
@@ -51,18 +49,13 @@ def run(options: argparse.Namespace) -> None:
         print(f"{folder.name}: {'is there' if file.is_file() else 'would run'}", flush=True)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    chosen, shared, laid_out = SETS[options.set], options.shared.resolve(), options.out.resolve() / "data"
-    subprocess.run([sys.executable, shared / "data" / "make_yaml.py", laid_out], check=True, stdout=subprocess.DEVNULL)
-    data = laid_out / str(chosen["data"])
-    if options.cut:
-        data = cut_off(data)
+    weights, data = lay_out(options)
     trained = folder / "train" / "weights"
     began, resumed = time.perf_counter(), (trained / "last.pt").is_file()
     if not resumed:
-        slim = ["--slim-round", options.round, *WAYS[options.way], options.target]
-        ours = slim if options.way != "dense" else []
-        launch("yolov5.train", "--weights", shared / "weights" / str(chosen["weights"]), "--data", data, "--imgsz",
-               options.imgsz, "--batch-size", chosen["batch"], "--epochs", options.epochs, "--seed", options.seed,
+        ours = ["--slim-round", options.round, *WAYS[options.way], options.target]
+        launch("yolov5.train", "--weights", weights, "--data", data, "--imgsz", options.imgsz, "--batch-size",
+               SETS[options.set]["batch"], "--epochs", options.epochs, "--seed", options.seed,
                "--workers", options.workers, "--device", options.device, "--cache", "--noplots",
                "--noautoanchor", "--project", folder, "--name", "train", "--exist-ok", *ours, *options.rest,
                log=folder / "log.txt")  # fmt: skip
@@ -97,17 +90,20 @@ def table(folder: Path, data: str, cut: bool) -> None:
     for file in folder.glob("*.json"):
         one = json.loads(file.read_text())
         if one["set"] == data and one["cut"] == cut:
-            target = "" if one["way"] == "dense" else f"{one['target']}, round {one['round']}"
-            found[(one["epochs"], list(WAYS).index(one["way"]), target, one["tag"])].append(one)
+            target = f"{one['target']}, round {one['round']}"
+            found[(one["epochs"], 1 + list(WAYS).index(one["way"]), target, one["tag"])].append(one)
+    for file in (folder.parent / "dns_detect").glob(f"{data}-cut-dense-*.json" if cut else f"{data}-dense-*.json"):
+        one = json.loads(file.read_text())
+        found[(one["epochs"], 0, "", "")].append(one)
     rows, dense = [], {}
     for (epochs, way, target, tag), runs in sorted(found.items()):
         last = [one["last"]["map"] for one in runs]
-        if not way and not tag:
+        if not way:
             dense[epochs] = statistics.mean(last)
         left = [one["left"] for one in runs if "left" in one]
         shares = [f"{statistics.mean(one[key] for one in left):.3f}" if left else "1" for key in ("flops", "params")]
         lost = f"{statistics.mean(last) - dense[epochs]:+.3f}" if epochs in dense else "-"
-        rows.append((list(WAYS)[way], target, tag, str(epochs), *shares, f"{statistics.mean(last):.3f}",
+        rows.append((("dense", *WAYS)[way], target, tag, str(epochs), *shares, f"{statistics.mean(last):.3f}",
                      f"{min(last):.3f}-{max(last):.3f}", lost, str(len(runs))))  # fmt: skip
     where = f"{data}, validated on training images" if cut else data
     print_table(f"yolov5n on {where}, after fine-tuning", ("way", "asked", "tag", "epochs", "FLOPs", "params",
@@ -117,38 +113,19 @@ def table(folder: Path, data: str, cut: bool) -> None:
 def main() -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--set", choices=tuple(SETS), default="bccd")
+    add_arguments(parser, "slim_detect")
     parser.add_argument("--way", choices=tuple(WAYS), default="distill")
     parser.add_argument("--target", default="flops=0.5")
     parser.add_argument("--round", type=int, default=16, help="--slim-round (16: CPUs with AVX-512)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, help="60 and 20")
-    parser.add_argument("--imgsz", type=int, help="320 and 640")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--tag", default="", help="part of the folder's name, for variants that are tried")
-    parser.add_argument("--shared", type=Path, default=Path(os.environ.get("YOLOV5_PRUNE_SHARED", "../shared")))
-    parser.add_argument("--out", type=Path, default=Path("runs/slim_detect"))
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/slim_detect"))
-    parser.add_argument("--cut", action="store_true", help="validate on a part of the training images, to choose by")
-    parser.add_argument("--all", action="store_true", help="the dense control and flops=0.5 with three seeds, and more")
-    parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--table", action="store_true")
-    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
-    options = parser.parse_args(sys.argv[1:end])
-    options.rest = sys.argv[end + 1 :]
-    options.epochs = options.epochs or SETS[options.set]["epochs"]
-    options.imgsz = options.imgsz or SETS[options.set]["imgsz"]
+    parser.add_argument("--all", action="store_true", help="flops=0.5 with three seeds, others with one")
+    options = parse(parser)
     if options.table:
         table(options.results, options.set, options.cut)
-        return
-    if not (options.shared / "weights" / str(SETS[options.set]["weights"])).is_file():
-        print(f"slim_detect: no weights at {options.shared}; give --shared DIR with weights/ and data/")
         return
     plan = [(options.way, options.target, options.seed)]
     if options.all:
         plan = [(way, "flops=0.5", seed) for seed in range(3) for way in WAYS]
-        plan += [(way, target, 0) for target in TARGETS if target != "flops=0.5" for way in ("slim", "distill")]
+        plan += [(way, target, 0) for target in TARGETS if target != "flops=0.5" for way in WAYS]
     for way, target, seed in plan:
         run(argparse.Namespace(**{**vars(options), "way": way, "target": target, "seed": seed}))
     if options.all:
