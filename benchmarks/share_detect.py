@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--png", type=Path)
     parser.set_defaults(epochs=EPOCHS)
     options = parse(parser)
-    plan = [(options.model.stem, options.model, options.bits)] if options.model else []
+    plan = [(options.model.parents[2].name, options.model, options.bits)] if options.model else []
     if options.all:
         plan += [
             (name, options.models / name / "train" / "weights" / "last.pt", bits) for name in NAMES for bits in BITS
