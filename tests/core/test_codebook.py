@@ -26,6 +26,14 @@ def test_two_heaps(init: str) -> None:
     assert shared.index_bytes == pytest.approx(4 / 8 + 2 * 4)
 
 
+@given(st.integers(1, 5), st.integers(0, 3))
+def test_the_best_start(bits: int, seed: int) -> None:
+    """What loses least of the three."""
+    histogram = Histogram(sparse((30, 20), 0.5, 0, seed).double())
+    errors = [histogram.share(bits, init, seed).error for init in INITS]
+    assert histogram.share(bits, "best", seed).error == min(errors)
+
+
 def test_values_count_as_often_as_they_come() -> None:
     """Nine 1 and one 2 beside 10: the mean of the lower heap is 1.1."""
     assert Histogram(torch.tensor([1.0] * 9 + [2, 10])).share(1).weight[0] == pytest.approx(1.1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from yolov5_prune_plugin.compress.flags import CompressOptions
 from yolov5_prune_plugin.compress.search import Judge, smallest
 from yolov5_prune_plugin.core import bits as chosen
-from yolov5_prune_plugin.core.codebook import BITS, INITS, Histogram, Shared, by_filter
+from yolov5_prune_plugin.core.codebook import BITS, Histogram, Shared, by_filter
 from yolov5_prune_plugin.errors import PruneError
 
 
@@ -52,7 +52,7 @@ def share_all(
         for name, number in track(
             by_name.items(), "sharing", console=console, transient=True, disable=not console.is_terminal
         ):
-            shared[name] = _least(histograms[name], number, config)
+            shared[name] = histograms[name].share(number, config.init, config.seed)
         content["sharing"] = {"bits": dict(by_name), "init": config.init, "seed": config.seed,
                               "error": _error(shared)}  # fmt: skip
         if judge:
@@ -71,7 +71,7 @@ def share_all(
     for name, histogram in track(
         histograms.items(), "trying bits", console=console, transient=True, disable=not console.is_terminal
     ):
-        tried = {number: _least(histogram, number, config) for number in BITS}
+        tried = {number: histogram.share(number, config.init, config.seed) for number in BITS}
         choices[name] = [chosen.Choice(number, one.index_bytes, one.error / (one.energy or 1))
                          for number, one in tried.items()]  # fmt: skip
     if judge:
@@ -85,11 +85,6 @@ def share_all(
         raise PruneError(f"--size: {error}; positions, BatchNorm and the header take {fixed:,.0f} of {size:,} bytes."
                          " Prune more, or ask for less") from None  # fmt: skip
     return {name: one.weight for name, one in shared.items()}
-
-
-def _least(histogram: Histogram, bits: int, config: CompressOptions) -> Shared:
-    inits = INITS if config.init == "best" else (config.init,)
-    return min((histogram.share(bits, init, config.seed) for init in inits), key=lambda one: one.error)
 
 
 def _error(shared: Mapping[str, Shared]) -> float:

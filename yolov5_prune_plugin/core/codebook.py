@@ -15,6 +15,7 @@ from yolov5_prune_plugin.core.packing import DTYPES, dtype_name
 from yolov5_prune_plugin.errors import PruneError
 
 INITS = ("linear", "density", "k-means++")
+BEST = "best"
 BITS = range(1, 9)
 _ROUNDS = 300  # of Lloyd's algorithm, at most; a layer needs some dozens
 _POINTS = 1 << 16  # values that k-means++ looks at
@@ -91,12 +92,14 @@ class Histogram:
 
         Args:
             bits: Of an index.
-            init: One of ``INITS``.
+            init: One of ``INITS``, or ``best``: the one of them that loses least.
             seed: For k-means++.
 
         Reference:
             Han et al. 2015, section 3, https://arxiv.org/abs/1510.00149
         """
+        if init == BEST:
+            return min((self.share(bits, one, seed) for one in INITS), key=lambda shared: shared.error)
         if len(self.values) <= 1 << bits:
             labels, centroids = np.arange(len(self.values)), self.values
         else:

@@ -8,7 +8,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
-from yolov5_prune_plugin.core.codebook import Histogram
+from yolov5_prune_plugin.core.codebook import BEST, Histogram, by_filter
 from yolov5_prune_plugin.core.masked import Masked
 from yolov5_prune_plugin.core.rule import Rule
 from yolov5_prune_plugin.errors import PruneError
@@ -36,7 +36,7 @@ class Tied(Masked):
     """
 
     def __init__(
-        self, parameters: Mapping[str, nn.Parameter], rule: Rule, bits: Mapping[str, int], init: str = "linear",
+        self, parameters: Mapping[str, nn.Parameter], rule: Rule, bits: Mapping[str, int], init: str = BEST,
         gradient: str = "mean",
     ) -> None:  # fmt: skip
         super().__init__(parameters, rule)
@@ -51,8 +51,9 @@ class Tied(Masked):
         with torch.no_grad():
             for name, p in self.parameters.items():
                 half = p.data.half()  # checkpoints are in fp16, which is faster to count
-                found = Histogram(half if torch.equal(half.to(p.dtype), p.data) else p.data)
-                shared = found.share(self.bits[name], self.init).weight.to(p.device, p.dtype)
+                weight = (half if torch.equal(half.to(p.dtype), p.data) else p.data).cpu()
+                found = Histogram(weight, by_filter(weight)).share(self.bits[name], self.init)
+                shared = found.weight.to(p.device, p.dtype)
                 values: Tensor = torch.unique(shared[self.masks[name]])
                 labels = torch.bucketize(shared, values).masked_fill(~self.masks[name], len(values))
                 self._label(name, labels)

@@ -9,7 +9,7 @@ from typing import ClassVar, Optional
 from torch import Tensor, nn
 
 from yolov5_prune_plugin.core.bits import by_layer
-from yolov5_prune_plugin.core.codebook import INITS
+from yolov5_prune_plugin.core.codebook import BEST, INITS
 from yolov5_prune_plugin.core.granularity import Granularity
 from yolov5_prune_plugin.core.masked import Masked
 from yolov5_prune_plugin.core.rule import Rule
@@ -29,7 +29,10 @@ class ShareOptions:
         " zeros stay. N from 1 to 8 for all layers, or GLOB=N by parameter name, the last that matches counts",
         nargs="+", metavar="N")  # fmt: skip
     share_init: str = flag(
-        "linear", "how k-means begins: linear (the paper's, default), density or k-means++", choices=INITS
+        BEST,
+        "how k-means begins: linear (the paper's), density, k-means++, or the one of them that loses least in a"
+        " layer (best, default)",
+        choices=(BEST, *INITS),
     )
     share_gradient: str = flag(
         "mean", "gradient of a value: mean of its members' (default; their sum at a learning rate divided by their"
