@@ -71,7 +71,7 @@ def test_compress_loses_nothing(resumed: Path, tmp_path: Path) -> None:
         "model.24.*=5",
     )
     printed = run(*arguments, cwd=tmp_path)
-    assert "squared error 0.00e+00" in printed
+    assert "nothing was lost" in printed
     run("-m", "yolov5_prune_plugin", "decompress", tmp_path / "best.y5z", "-o", tmp_path / "back.pt", cwd=tmp_path)
     found = json.loads(run("-c", VALUES, best, tmp_path / "back.pt", cwd=tmp_path).partition("VALUES")[2])
     assert found["best.pt"] == found["back.pt"]

@@ -68,6 +68,9 @@ def say_ratios(console: Console, found: Sizes, content: Mapping[str, Any]) -> No
     if isinstance(sharing, Mapping) and isinstance(sharing.get("error"), float):
         floor = sharing.get("floor")
         what = ", ".join(f"{name} was measured, no less than {value:.4f}" for name, value in (floor or {}).items())
+        if not sharing["error"]:
+            console.print("weights shared: they had no more values already, nothing was lost")
+            return
         console.print(f"weights shared: squared error {sharing['error']:.2e} of their squares;"
                       f" {what or 'measure it with val.py'}")  # fmt: skip
 
