@@ -57,7 +57,7 @@ def train(model: nn.Module, tied: Tied, data: tuple[Tensor, Tensor], options: ar
 
 def write(model: nn.Module, file: Path) -> int:
     """Weights in sections of their own, biases in one; all in fp16."""
-    state = {name: tensor.detach().half() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()}
     weights = {name: tensor for name, tensor in state.items() if tensor.dim() > 1}
     biases = torch.cat([tensor for tensor in state.values() if tensor.dim() == 1])
     return container.write(file, {}, {**weights, "biases": biases}, {})

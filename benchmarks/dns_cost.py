@@ -1,21 +1,24 @@
 """What masks cost: a step of yolov5s with them beside a plain one, and the optimizer's part alone on yolov5x.
 
-    python -m benchmarks.dns_cost [--model yolov5s] [--batch 16] [--imgsz 320] [--repeat 5] [--only step|optimizer]
+    python -m benchmarks.dns_cost [--model yolov5s] [--batch 16] [--imgsz 320] [--repeat 15] [--only step|optimizer]
 
 Contenders take turns in one process, on the CPU, on copies of one model: plain; ours with masks updated at every step,
 and with masks frozen; masks as torch.nn.utils.prune keeps them; and a straight-through parametrisation. The step is
 forward, backward of a sum of squares (less than upstream's loss, so the ratio is rather too high) and SGD with Nesterov
-momentum. Memory is what is held beside the model and the optimizer's state, in bytes a masked weight.
+momentum. The order of turns alternates; a ratio is the median over turns of a contender's time to the plain one's in
+that turn. Memory is that of all tensors which are there between two steps beside parameters, gradients and the
+optimizer's state, in bytes a masked weight: what a parametrisation computes within a step is not in it.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import importlib.util
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -63,20 +66,16 @@ def build(name: str) -> nn.Module:
     return Model(str(package / "models" / f"{name}.yaml"), ch=3, nc=80).train()
 
 
-def prepare(contender: str, model: nn.Module) -> tuple[torch.optim.Optimizer, float]:
-    """Mask half of each convolution; the optimizer, and bytes held for a weight."""
+def prepare(contender: str, model: nn.Module) -> torch.optim.Optimizer:
+    """Mask half of each convolution; the optimizer."""
     convs = {f"{name}.weight": m for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
-    weights = sum(m.weight.numel() for m in convs.values())
     masks = {name: m.weight.abs() > m.weight.abs().median() for name, m in convs.items()}
-    held = 0.0
     if contender == "nn.utils.prune":
         for name, module in convs.items():
             prune.custom_from_mask(module, "weight", masks[name])
-        held = sum(2 * 4 * m.weight.numel() for m in convs.values()) / weights  # float mask, and weight * mask
     elif contender.startswith("straight"):
         for name, module in convs.items():
             parametrize.register_parametrization(module, "weight", _Through(masks[name].float()))
-        held = 2 * 4.0
     optimizer = torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9, nesterov=True)
     if contender.startswith("ours"):
         parameters = {name: m.weight for name, m in convs.items()}
@@ -86,28 +85,49 @@ def prepare(contender: str, model: nn.Module) -> tuple[torch.optim.Optimizer, fl
         masked = Masked(parameters, rule)
         masked.prepare(masks)
         masked.attach(optimizer, lambda: 10**6)
-        held = 1.0 + 4.0 * (contender == "ours, updating")
-    return optimizer, held
+    return optimizer
+
+
+def storages() -> dict[int, int]:
+    """Bytes of each storage that a tensor in Python has, by address."""
+    gc.collect()
+    found = (one for one in gc.get_objects() if type(one) in (Tensor, nn.Parameter))
+    return {s.data_ptr(): s.nbytes() for s in (one.untyped_storage() for one in found)}
+
+
+def beside(model: nn.Module, optimizer: torch.optim.Optimizer, before: Iterable[int]) -> int:
+    """Bytes of all storages but those ``before``, the model's own, gradients and the optimizer's state."""
+    of_model = [*model.parameters(), *(b for name, b in model.named_buffers() if not name.endswith("mask"))]
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    known = {one.untyped_storage().data_ptr() for one in (*of_model, *gradients, *states)}.union(before)
+    return sum(size for address, size in storages().items() if address not in known)
 
 
 def compare(
     title: str, model: nn.Module, repeat: int, part: Callable[[nn.Module, torch.optim.Optimizer], float]
 ) -> None:
     """Time all contenders in turn, and print them beside the plain one."""
-    ready = {}
+    ready, held = {}, {}
+    weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Conv2d))
     for contender in CONTENDERS:
+        before = storages()
         one = copy.deepcopy(model)
-        ready[contender] = one, *prepare(contender, one)
+        optimizer = prepare(contender, one)
+        part(one, optimizer)  # warms up
+        held[contender] = beside(one, optimizer, before) / weights
+        ready[contender] = one, optimizer
     seconds: dict[str, list[float]] = {contender: [] for contender in CONTENDERS}
-    for turn in range(repeat + 1):
-        for contender, (one, optimizer, _) in ready.items():
-            taken = part(one, optimizer)
-            if turn:  # the first warms up
-                seconds[contender].append(taken)
-    plain = statistics.median(seconds["plain"])
-    rows = [(name, f"{statistics.median(taken):.3f}", f"{min(taken):.3f}", f"{statistics.median(taken) / plain:.3f}",
-             f"{ready[name][2]:.0f}") for name, taken in seconds.items()]  # fmt: skip
-    print_table(title, ("", "seconds, median", "least", "ratio", "bytes a weight"), rows)
+    for turn in range(repeat):
+        for contender in CONTENDERS[:: 1 if turn % 2 else -1]:
+            seconds[contender].append(part(*ready[contender]))
+    rows = []
+    for name, taken in seconds.items():
+        ratios = sorted(own / plain for own, plain in zip(taken, seconds["plain"]))
+        quartiles = f"{ratios[len(ratios) // 4]:.3f}-{ratios[-1 - len(ratios) // 4]:.3f}"
+        rows.append((name, f"{statistics.median(taken):.3f}", f"{statistics.median(ratios):.3f}", quartiles,
+                     f"{held[name]:.2f}"))  # fmt: skip
+    print_table(title, ("", "seconds, median", "ratio", "quartiles", "bytes a weight"), rows)
 
 
 def main() -> None:
@@ -117,7 +137,7 @@ def main() -> None:
     parser.add_argument("--large", default="yolov5x", help="of the optimizer's part (yolov5x)")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--imgsz", type=int, default=320)
-    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--repeat", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", choices=("step", "optimizer"))
     options = parser.parse_args()

@@ -55,8 +55,9 @@ def network(name: str) -> nn.Sequential:
     if name == "lenet300":
         return nn.Sequential(nn.Flatten(), nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(),
                              nn.Linear(100, 10))  # fmt: skip
-    return nn.Sequential(nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2), nn.Flatten(),
-                         nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10))  # fmt: skip
+    model = nn.Sequential(nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2), nn.Flatten(),
+                          nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10))  # fmt: skip
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # a third faster
 
 
 def images(folder: Path, part: str) -> tuple[Tensor, Tensor]:
@@ -188,7 +189,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
     options.networks.mkdir(parents=True, exist_ok=True)
     with written_whole(options.networks / f"{place(options).stem}.safetensors") as kept_in:
-        save_file(model.state_dict(), kept_in)
+        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, kept_in)
     held = images(options.data, "t10k") if options.final else (pixels[-HELD_OUT:], labels[-HELD_OUT:])
     return {**result, "error": error(model, held)}
 

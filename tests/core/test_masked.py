@@ -75,6 +75,32 @@ def plainly(kind: str, steps: int, accumulate: int) -> tuple[dict[str, Tensor], 
     return effective, {name: dense[name].detach() for name in NAMES}, masks
 
 
+def test_weights_in_channels_last_are_masked_alike() -> None:
+    """The order of a tensor in memory changes no mask; a state that was kept goes back to either."""
+    found = []
+    for order in (torch.contiguous_format, torch.channels_last):
+        model = network().to(memory_format=order)  # type: ignore[call-overload]
+        masked = Masked(of(model), Surgery([NAMES], 0.0, 0.8, drops=lambda weights: dict(zip(NAMES, (50, 100)))))
+        masked.prepare()
+        optimizer = OPTIMIZERS["sgd"](model.parameters())
+        masked.attach(optimizer, lambda: 10)
+        for step, (images, labels) in enumerate(batches(10)):
+            if step == 5:
+                tensors, facts = masked.state()
+                assert all(tensor.is_contiguous() for tensor in tensors.values())
+                masked.load(tensors, facts)
+            optimizer.zero_grad()
+            functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+        assert [masked.kept[name] for name in NAMES] == [166, 188]
+        assert of(model)["2.weight"].is_contiguous(memory_format=order)
+        found.append(masked)
+    one, other = found
+    for name in NAMES:
+        assert torch.equal(one.masks[name], other.masks[name])
+        assert torch.allclose(one.parameters[name], other.parameters[name], atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_it_is_the_straight_through_form(kind: str, accumulate: int) -> None:

@@ -162,6 +162,23 @@ def test_going_on_after_an_interruption() -> None:
         other.load({name: t for name, t in tensors.items() if not name.startswith("label/")}, facts)
 
 
+def test_weights_in_channels_last_are_tied_alike() -> None:
+    """The order of a tensor in memory changes no label."""
+    found = []
+    for order in (torch.contiguous_format, torch.channels_last):
+        model = sparse_network().to(memory_format=order)  # type: ignore[call-overload]
+        masked = tied(model)
+        train(model, masked.optimizer, 3)  # type: ignore[attr-defined]
+        masked.load(*masked.state())
+        train(model, masked.optimizer, 3, 3)  # type: ignore[attr-defined]
+        found.append(masked)
+    one, other = found
+    for name in NAMES:
+        assert torch.equal(one.labels[name], other.labels[name])
+        assert values(of(model)[name]) <= 4
+        assert torch.allclose(one.parameters[name], other.parameters[name], atol=1e-5)
+
+
 def test_dead_layers_and_few_weights() -> None:
     """A layer of zeros only, and one with fewer weights than values."""
     for weight in (torch.zeros(4), torch.tensor([0, 2.0, 3])):

@@ -33,7 +33,9 @@ class Masked:
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], rule: Rule) -> None:
         self.parameters, self.rule = dict(parameters), rule
-        self.masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in self.parameters.items()}
+        self.masks = {  # row by row, also where weights are channels_last
+            name: torch.ones(p.shape, dtype=torch.bool, device=p.device) for name, p in self.parameters.items()
+        }
         self.kept = {name: p.numel() for name, p in self.parameters.items()}
         self.step = self.updates = self.pruned = self.spliced = 0
         self._total: Callable[[], int] = lambda: 1
@@ -138,7 +140,7 @@ class Masked:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that ``load`` needs: tensors by name, and plain values."""
         tensors = {f"mask/{name}": mask for name, mask in self.masks.items()}
-        tensors.update({f"dense/{name}": dense for name, dense in self._dense.items()})
+        tensors.update({f"dense/{name}": dense.contiguous() for name, dense in self._dense.items()})
         counts = {name: getattr(self, name) for name in ("step", "updates", "pruned", "spliced")}
         return tensors, {**counts, "begun": self._begun, "rule": self.rule.state()}
 
@@ -161,7 +163,7 @@ class Masked:
                 self.masks[name] = tensors[f"mask/{name}"].to(p.device, torch.bool)
                 self.kept[name] = int(self.masks[name].count_nonzero())
                 if f"dense/{name}" in tensors:
-                    self._dense[name] = tensors[f"dense/{name}"].to(p.device, p.dtype).clone()
+                    self._dense[name] = torch.empty_like(p).copy_(tensors[f"dense/{name}"])
                     p.copy_(self._dense[name])
             self._apply()
 

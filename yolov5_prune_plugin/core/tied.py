@@ -62,9 +62,8 @@ class Tied(Masked):
 
     def tie(self, name: str, weight: Tensor) -> None:
         """Make all members of a centroid what the first of them is, and the rest zero, in place."""
-        flat = weight.view(-1)
-        centroids = torch.cat([flat[self._first[name]], flat.new_zeros(1)])
-        flat.copy_(centroids[self.labels[name].view(-1).long()])
+        centroids = torch.cat([weight.reshape(-1)[self._first[name]], weight.new_zeros(1)])
+        weight.copy_(centroids[self.labels[name].long()])
 
     def mask_average(self, average: nn.Module) -> None:
         """After an average of the weights is updated: it is tied like the weights."""
@@ -78,7 +77,7 @@ class Tied(Masked):
         tensors, facts = super().state()
         for name, labels in self.labels.items():
             tensors[f"label/{name}"] = labels
-            tensors[f"centroid/{name}"] = self.parameters[name].detach().view(-1)[self._first[name]]
+            tensors[f"centroid/{name}"] = self.parameters[name].detach().reshape(-1)[self._first[name]]
         return tensors, facts
 
     def load(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -94,11 +93,11 @@ class Tied(Masked):
                 if labels is None or centroids is None or labels.shape != p.shape:
                     raise PruneError(f"it has no labels of {name}")
                 self._label(name, labels.to(p.device))
-                p.data.view(-1)[self._first[name]] = centroids.to(p.device, p.dtype)
-                self.tie(name, p.data)
+                values = torch.cat([centroids.to(p.device, p.dtype), p.data.new_zeros(1)])
+                p.data.copy_(values[self.labels[name].long()])
 
     def _label(self, name: str, labels: Tensor) -> None:
-        self.labels[name] = labels.to(torch.int16)
+        self.labels[name] = labels.to(torch.int16).contiguous()
         flat = labels.reshape(-1).long()
         count = int(flat[self.masks[name].view(-1)].max()) + 1 if self.kept[name] else 0
         order = torch.argsort(flat, stable=True)
@@ -114,7 +113,7 @@ class Tied(Masked):
 
     @torch.no_grad()
     def _gather(self, name: str, gradient: Tensor) -> None:
-        labels, flat = self.labels[name].view(-1), gradient.view(-1)
+        labels, flat = self.labels[name].view(-1), gradient.reshape(-1)
         count = len(self._first[name])
         if flat.is_cuda:  # adding by index is in another order each time there, and ranks must agree
             sums = torch.stack([torch.where(labels == one, flat, 0).sum() for one in range(count)])
@@ -122,7 +121,7 @@ class Tied(Masked):
             sums = flat.new_zeros(count + 1).index_add_(0, labels.long(), flat)[:count]
         if self.gradient == "mean":
             sums = sums / self._members[name][:count]
-        flat.copy_(torch.cat([sums, sums.new_zeros(1)])[labels.long()])
+        gradient.copy_(torch.cat([sums, sums.new_zeros(1)])[labels.long()].view(gradient.shape))
 
     @torch.no_grad()
     def _after(self, optimizer: Any, args: Any, kwargs: Any) -> None:
