@@ -45,7 +45,7 @@ from yolov5_prune_plugin.files import written_whole
 RATES = {"lenet300": (56.0,), "lenet5": (108.0,)}
 EPOCHS = {"lenet300": (20, 80), "lenet5": (10, 40)}  # dense, then sparse
 LEARNING = {"lenet300": 0.1, "lenet5": 0.02}
-DISTRIBUTION = {"dense": "paper", "gmp": "global", "dns": "global"}
+DISTRIBUTION = {"lenet300": "global", "lenet5": "paper"}  # chosen on the validation set
 PAPER = {"lenet300": (4351, 552, 49), "lenet5": (72, 770, 2920, 215)}  # weights that the authors' networks keep
 HELD_OUT = 5000
 
@@ -280,7 +280,7 @@ def main() -> None:
                     chosen = {"net": net, "rate": rate, "seed": seed, "way": way}
                     chosen["epochs"] = options.epochs or EPOCHS[net]
                     chosen["lr"] = options.lr or LEARNING[net]
-                    chosen["distribution"] = options.distribution or DISTRIBUTION[way]
+                    chosen["distribution"] = "paper" if way == "dense" else options.distribution or DISTRIBUTION[net]
                     do(argparse.Namespace(**{**vars(options), **chosen}))
     if options.all:
         table(options.out)
