@@ -30,7 +30,8 @@ bench: $(VENV)/.test
 	$(PY) -m benchmarks.dns_detect --all
 	$(PY) -m benchmarks.slim_detect --all
 	$(PY) -m benchmarks.share_detect --all
-	$(PY) -m benchmarks.compress_mnist --bits 3 --network runs/dns_mnist/*-dns-*-test.safetensors
+	$(PY) -m benchmarks.compress_coco
+	$(PY) -m benchmarks.compress_mnist --bits 3 4 --network runs/dns_mnist/*-dns-*-test.safetensors
 	$(PY) -m benchmarks.compress_speed
 	$(PY) -m benchmarks.fuzz_y5z
 

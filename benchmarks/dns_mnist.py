@@ -280,7 +280,7 @@ def main() -> None:
                     chosen = {"net": net, "rate": rate, "seed": seed, "way": way}
                     chosen["epochs"] = options.epochs or EPOCHS[net]
                     chosen["lr"] = options.lr or LEARNING[net]
-                    chosen["distribution"] = "paper" if way == "dense" else options.distribution or DISTRIBUTION[net]
+                    chosen["distribution"] = "" if way == "dense" else options.distribution or DISTRIBUTION[net]
                     do(argparse.Namespace(**{**vars(options), **chosen}))
     if options.all:
         table(options.out)
