@@ -146,6 +146,16 @@ def test_an_unreachable_target_says_what_is(clone: Release, tmp_path: Path) -> N
     assert not list(tmp_path.glob("s*"))
 
 
+def test_keep_map_backs_off_to_a_milder_target(clone: Release, shapes: Path, tmp_path: Path) -> None:
+    """Without repair the first target costs nearly all of the mAP: what is written has more FLOPs, and keeps enough."""
+    printed = slim(clone, WEIGHTS, "--target", "flops=0.625", "-o", tmp_path / "s.pt", "--data", shapes, "--imgsz", 128,
+                   "--slim-allocation", "global", "--slim-no-repair", "--keep-map", 0.02, cwd=tmp_path)  # fmt: skip
+    assert "less than --keep-map 0.02 of it; trying flops=0.719" in printed
+    report = json.loads((tmp_path / "s_slim" / "report.json").read_text())
+    assert report["slim"]["map"] >= 0.02 * report["dense"]["map"]
+    assert 0.625 < report["after"]["flops"] / report["before"]["flops"] <= 0.719
+
+
 def test_slim_of_slim_says_so(clone: Release, slimmed: Path, tmp_path: Path) -> None:
     """It is allowed: shares are of what is there."""
     printed = slim(clone, slimmed, "--target", "params=0.9", "-o", tmp_path / "two.pt", "--imgsz", 128, cwd=tmp_path)
