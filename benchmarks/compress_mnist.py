@@ -2,6 +2,7 @@
 
     python -m benchmarks.compress_mnist --network runs/dns_mnist/lenet300-dns-global-56-seed0-validation.safetensors
     python -m benchmarks.compress_mnist --network ...-test.safetensors --bits 4    its test set, opened once
+    python -m benchmarks.compress_mnist --network ... --bits 3,5.weight=2          other bits for a layer
     python -m benchmarks.compress_mnist --table                                    what there is, as a table
 
 The survivors of each layer share 2^bits values, which are trained (core.tied, the class behind train.py --share-bits)
@@ -27,6 +28,8 @@ from torch.nn import functional
 from benchmarks.dns_mnist import HELD_OUT, LEARNING, error, images, network
 from benchmarks.table import print_table
 from yolov5_prune_plugin.core import container
+from yolov5_prune_plugin.core.bits import by_layer
+from yolov5_prune_plugin.core.codebook import Histogram
 from yolov5_prune_plugin.core.rule import Rule
 from yolov5_prune_plugin.core.sizes import sizes
 from yolov5_prune_plugin.core.tied import Tied
@@ -60,6 +63,16 @@ def train(model: nn.Module, tied: Tied, data: tuple[Tensor, Tensor], options: ar
     tied.detach()
 
 
+def share_biases(model: nn.Module, bits: int) -> None:
+    """Give all biases that are not zero one of 2^bits values."""
+    biases = [p for p in model.parameters() if p.dim() == 1]
+    flat = torch.cat([p.detach() for p in biases]).half()
+    shared = Histogram(flat).share(bits, "best").weight.float()
+    with torch.no_grad():
+        for p, part in zip(biases, shared.split([p.numel() for p in biases])):
+            p.copy_(part)
+
+
 def write(model: nn.Module, file: Path) -> int:
     """Weights in sections of their own, biases in one; all in fp16."""
     state = {name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()}
@@ -81,7 +94,8 @@ def read(file: Path, name: str) -> nn.Module:
 def run(options: argparse.Namespace) -> None:
     """One network, unless its result is there."""
     stem = options.network.stem
-    key = f"{stem}-bits{options.bits}" + (f"-{options.tag}" if options.tag else "")
+    biases = f"-biases{options.bias_bits}" if options.bias_bits else ""
+    key = f"{stem}-bits{options.bits}{biases}" + (f"-{options.tag}" if options.tag else "")
     record = options.out / f"{key}.json"
     if record.is_file():
         print(f"{record}: is there", flush=True)
@@ -97,7 +111,7 @@ def run(options: argparse.Namespace) -> None:
     before = error(model, held)
     weights = {key: p for key, p in model.named_parameters() if p.dim() > 1}
     masks = {key: p.detach() != 0 for key, p in weights.items()}
-    tied = Tied(weights, Rule(), dict.fromkeys(weights, options.bits))
+    tied = Tied(weights, Rule(), by_layer(options.bits.split(","), list(weights)))
     dead = {key: p.detach() == 0 for key, p in model.named_parameters() if p.dim() == 1}
     tied.prepare(masks)
     clustered = error(model, held)
@@ -106,6 +120,8 @@ def run(options: argparse.Namespace) -> None:
         for key_of, p in model.named_parameters():
             if key_of in dead:
                 p[dead[key_of]] = 0  # biases of units that nothing uses
+    if options.bias_bits:
+        share_biases(model, options.bias_bits)
     options.files.mkdir(parents=True, exist_ok=True)
     file = options.files / f"{key}.y5z"
     file.unlink(missing_ok=True)
@@ -113,7 +129,8 @@ def run(options: argparse.Namespace) -> None:
     total = sum(p.numel() for p in model.parameters())
     counted = sizes(container.read(file))
     result: dict[str, Any] = {
-        "network": name, "model": stem, "final": final, "bits": options.bits, "epochs": options.epochs,
+        "network": name, "model": stem, "final": final, "bits": options.bits, "bias_bits": options.bias_bits,
+        "epochs": options.epochs,
         "lr": options.lr, "seed": options.seed,
         "kept": sum(int(p.count_nonzero()) for p in model.parameters()), "parameters": total,
         "bytes": size, "ratio": 4 * total / size, "header": counted.header,
@@ -131,11 +148,13 @@ def run(options: argparse.Namespace) -> None:
 def table(folder: Path) -> None:
     """The runs, then the layers of each network's smallest file."""
     found = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
-    rows = [(one["model"], str(one["bits"]), f"{one['kept']:,}", f"{one['bytes']:,}", f"{one['ratio']:.0f}x",
-             *(f"{one[key]:.2f}" for key in ("error_sparse", "error_clustered", "error")), PUBLISHED[one["network"]])
-            for one in found]  # fmt: skip
-    print_table("MNIST, from the files", ("network", "bits", "kept", "bytes", "smaller", "sparse, %", "clustered, %",
-                "trained, %", "Han et al."), rows)  # fmt: skip
+    rows = [
+        (one["model"], one["bits"], str(one.get("bias_bits") or "fp16"), f"{one['kept']:,}", f"{one['bytes']:,}",
+         f"{one['ratio']:.0f}x", *(f"{one[key]:.2f}" for key in ("error_sparse", "error_clustered", "error")),
+         PUBLISHED[one["network"]]) for one in found
+    ]  # fmt: skip
+    print_table("MNIST, from the files", ("network", "bits", "biases", "kept", "bytes", "smaller", "sparse, %",
+                "clustered, %", "trained, %", "Han et al."), rows)  # fmt: skip
     for name in PUBLISHED:
         some = [one for one in found if one["network"] == name and one["final"]]
         if some:
@@ -159,7 +178,8 @@ def main() -> None:
     shared = Path(os.environ.get("YOLOV5_PRUNE_SHARED", "../shared"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", type=Path, nargs="+", default=[])
-    parser.add_argument("--bits", type=int, nargs="+", default=[4])
+    parser.add_argument("--bits", nargs="+", default=["4"], help="N, or N,LAYER=N for some layers; of each network")
+    parser.add_argument("--bias-bits", type=int, default=0, help="biases of all layers share 2^N values (0: fp16)")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--lr", type=float, help="learning rate (a tenth of what dns_mnist has)")
     parser.add_argument("--batch", type=int, default=64)
