@@ -151,7 +151,8 @@ def table(folder: Path) -> None:
     rows = [
         (one["model"], one["bits"], str(one.get("bias_bits") or "fp16"), f"{one['lr']:g}", f"{one['kept']:,}",
          f"{one['bytes']:,}", f"{one['ratio']:.0f}x",
-         *(f"{one[key]:.2f}" for key in ("error_sparse", "error_clustered", "error")), PUBLISHED[one["network"]]) for one in found
+         *(f"{one[key]:.2f}" for key in ("error_sparse", "error_clustered", "error")), PUBLISHED[one["network"]])
+        for one in found
     ]  # fmt: skip
     print_table("MNIST, from the files", ("network", "bits", "biases", "lr", "kept", "bytes", "smaller", "sparse, %",
                 "clustered, %", "trained, %", "Han et al."), rows)  # fmt: skip
