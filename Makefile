@@ -31,7 +31,11 @@ bench: $(VENV)/.test
 	$(PY) -m benchmarks.slim_detect --all
 	$(PY) -m benchmarks.share_detect --all
 	$(PY) -m benchmarks.compress_coco
-	$(PY) -m benchmarks.compress_mnist --bits 3 4 --network runs/dns_mnist/*-dns-*-test.safetensors
+	$(PY) -m benchmarks.dns_mnist --net lenet300 --way gmp --rate 36 --final
+	$(PY) -m benchmarks.compress_mnist --bits 4 --bias-bits 4 --network runs/dns_mnist/lenet300-gmp-global-36-*-test.safetensors
+	$(PY) -m benchmarks.compress_mnist --bits 3 --network runs/dns_mnist/lenet300-dns-global-56-*-test.safetensors
+	$(PY) -m benchmarks.compress_mnist --bits 3 --bias-bits 4 --network runs/dns_mnist/lenet5-dns-paper-108-*-test.safetensors
+	$(PY) -m benchmarks.compress_mnist --table
 	$(PY) -m benchmarks.compress_speed
 	$(PY) -m benchmarks.fuzz_y5z
 

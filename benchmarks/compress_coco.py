@@ -10,12 +10,10 @@ images are the first 128 of COCO val2017 at 640. Ratios are to the fp16 checkpoi
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.detect import add_arguments, launch, lay_out, measure, parse
+from benchmarks.detect import add_arguments, compress, launch, lay_out, measure, parse
 from benchmarks.table import print_table
 
 SPARSITIES = (0.3, 0.5)
@@ -50,11 +48,8 @@ def main() -> None:
             before = measure(model, data, folder, options)
             for name, flags in CHOICES.items():
                 file = folder / f"{sparsity}-{name.replace(', ', '-')}.y5z"
-                command = [sys.executable, "-m", "yolov5_prune_plugin", "compress", model, "-o", file, *flags]
-                with open(folder / "log.txt", "a") as stream:
-                    subprocess.run(list(map(str, command)), check=True, stdout=stream, stderr=subprocess.STDOUT)
+                size = compress(model, file, folder / "log.txt", *flags)
                 after = measure(file, data, folder, options)
-                size = file.stat().st_size
                 rows.append((f"{before['conv_sparsity']:.2f}", name, f"{size:,}",
                              f"{model.stat().st_size / size:.1f}x", f"{before['map']:.3f}", f"{after['map']:.3f}",
                              f"{100 * (after['map'] - before['map']):+.1f}"))  # fmt: skip

@@ -43,6 +43,15 @@ def measure(weights: Path, data: Path, folder: Path, options: argparse.Namespace
     return {key: report[key] for key in ("precision", "recall", "map50", "map", "conv_sparsity", "total_sparsity")}
 
 
+def compress(weights: Path, file: Path, log: Path, *flags: object) -> int:
+    """Bytes of the file that ``yolov5-prune compress`` writes."""
+    file.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "yolov5_prune_plugin", "compress", weights, "-o", file, *flags]
+    with open(log, "a") as stream:
+        subprocess.run(list(map(str, command)), check=True, stdout=stream, stderr=subprocess.STDOUT)
+    return file.stat().st_size
+
+
 def device_name(device: str) -> str:
     """For the record."""
     return "CPU" if device == "cpu" else torch.cuda.get_device_name(int(device))

@@ -14,28 +14,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.detect import SETS, add_arguments, device_name, launch, lay_out, measure, parse
+from benchmarks.detect import SETS, add_arguments, compress, device_name, launch, lay_out, measure, parse
 from benchmarks.table import print_table
 from yolov5_prune_plugin.files import written_whole
 
 NAMES = tuple(f"bccd-dns-lamp-{sparsity}-e60-seed0" for sparsity in ("0.7", "0.8", "0.9"))
 BITS = (3, 4, 5)
 EPOCHS = 15  # for the values
-
-
-def compress(weights: Path, bits: int, file: Path, log: Path) -> int:
-    """Bytes of the file."""
-    file.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "yolov5_prune_plugin", "compress", weights, "-o", file, "--bits", bits]
-    with open(log, "a") as stream:
-        subprocess.run(list(map(str, command)), check=True, stdout=stream, stderr=subprocess.STDOUT)
-    return file.stat().st_size
 
 
 def run(name: str, model: Path, bits: int, options: argparse.Namespace) -> None:
@@ -50,14 +39,14 @@ def run(name: str, model: Path, bits: int, options: argparse.Namespace) -> None:
     data, log = lay_out(options)[1], folder / "log.txt"
     sparse = measure(model, data, folder, options)
     plain, trained = folder / "plain.y5z", folder / "trained.y5z"
-    sizes = {"plain": compress(model, bits, plain, log)}
+    sizes = {"plain": compress(model, plain, log, "--bits", bits)}
     found = {"plain": measure(plain, data, folder, options)}
     launch("yolov5.train", "--weights", model, "--data", data, "--imgsz", options.imgsz, "--batch-size",
            SETS["bccd"]["batch"], "--epochs", options.epochs, "--seed", options.seed, "--workers", options.workers,
            "--device", options.device, "--cache", "--noplots", "--project", folder, "--name", "train", "--exist-ok",
            "--share-bits", bits, *options.rest, log=log)  # fmt: skip
     last = folder / "train" / "weights" / "last.pt"
-    sizes["trained"] = compress(last, bits, trained, log)
+    sizes["trained"] = compress(last, trained, log, "--bits", bits)
     found["trained"] = measure(trained, data, folder, options)
     result: dict[str, Any] = {
         "model": name, "sparsity": sparse["conv_sparsity"], "bits": bits, "epochs": options.epochs,

@@ -29,7 +29,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     options = _parser().parse_args(argv)
     options.command_line = ["yolov5-prune", *(sys.argv[1:] if argv is None else argv)]
     with clear_exit():
-        return int(options.command(options) or 0)
+        try:
+            return int(options.command(options) or 0)
+        except KeyboardInterrupt:
+            if options.command in (_run, _sensitivity):  # upstream's script: as it is without us
+                raise
+            print("yolov5-prune: interrupted", file=sys.stderr)
+            return 130
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -45,13 +45,17 @@ def parse_size(text: str) -> Size:
     return Size(bytes=int(number * _UNITS[unit]))
 
 
+DEFAULT_BITS = ("6",)
+
+
 @dataclass
 class CompressOptions:
     """Deep Compression (yolov5-prune-plugin)."""
 
     bits: tuple[str, ...] = flag(
-        ("6",), "bits of an index into a layer's codebook, 1 to 8: N for all layers (default 6), or GLOB=N by parameter"
-        " name, the last that matches counts, for example --bits 4 'model.24.*=6'; or auto, for --size or --budget",
+        DEFAULT_BITS, "bits of an index into a layer's codebook, 1 to 8: N for all layers (default 6), or GLOB=N by"
+        " parameter name, the last that matches counts, for example --bits 4 'model.24.*=6'; or auto, for --size"
+        " or --budget",
         nargs="+", metavar="N")  # fmt: skip
     size: Optional[Size] = flag(
         None, "with --bits auto: the file is at most this large, for example 350KB, or 10x: a tenth of the checkpoint"
@@ -86,5 +90,5 @@ class CompressOptions:
             raise PruneError(f"{asked[0]} is for --bits auto; leave one of them out")
         if bool(self.data) != (self.budget is not None):
             raise PruneError("--budget validates, and so needs --data; without it nothing does")
-        if self.lossless and self.bits != ("6",):
+        if self.lossless and self.bits != DEFAULT_BITS:
             raise PruneError(f"--lossless shares no weights; leave out --bits {' '.join(self.bits)}")

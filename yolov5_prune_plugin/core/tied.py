@@ -62,8 +62,7 @@ class Tied(Masked):
 
     def tie(self, name: str, weight: Tensor) -> None:
         """Make all members of a centroid what the first of them is, and the rest zero, in place."""
-        centroids = torch.cat([weight.reshape(-1)[self._first[name]], weight.new_zeros(1)])
-        weight.copy_(centroids[self.labels[name].long()])
+        self._spread(name, weight.reshape(-1)[self._first[name]], weight)
 
     def mask_average(self, average: nn.Module) -> None:
         """After an average of the weights is updated: it is tied like the weights."""
@@ -93,8 +92,11 @@ class Tied(Masked):
                 if labels is None or centroids is None or labels.shape != p.shape:
                     raise PruneError(f"it has no labels of {name}")
                 self._label(name, labels.to(p.device))
-                values = torch.cat([centroids.to(p.device, p.dtype), p.data.new_zeros(1)])
-                p.data.copy_(values[self.labels[name].long()])
+                self._spread(name, centroids.to(p.device, p.dtype), p.data)
+
+    def _spread(self, name: str, values: Tensor, to: Tensor) -> None:
+        """Each member gets the value of its centroid, what is dropped gets 0, in place."""
+        to.copy_(torch.cat([values, values.new_zeros(1)])[self.labels[name].long()])
 
     def _label(self, name: str, labels: Tensor) -> None:
         self.labels[name] = labels.to(torch.int16).contiguous()
@@ -121,7 +123,7 @@ class Tied(Masked):
             sums = flat.new_zeros(count + 1).index_add_(0, labels.long(), flat)[:count]
         if self.gradient == "mean":
             sums = sums / self._members[name][:count]
-        gradient.copy_(torch.cat([sums, sums.new_zeros(1)])[labels.long()].view(gradient.shape))
+        self._spread(name, sums, gradient)
 
     @torch.no_grad()
     def _after(self, optimizer: Any, args: Any, kwargs: Any) -> None:
