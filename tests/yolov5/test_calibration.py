@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import hashlib
+import importlib
 import random
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -31,6 +32,8 @@ def _upstream() -> Iterator[None]:
     if not spec or not spec.submodule_search_locations:
         pytest.skip("needs the PyPI package yolov5")
     apply(next(iter(spec.submodule_search_locations)))
+    # Now, not within a test: its logging.config closes other packages' handlers, absl's with the stream of a capture.
+    importlib.import_module("yolov5.utils.general")
     yield
     revert()
 
