@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 import yaml
 
 from tests.upstream.clone import clone_like
+from tests.upstream.nursery import Nursery
 from yolov5_prune_plugin.demo import data_dir, lay_out
 
 OLD_WHEELS = ("6.2.3", "6.1.9", "6.0.7")
@@ -62,11 +65,17 @@ def run(*arguments: object, cwd: Path, ok: bool = True, path: list[Path] | None 
     search = [*map(str, path or []), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, search)), "WANDB_MODE": "disabled",
                    "YOLO_CONFIG_DIR": str(cwd), "YOLOV5_CONFIG_DIR": str(cwd), "COLUMNS": "200", **env}  # fmt: skip
-    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, env=environment, text=True, timeout=900,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)  # fmt: skip
-    assert (done.returncode == 0) == ok, f"exit {done.returncode}:\n{done.stdout[-5000:]}"
-    assert ok or "Traceback" not in done.stdout, done.stdout[-5000:]
-    return done.stdout
+    with tempfile.NamedTemporaryFile("rb") as output:
+        code = _nursery().run([*map(str, arguments)], cwd, environment, Path(output.name), timeout=900)
+        printed = Path(output.name).read_text()
+    assert (code == 0) == ok, f"exit {code}:\n{printed[-5000:]}"
+    assert ok or "Traceback" not in printed, printed[-5000:]
+    return printed
+
+
+@lru_cache
+def _nursery() -> Nursery:
+    return Nursery()
 
 
 def _installed() -> list[str]:
