@@ -24,7 +24,7 @@ from torch import nn
 from benchmarks.table import print_table
 from yolov5_prune_plugin.core.cost import Cost
 from yolov5_prune_plugin.core.images import Images
-from yolov5_prune_plugin.core.slim import Slimming, slim
+from yolov5_prune_plugin.core.slim import Judged, Slimming, slim
 from yolov5_prune_plugin.files import written_whole
 from yolov5_prune_plugin.validate import validate
 from yolov5_prune_plugin.yolov5.slim_file import save_slim
@@ -52,6 +52,7 @@ def main() -> None:
     images = Images(drawn.batches(1))
     found: dict[str, Any] = json.loads(options.out.read_text()) if options.out.is_file() else {}
     whole = Cost(dense, [], sized).of({})["flops"]
+    judged: dict[str, Judged] = {}
     for target in options.targets:
         for way in options.ways:
             key = f"{way} {target:g} {options.imgsz}"
@@ -69,7 +70,8 @@ def main() -> None:
                 choice, repaired = way.split(", ")
                 wanted = Slimming("flops", target, allocation=choice, repair=repaired == "repaired")
                 with torch.no_grad():
-                    layers = slim(model, wanted, example, sized, images, runnable=as_used).layers
+                    done = slim(model, wanted, example, sized, images, runnable=as_used, judged=judged.get(choice))
+                layers, judged[choice] = done.layers, done.judged
             cost = Cost(model.eval(), [], sized).of({})
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "s.pt"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Optional
 
 import pytest
 import torch
@@ -18,6 +21,7 @@ from yolov5_prune_plugin.core.cost import Cost
 from yolov5_prune_plugin.core.cut import cut
 from yolov5_prune_plugin.core.images import Images
 from yolov5_prune_plugin.core.repair import repair
+from yolov5_prune_plugin.core.slim import Judged, Slimmed, Slimming, no_bar, slim
 from yolov5_prune_plugin.core.unit_importance import score_units
 from yolov5_prune_plugin.core.unit_sensitivity import by_loss, curves
 from yolov5_prune_plugin.errors import PruneError
@@ -168,3 +172,28 @@ def test_nothing_is_mended_without_images() -> None:
     result = repair(net, work, found, {"a.0": [1]}, Images([X]))
     assert result.kept == "nothing"
     assert not work.b[0].weight[:, 1].any()
+
+
+def test_another_target_needs_no_second_look() -> None:
+    """What a first cut found of the model serves a milder one, which comes out as if nothing had been known."""
+    net = Plain().eval()
+    images = Images([torch.rand(12, 3, 16, 16, generator=torch.Generator().manual_seed(2))])
+    said: list[str] = []
+
+    def bar(what: str, total: int) -> AbstractContextManager[Callable[[], None]]:
+        said.append(what)
+        return no_bar(what, total)
+
+    def cut_to(target: float, judged: Optional[Judged] = None) -> tuple[nn.Module, Slimmed]:
+        model = copy.deepcopy(net)
+        wanted = Slimming("flops", target, allocation="sensitivity", multiple=1)
+        with torch.no_grad():
+            return model, slim(model, wanted, X, X, images, bar, judged=judged)
+
+    first, fresh = cut_to(0.6)[1], cut_to(0.8)
+    assert said == ["tracing", "importance l2", "sensitivity", "repair"] * 2
+    again = cut_to(0.8, first.judged)
+    assert said[8:] == ["repair"]
+    assert first.after["flops"] < again[1].after["flops"] == fresh[1].after["flops"] < again[1].before["flops"]
+    assert again[1].widths == fresh[1].widths
+    assert all(torch.equal(a, b) for a, b in zip(again[0].state_dict().values(), fresh[0].state_dict().values()))

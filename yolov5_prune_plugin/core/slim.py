@@ -11,7 +11,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
-from yolov5_prune_plugin.core.allocation import by_score, by_share, fewest, gone_after, steps
+from yolov5_prune_plugin.core.allocation import Step, by_score, by_share, fewest, gone_after, steps
 from yolov5_prune_plugin.core.channels import Channels, Group, find_channels
 from yolov5_prune_plugin.core.cost import Cost
 from yolov5_prune_plugin.core.cut import Widths, cut, merged, readers, silence, widths_left
@@ -57,27 +57,45 @@ class Slimming:
     flag: str = "--target"
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What is known of a model before anything of it is removed, whatever the target.
+
+    Attributes:
+        channels: Its groups.
+        order: All removals, in the order in which they are made.
+    """
+
+    channels: Channels
+    order: list[Step]
+
+
 @dataclass
 class Slimmed:
     """What was done.
 
     Attributes:
         widths: Units of each group before and after, by its name.
+        judged: What was found of the dense model.
         layers: Channels that the layers have now, by name and side; what ``cut.narrow`` takes.
-        kept: Layers whose outputs stay all, and why.
         before: ``flops``, ``params`` of the dense model at the size of the example.
         after: The same of the slim one.
         latency: Measured share of the dense model's, for a target of it.
         repairs: One a step, where there were images.
     """
 
-    widths: dict[str, tuple[int, int]]
-    kept: dict[str, str]
+    judged: Judged
     before: dict[str, float]
     after: dict[str, float]
+    widths: dict[str, tuple[int, int]] = field(default_factory=dict)
     latency: Optional[float] = None
     repairs: list[Repaired] = field(default_factory=list)
     layers: Widths = field(default_factory=Widths)
+
+    @property
+    def kept(self) -> dict[str, str]:
+        """Layers whose outputs stay all, and why."""
+        return self.judged.channels.kept
 
 
 def no_bar(what: str, total: int) -> AbstractContextManager[Callable[[], None]]:
@@ -87,7 +105,7 @@ def no_bar(what: str, total: int) -> AbstractContextManager[Callable[[], None]]:
 
 def slim(
     model: nn.Module, wanted: Slimming, example: Tensor, sized: Tensor, images: Optional[Images] = None,
-    bar: Bar = no_bar, runnable: Callable[[nn.Module], nn.Module] = copy.deepcopy,
+    bar: Bar = no_bar, runnable: Callable[[nn.Module], nn.Module] = copy.deepcopy, judged: Optional[Judged] = None,
 ) -> Slimmed:  # fmt: skip
     """Make a model slim, in place.
 
@@ -99,6 +117,7 @@ def slim(
         images: For importance, sensitivity and repair.
         bar: (what is done, how often) -> a context of what to call each time.
         runnable: A copy of a model as it is used, for latency; upstream folds BatchNorms then.
+        judged: Of an equal model with the same wishes, but for the target; it saves most of the time.
 
     Raises:
         PruneError: If the model can't be traced, nothing of it can be pruned, the target can't be reached, or images
@@ -109,42 +128,42 @@ def slim(
     if wanted.allocation == "sensitivity" and not images:
         raise PruneError("allocation sensitivity looks at images, and there are none; give --data")
     dense = copy.deepcopy(model)
-    first: Optional[Channels] = None
-    result = Slimmed({}, {}, {}, {})
+    result: Optional[Slimmed] = None
     for number in range(1, wanted.steps + 1):
-        total = sum(isinstance(m, (nn.Conv2d, nn.Linear, nn.ConvTranspose2d)) for m in model.modules())
-        with bar("tracing", total) as advance:
-            found = find_channels(model, example, advance)
-        if not found.groups:
-            reasons = "; ".join(sorted(set(found.kept.values()))[:3])
-            raise PruneError(f"nothing of this model can be removed: {reasons or 'it has no convolutions'}")
-        cost = Cost(model, found.groups, sized)
-        if first is None:
-            first, result.before = found, cost.of({})
+        if judged is None or number > 1:
+            judged = _judge(model, wanted, example, sized, images, bar)
+        groups = judged.channels.groups
+        cost = Cost(model, groups, sized)
+        result = result or Slimmed(judged, cost.of({}), {})
         share = wanted.target ** (number / wanted.steps)
-        removed = _choose(model, dense, found.groups, wanted, share, cost, result, sized, images, bar, runnable)
+        removed = _choose(model, dense, judged, wanted, share, cost, result, sized, bar, runnable)
         if images and wanted.repair and any(removed.values()):
             work = copy.deepcopy(model)
-            with bar("repair", len(readers(found.groups, removed)) + 4) as advance:
-                result.repairs.append(repair(model, work, found.groups, removed, images, wanted.seed, advance))
+            with bar("repair", len(readers(groups, removed)) + 4) as advance:
+                result.repairs.append(repair(model, work, groups, removed, images, wanted.seed, advance))
             model.load_state_dict(work.state_dict())
         else:
-            silence(model, found.groups, removed)
+            silence(model, groups, removed)
         result.after = cost.of(removed)  # before its layers shrink
-        cut(model, found.groups, removed)
-        result.layers = merged(result.layers, widths_left(model, found.groups))
-        for group in found.groups:
+        cut(model, groups, removed)
+        result.layers = merged(result.layers, widths_left(model, groups))
+        for group in groups:
             before = result.widths.get(group.name, (group.units, 0))[0]
             result.widths[group.name] = before, group.units - len(removed.get(group.name, ()))
-    assert first is not None
-    result.kept = first.kept
+    assert result is not None
     return result
 
 
-def _choose(
-    model: nn.Module, dense: nn.Module, groups: Sequence[Group], wanted: Slimming, share: float, cost: Cost,
-    result: Slimmed, sized: Tensor, images: Optional[Images], bar: Bar, runnable: Callable[[nn.Module], nn.Module],
-) -> dict[str, list[int]]:  # fmt: skip
+def _judge(
+    model: nn.Module, wanted: Slimming, example: Tensor, sized: Tensor, images: Optional[Images], bar: Bar
+) -> Judged:
+    total = sum(isinstance(m, (nn.Conv2d, nn.Linear, nn.ConvTranspose2d)) for m in model.modules())
+    with bar("tracing", total) as advance:
+        found = find_channels(model, example, advance)
+    groups = found.groups
+    if not groups:
+        reasons = "; ".join(sorted(set(found.kept.values()))[:3])
+        raise PruneError(f"nothing of this model can be removed: {reasons or 'it has no convolutions'}")
     with bar(f"importance {wanted.importance}", len(images) if images else 0) as advance:
         singles = (image.to(sized.device) for image in images.singles()) if images else iter(())
         scores = score_units(model, groups, wanted.importance, singles, wanted.seed, advance)
@@ -153,17 +172,23 @@ def _choose(
         some = [images[[i]].to(sized.device) for i in range(min(SENSITIVITY_IMAGES, len(images)))]
         with bar("sensitivity", len(groups)) as advance:
             points = curves(model, groups, scores, wanted.multiple, wanted.floor, some, advance)
-        kind = "params" if wanted.what == "params" else "flops"
+        cost, kind = Cost(model, groups, sized), "params" if wanted.what == "params" else "flops"
         whole = cost.of({})[kind]
         priority = by_loss(points, lambda group, units: 1 - cost.of({group.name: units})[kind] / whole)
     else:
         priority = by_share if wanted.allocation == "uniform" else by_score(scores)
-    order = steps(groups, scores, wanted.multiple, wanted.floor, priority)
+    return Judged(found, steps(groups, scores, wanted.multiple, wanted.floor, priority))
+
+
+def _choose(
+    model: nn.Module, dense: nn.Module, judged: Judged, wanted: Slimming, share: float, cost: Cost, result: Slimmed,
+    sized: Tensor, bar: Bar, runnable: Callable[[nn.Module], nn.Module],
+) -> dict[str, list[int]]:  # fmt: skip
     if wanted.what == "latency":
-        measured = _latency(model, dense, groups, sized, runnable, result, bar)
+        measured = _latency(model, dense, judged.channels.groups, sized, runnable, result, bar)
     else:
         measured = lambda removed: cost.of(removed)[wanted.what] / result.before[wanted.what]  # noqa: E731
-    removed = gone_after(order, fewest(order, measured, share, f"{wanted.flag} {wanted.what}"))
+    removed = gone_after(judged.order, fewest(judged.order, measured, share, f"{wanted.flag} {wanted.what}"))
     if wanted.what == "latency":
         measured(removed)
     return removed
