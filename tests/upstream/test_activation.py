@@ -15,7 +15,7 @@ SCRIPTS = [f"{folder}{script}.py" for folder in ("", "segment/", "classify/") fo
 SCRIPTS = [script for script in SCRIPTS if script != "predict.py"] + ["detect.py", "export.py"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def patched(clone: Release, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the clone with the activation in it."""
     folder = tmp_path_factory.mktemp("patched") / "yolov5"

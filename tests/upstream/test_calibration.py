@@ -62,7 +62,7 @@ def plugin(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the plug-in is."""
     return plugin(tmp_path_factory.mktemp("site"))

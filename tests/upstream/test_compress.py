@@ -72,7 +72,7 @@ def edited(file: Path, change: Any) -> None:
     file.write_bytes(start + struct.pack("<I", zlib.crc32(packed, zlib.crc32(start))) + packed + data[24 + stored :])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def packed(clone: Release, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded detector at 6 bits."""
     folder = tmp_path_factory.mktemp("packed")

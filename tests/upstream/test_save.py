@@ -22,7 +22,7 @@ print("sparsity", sum(int((w == 0).sum()) for w in convs) / sum(w.numel() for w 
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def saved(clone: Release, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model pruned by half and saved."""
     folder = tmp_path_factory.mktemp("saved")

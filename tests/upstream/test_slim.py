@@ -40,7 +40,7 @@ def counts(release: Release, *files: Path, cwd: Path) -> list[list[str]]:
     return [line.split()[1:] for line in printed.splitlines() if line.startswith("COUNT")]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def slimmed(clone: Release, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Half of the FLOPs, with repair and both validations."""
     folder = tmp_path_factory.mktemp("slim")

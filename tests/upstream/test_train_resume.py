@@ -51,7 +51,7 @@ def interfered(kill: int, *arguments: object, cwd: Path, code: int = 0) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def killed(training_shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of three epochs that was killed at its fourth step, in the middle of the second."""
     folder = tmp_path_factory.mktemp("killed")

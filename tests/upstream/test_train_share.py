@@ -30,7 +30,7 @@ print("VALUES" + json.dumps(found))
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def resumed(training_shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three epochs with 8 values a layer, 32 in the head, killed in the second, and gone on with."""
     folder = tmp_path_factory.mktemp("shared")

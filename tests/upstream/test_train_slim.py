@@ -56,7 +56,7 @@ def test_every_release(release: Release, training_shapes: Path, tmp_path: Path) 
     assert [one[0] for one in counts(release, tmp_path / "u/weights/last.pt", cwd=tmp_path)] == [number]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def killed(training_shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three epochs that was killed in the middle of the second."""
     folder = tmp_path_factory.mktemp("killed")
