@@ -21,16 +21,7 @@ import types
 from pathlib import Path
 from typing import Any, Optional
 
-LARGE = (
-    "cv2",
-    "matplotlib.pyplot",
-    "pandas",
-    "scipy.signal",
-    "torch",
-    "torch.utils.tensorboard",
-    "torchvision",
-    "yaml",
-)
+LARGE = ("cv2", "matplotlib.pyplot", "pandas", "seaborn", "torch", "torch.utils.tensorboard", "torchvision", "yaml")
 
 
 class Nursery:
