@@ -34,7 +34,7 @@ bench: $(VENV)/.test
 	$(PY) -m benchmarks.dns_mnist --net lenet300 --way gmp --rate 36 --final
 	$(PY) -m benchmarks.compress_mnist --bits 4 --bias-bits 4 --network runs/dns_mnist/lenet300-gmp-global-36-*-test.safetensors
 	$(PY) -m benchmarks.compress_mnist --bits 3 --network runs/dns_mnist/lenet300-dns-global-56-*-test.safetensors
-	$(PY) -m benchmarks.compress_mnist --bits 3 --bias-bits 4 --network runs/dns_mnist/lenet5-dns-paper-108-*-test.safetensors
+	$(PY) -m benchmarks.compress_mnist --bits 3 3,2.weight=4 --bias-bits 4 --network runs/dns_mnist/lenet5-dns-paper-108-*-test.safetensors
 	$(PY) -m benchmarks.compress_mnist --table
 	$(PY) -m benchmarks.compress_speed
 	$(PY) -m benchmarks.fuzz_y5z
