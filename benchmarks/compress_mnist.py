@@ -149,13 +149,13 @@ def table(folder: Path) -> None:
     """The runs, then the layers of each network's smallest file."""
     found = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
     rows = [
-        (one["model"], one["bits"], str(one.get("bias_bits") or "fp16"), one["epochs"], f"{one['lr']:g}", f"{one['kept']:,}",
-         f"{one['bytes']:,}", f"{one['ratio']:.0f}x",
+        (one["model"], one["bits"], str(one.get("bias_bits") or "fp16"), str(one["epochs"]), f"{one['lr']:g}",
+         f"{one['kept']:,}", f"{one['bytes']:,}", f"{one['ratio']:.0f}x",
          *(f"{one[key]:.2f}" for key in ("error_sparse", "error_clustered", "error")), PUBLISHED[one["network"]])
         for one in found
     ]  # fmt: skip
-    print_table("MNIST, from the files", ("network", "bits", "biases", "epochs", "lr", "kept", "bytes", "smaller", "sparse, %",
-                "clustered, %", "trained, %", "Han et al."), rows)  # fmt: skip
+    print_table("MNIST, from the files", ("network", "bits", "biases", "epochs", "lr", "kept", "bytes", "smaller",
+                "sparse, %", "clustered, %", "trained, %", "Han et al."), rows)  # fmt: skip
     for name in PUBLISHED:
         some = [one for one in found if one["network"] == name and one["final"]]
         if some:
