@@ -73,7 +73,7 @@ def begun(net: nn.Module, *flags: object, frozen: tuple[str, ...] = ()) -> Train
         (["--dns", "--prune", "0.3"], "--dns and --prune are different ways"),
         (["--gmp", "--keep-zeros"], "--gmp and --keep-zeros are different ways"),
         (["--share-bits", "4", "--dns"], "--dns and --share-bits are different ways"),
-        (["--share-bits", "9"], "--share-bits '9': bits are a whole number from 1 to 8"),
+        (["--share-bits", "9"], "--share-bits 9: bits are a whole number from 1 to 8"),
         (["--share-init", "density"], "--share-init needs --share-bits"),
         (["--dns-sparsity", "0.5"], "--dns-sparsity needs --dns"),
         (["--dns", "--gmp-start", "0.1"], "--gmp-start needs --gmp"),
@@ -167,7 +167,7 @@ def test_shared_weights(net: nn.Module) -> None:
     assert not net[0].weight[0].any()
     assert training.masked is not None
     assert training.masked.settled or training.masked.step == 0
-    with pytest.raises(PruneError, match=r"--share-bits no conv or linear weight matches '9\.\*'"):
+    with pytest.raises(PruneError, match=r"--share-bits 9\.\*=3: no conv or linear weight matches '9\.\*'"):
         begun(net, "--share-bits", 1, "9.*=3")
 
 

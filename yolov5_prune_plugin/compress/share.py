@@ -60,11 +60,7 @@ def share_all(
         return {name: one.weight for name, one in shared.items()}
 
     if not size and not judge:
-        try:
-            found = chosen.by_layer(config.bits, list(weights))
-        except PruneError as error:
-            raise PruneError(f"--bits {error}") from None
-        written = share(found)
+        written = share(chosen.by_layer(config.bits, list(weights)))
         write(written)
         return written
     choices = {}

@@ -25,12 +25,13 @@ class Choice:
     error: float
 
 
-def by_layer(entries: Sequence[str], names: Sequence[str]) -> dict[str, int]:
+def by_layer(entries: Sequence[str], names: Sequence[str], flag: str = "--bits") -> dict[str, int]:
     """Bits by name; the last entry that matches counts.
 
     Args:
         entries: ``N`` for all layers, or ``GLOB=N``.
         names: Of all layers.
+        flag: What they were given with, for messages.
 
     Raises:
         PruneError: If a number is no number of bits, a glob matches no layer, or a layer has none.
@@ -39,15 +40,16 @@ def by_layer(entries: Sequence[str], names: Sequence[str]) -> dict[str, int]:
     for entry in entries:
         glob, _, number = entry.rpartition("=")
         if not number.isdecimal() or int(number) not in BITS:
-            raise PruneError(f"{entry!r}: bits are a whole number from {BITS[0]} to {BITS[-1]}, for all layers or as"
-                             " GLOB=N; or auto")  # fmt: skip
+            raise PruneError(f"{flag} {entry}: bits are a whole number from {BITS[0]} to {BITS[-1]}, for all layers, or"
+                             " GLOB=N")  # fmt: skip
         matched = [name for name in names if fnmatchcase(name, glob or "*")]
         if not matched:
-            raise PruneError(f"no conv or linear weight matches {glob!r}; they run from {names[0]} to {names[-1]}")
+            raise PruneError(f"{flag} {entry}: no conv or linear weight matches {glob!r}; they run from {names[0]} to"
+                             f" {names[-1]}")  # fmt: skip
         found.update(dict.fromkeys(matched, int(number)))
     for name in names:
         if name not in found:
-            raise PruneError(f"nothing is said of {name}; put a number for all layers first")
+            raise PruneError(f"{flag}: nothing is said of {name}; put a number for all layers first")
     return found
 
 

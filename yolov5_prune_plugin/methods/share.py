@@ -15,7 +15,6 @@ from yolov5_prune_plugin.core.masked import Masked
 from yolov5_prune_plugin.core.rule import Rule
 from yolov5_prune_plugin.core.target import Selection, find_targets
 from yolov5_prune_plugin.core.tied import GRADIENTS, Tied
-from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.options import flag
 from yolov5_prune_plugin.run import Run, Training
 
@@ -47,7 +46,8 @@ class Share:
     def __init__(self, run: Run) -> None:
         self.options: ShareOptions = run.config(ShareOptions)
         self._bits: dict[str, int] = {}
-        self._checked(["model.0.conv.weight"], [entry.rpartition("=")[2] for entry in self.options.share_bits])
+        numbers = [entry.rpartition("=")[2] for entry in self.options.share_bits]
+        by_layer(numbers, ["model.0.conv.weight"], self.flag)  # before there is a model
 
     def facts(self) -> dict[str, object]:
         """For the report."""
@@ -61,15 +61,10 @@ class Share:
 
     def rule(self, selection: Selection, training: Training) -> tuple[Rule, Optional[Mapping[str, Tensor]]]:
         """Masks that stay, from the zeros there are."""
-        self._bits = self._checked([target.name for target in selection.targets], self.options.share_bits)
+        names = [target.name for target in selection.targets]
+        self._bits = by_layer(self.options.share_bits, names, self.flag)
         return Rule(), {target.name: target.weight.detach() != 0 for target in selection.targets}
 
     def masked(self, parameters: Mapping[str, nn.Parameter], rule: Rule) -> Masked:
         """The weights, tied to their centroids."""
         return Tied(parameters, rule, self._bits, self.options.share_init, self.options.share_gradient)
-
-    def _checked(self, names: list[str], entries: list[str] | tuple[str, ...]) -> dict[str, int]:
-        try:
-            return by_layer(entries, names)
-        except PruneError as error:
-            raise PruneError(f"--share-bits {error}") from None
