@@ -6,7 +6,8 @@
 target: l2, shared globally or by sensitivity (our default), before and after repair; torch-pruning's own recipe
 for YOLOv5 (MagnitudePruner, l2, the same share everywhere, the head's last layers left alone), cut until its FLOPs, by
 our count, are at most the target too; and val.py --prune-granularity channel, which zeroes 1 - sqrt(target) of the
-filters of each layer: were they gone, a layer would cost the target. Points are kept in --out, and measured once.
+filters of each layer but the head's: were they gone, a layer would cost the target. Points are kept in --out, and
+measured once.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def main() -> None:
     drawn = upstream.calibration("", dense, options.data, options.imgsz, 64, "train", 0)
     images = Images(drawn.batches(1))
     found: dict[str, Any] = json.loads(options.out.read_text()) if options.out.is_file() else {}
+    head = f"model.{len(dense.model) - 1}.*"  # type: ignore[arg-type]
     whole = Cost(dense, [], sized).of({})["flops"]
     judged: dict[str, Judged] = {}
     for target in options.targets:
@@ -59,7 +61,7 @@ def main() -> None:
             if key in found:
                 continue
             if way == ZEROED:
-                flags = ("--prune", f"{1 - target**0.5:.4f}", "--prune-granularity", "channel")
+                flags = ("--prune", f"{1 - target**0.5:.4f}", "--prune-granularity", "channel", "--prune-exclude", head)
                 figure, value = validate(upstream, "", options.weights, options.data, options.imgsz, 8, flags)
                 keep(found, key, {"way": way, "target": target, "flops": 1.0, figure: value}, options.out)
                 continue

@@ -13,7 +13,7 @@ from yolov5_prune_plugin import __version__
 from yolov5_prune_plugin.choose.flags import CurveOptions, EngineOptions
 from yolov5_prune_plugin.compress.flags import CompressOptions
 from yolov5_prune_plugin.options import add_flags
-from yolov5_prune_plugin.slim.flags import SlimOptions, ValidationOptions
+from yolov5_prune_plugin.slim.flags import RUNTIMES, SlimOptions, ValidationOptions
 from yolov5_prune_plugin.yolov5.stop import clear_exit
 
 COMMANDS = ("run", "patch", "curve", "sensitivity", "slim", "bench", "compress", "decompress", "inspect", "demo")
@@ -98,6 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--rounds", type=int, default=40, metavar="N", help="timed rounds at batch 1; a fourth above (40)"
     )
+    bench.add_argument(
+        "--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES, metavar="R",
+        help=f"of {', '.join(RUNTIMES)} (all that are there)")  # fmt: skip
     bench.add_argument(
         "--project", type=Path, default=Path("runs/bench"), metavar="DIR", help="for results (runs/bench)"
     )

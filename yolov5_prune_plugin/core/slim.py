@@ -50,7 +50,7 @@ class Slimming:
     importance: str = "l2"
     allocation: str = "global"
     multiple: int = 8
-    floor: float = 0.1
+    floor: float = 0.25
     steps: int = 1
     repair: bool = True
     seed: int = 0

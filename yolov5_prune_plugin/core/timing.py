@@ -28,7 +28,8 @@ def in_turns(
             calls[name]()
             if number >= 0:
                 found[name].append((time.perf_counter() - started) * 1e3)
-        progress()
+        if number >= 0:
+            progress()
     return found
 
 

@@ -18,7 +18,7 @@ from yolov5_prune_plugin.methods.when import above_zero
 from yolov5_prune_plugin.options import checked, flag
 from yolov5_prune_plugin.run import Run
 
-WEIGHT_DETECTOR, WEIGHT_CLASSIFIER = 0.05, 1.0
+WEIGHT_DETECTOR, WEIGHT_CLASSIFIER = 0.5, 1.0
 
 
 @dataclass
@@ -27,8 +27,8 @@ class DistillOptions:
 
     distill: bool = flag(False, "with --slim: the dense model's outputs are soft targets beside the labels")
     distill_weight: Optional[float] = flag(
-        None, "what their loss is multiplied with before it is added (default 0.05, upstream's gain of boxes; for"
-        " classifiers 1)", type=checked(above_zero), metavar="W")  # fmt: skip
+        None, "what their loss is multiplied with before it is added (default 0.5; for classifiers 1)",
+        type=checked(above_zero), metavar="W")  # fmt: skip
 
 
 class Teacher:

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -18,6 +18,7 @@ from rich.text import Text
 
 from yolov5_prune_plugin.errors import NoResultError, PruneError
 from yolov5_prune_plugin.files import written_whole
+from yolov5_prune_plugin.progress import bar
 
 CLOSE = 1e-4  # outputs of another runtime on the CPU, relative to PyTorch's; TensorRT rounds to TF32
 
@@ -63,15 +64,19 @@ def bench(options: argparse.Namespace) -> int:
         content["models"][label] = {"file": str(file), "bytes": file.stat().st_size, **cost}
         models.append(as_used(model))
     close = True
-    with tempfile.TemporaryDirectory(prefix="yolov5-prune-") as folder:
-        for runtime in NAMES:
-            reason = missing(runtime)
-            if reason:
-                console.print(f"{NAMES[runtime]} left out: {reason}")
-                content.setdefault("left_out", {})[runtime] = reason
-                continue
+    asked = [runtime for runtime in NAMES if runtime in options.runtimes]
+    left_out = {runtime: reason for runtime in asked if (reason := missing(runtime))}
+    for runtime, reason in left_out.items():
+        console.print(f"{NAMES[runtime]} left out: {reason}")
+    if len(left_out) == len(asked):
+        raise NoResultError("none of --runtimes is there")
+    content["left_out"] = left_out
+    there = [runtime for runtime in asked if runtime not in left_out]
+    turns = len(there) * sum(_rounds(options, batch) for batch in options.batches)
+    with tempfile.TemporaryDirectory(prefix="yolov5-prune-") as folder, bar("rounds", turns) as step:
+        for runtime in there:
             for batch in options.batches:
-                rows = _time(runtime, models, labels, options, batch, Path(folder))
+                rows = _time(runtime, models, labels, options, batch, Path(folder), step)
                 content["latency"] += rows
                 for row in rows:
                     if runtime not in ON_GPU and row.get("difference", 0) > CLOSE:
@@ -90,8 +95,18 @@ def _labels(files: Sequence[Path]) -> list[str]:
     return stems if len(set(stems)) == len(stems) else [str(file) for file in files]
 
 
+def _rounds(options: argparse.Namespace, batch: int) -> int:
+    return max(5, options.rounds // (1 if batch == 1 else 4))
+
+
 def _time(
-    runtime: str, models: Sequence[Any], labels: Sequence[str], options: argparse.Namespace, batch: int, folder: Path
+    runtime: str,
+    models: Sequence[Any],
+    labels: Sequence[str],
+    options: argparse.Namespace,
+    batch: int,
+    folder: Path,
+    step: Callable[[], None],
 ) -> list[dict[str, Any]]:
     import torch
 
@@ -110,8 +125,8 @@ def _time(
                 ) from error
         runs[label] = open_runtime(runtime, model, onnx[label], torch.get_num_threads())
     x = torch.rand(batch, 3, options.imgsz, options.imgsz)
-    rounds = max(5, options.rounds // (1 if batch == 1 else 4))
-    times = in_turns({label: (lambda run=run: run(x)) for label, run in runs.items()}, rounds)  # type: ignore[misc]
+    calls = {label: (lambda run=run: run(x)) for label, run in runs.items()}  # type: ignore[misc]
+    times = in_turns(calls, _rounds(options, batch), progress=step)
     rows = []
     for label, model, file in zip(labels, models, options.weights):
         middle, low, high = ratio(times[labels[0]], times[label])

@@ -17,6 +17,7 @@ WHAT = ("flops", "params", "latency")
 BY_IMAGES = ("taylor", "second")
 IMPORTANCES = ("l1", "l2", "bn", "lamp", *BY_IMAGES)
 ALLOCATIONS = ("uniform", "global", "sensitivity")
+RUNTIMES = ("pytorch", "cuda", "onnx", "openvino", "tensorrt")
 
 
 def parse_target(text: str) -> tuple[str, float]:
@@ -65,7 +66,7 @@ class SlimOptions:
         choices=ALLOCATIONS)  # fmt: skip
     slim_round: int = flag(8, "widths are multiples of N (default 8)", type=checked(whole), metavar="N")
     slim_floor: float = flag(
-        0.1, "share of the channels that stays at least in each layer (default 0.1)", type=checked(_share),
+        0.25, "share of the channels that stays at least in each layer (default 0.25)", type=checked(_share),
         metavar="SHARE")  # fmt: skip
     slim_steps: int = flag(1, "in N steps, each chosen anew (default 1)", type=checked(whole), metavar="N")
     slim_calib: int = flag(
