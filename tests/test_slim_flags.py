@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from yolov5_prune_plugin.cli import main
 from yolov5_prune_plugin.errors import PruneError
@@ -72,3 +73,14 @@ def test_without_torch_pruning_it_says_how_to_get_it(
     with pytest.raises(SystemExit):
         main(["slim", "w.pt", "--target", "flops=0.5", "-o", str(tmp_path / "s.pt")])
     assert "pip install 'yolov5-prune-plugin[slim]'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_bench_without_any_runtime_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before a model is opened."""
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "w.pt", "--runtimes", "cuda", "tensorrt", "--project", str(tmp_path)])
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    assert "PyTorch CUDA left out: no CUDA device" in printed.out
+    assert "--runtimes: none of them is there; pytorch always is" in printed.err

@@ -10,8 +10,12 @@ from yolov5_prune_plugin.core.timing import in_turns, ratio
 def test_each_has_its_turn_and_the_order_alternates() -> None:
     """Two rounds to warm up, which are not counted."""
     calls: list[str] = []
-    found = in_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2, warm=1)
+    rounds: list[int] = []
+    found = in_turns(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2, 1, lambda: rounds.append(len(calls))
+    )
     assert "".join(calls) == "ab" + "ba" + "ab"
+    assert rounds == [4, 6]
     assert {name: len(times) for name, times in found.items()} == {"a": 2, "b": 2}
 
 

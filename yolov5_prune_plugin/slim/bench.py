@@ -46,14 +46,17 @@ def bench(options: argparse.Namespace) -> int:
     import torch
 
     from yolov5_prune_plugin.core.cost import Cost
-    from yolov5_prune_plugin.slim.runtimes import NAMES, ON_GPU, missing
+    from yolov5_prune_plugin.slim.runtimes import NAMES, ON_GPU
     from yolov5_prune_plugin.yolov5.upstream import as_used, find_upstream, stride_of, task_of
 
     console = Console(width=120, highlight=False, markup=False, emoji=False)
+    left_out = _left_out(options.runtimes, console)
+    there = [runtime for runtime in NAMES if runtime in options.runtimes and runtime not in left_out]
     upstream = find_upstream(options.repo)
     models, labels = [], _labels(options.weights)
     content: dict[str, Any] = {"imgsz": options.imgsz, "threads": torch.get_num_threads(), "rounds": options.rounds,
-                               "versions": {"torch": torch.__version__}, "models": {}, "latency": []}  # fmt: skip
+                               "versions": {"torch": torch.__version__}, "left_out": left_out, "models": {},
+                               "latency": []}  # fmt: skip
     for label, file in zip(labels, options.weights):
         model = upstream.load(file)[1]
         if task_of(model) != "classify/" and options.imgsz % stride_of(model):
@@ -64,14 +67,6 @@ def bench(options: argparse.Namespace) -> int:
         content["models"][label] = {"file": str(file), "bytes": file.stat().st_size, **cost}
         models.append(as_used(model))
     close = True
-    asked = [runtime for runtime in NAMES if runtime in options.runtimes]
-    left_out = {runtime: reason for runtime in asked if (reason := missing(runtime))}
-    for runtime, reason in left_out.items():
-        console.print(f"{NAMES[runtime]} left out: {reason}")
-    if len(left_out) == len(asked):
-        raise NoResultError("none of --runtimes is there")
-    content["left_out"] = left_out
-    there = [runtime for runtime in asked if runtime not in left_out]
     turns = len(there) * sum(_rounds(options, batch) for batch in options.batches)
     with tempfile.TemporaryDirectory(prefix="yolov5-prune-") as folder, bar("rounds", turns) as step:
         for runtime in there:
@@ -88,6 +83,17 @@ def bench(options: argparse.Namespace) -> int:
     _write(content, options.project, NAMES)
     console.print(f"report: {options.project}", soft_wrap=True)
     return int(not close)
+
+
+def _left_out(runtimes: Sequence[str], console: Console) -> dict[str, str]:
+    from yolov5_prune_plugin.slim.runtimes import NAMES, missing
+
+    found = {runtime: reason for runtime in runtimes if (reason := missing(runtime))}
+    for runtime, reason in found.items():
+        console.print(f"{NAMES[runtime]} left out: {reason}")
+    if found.keys() >= set(runtimes):
+        raise PruneError("--runtimes: none of them is there; pytorch always is")
+    return found
 
 
 def _labels(files: Sequence[Path]) -> list[str]:
