@@ -3,11 +3,11 @@
     python -m benchmarks.slim_curve --repo CHECKOUT --data coco.yaml --weights yolov5n.pt [--targets 0.9 0.8 ...]
 
 --data names a YAML whose train split calibrates (coco128) and whose val split judges (128 images of val2017). For each
-target: l2, shared globally or by sensitivity (our default), before and after repair; torch-pruning's own recipe
-for YOLOv5 (MagnitudePruner, l2, the same share everywhere, the head's last layers left alone), cut until its FLOPs, by
-our count, are at most the target too; and val.py --prune-granularity channel, which zeroes 1 - sqrt(target) of the
-filters of each layer but the head's: were they gone, a layer would cost the target. Points are kept in --out, and
-measured once.
+target: l2, shared globally or by sensitivity, and second-order importance by sensitivity, each before and after repair;
+torch-pruning's own recipe for YOLOv5 (MagnitudePruner, l2, the same share everywhere, the head's last layers left
+alone), cut until its FLOPs, by our count, are at most the target too; and val.py --prune-granularity channel, which
+zeroes 1 - sqrt(target) of the filters of each layer but the head's: were they gone, a layer would cost the target.
+Points are kept in --out, and measured once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from yolov5_prune_plugin.yolov5.slim_file import save_slim
 from yolov5_prune_plugin.yolov5.upstream import as_used, find_upstream
 
 ZEROED = "zeroed channels"
-WAYS = (ZEROED, "torch-pruning", "global, raw", "global, repaired", "sensitivity, raw", "sensitivity, repaired")
+CHOICES = {"global": ("l2", "global"), "sensitivity": ("l2", "sensitivity"), "second": ("second", "sensitivity")}
+WAYS = (ZEROED, "torch-pruning", *(f"{choice}, {state}" for choice in CHOICES for state in ("raw", "repaired")))
 
 
 def main() -> None:
@@ -70,7 +71,8 @@ def main() -> None:
                 model, layers = theirs(dense, target, example, sized, whole), {}
             else:
                 choice, repaired = way.split(", ")
-                wanted = Slimming("flops", target, allocation=choice, repair=repaired == "repaired")
+                importance, allocation = CHOICES[choice]
+                wanted = Slimming("flops", target, importance, allocation, repair=repaired == "repaired")
                 with torch.no_grad():
                     done = slim(model, wanted, example, sized, images, runnable=as_used, judged=judged.get(choice))
                 layers, judged[choice] = done.layers, done.judged

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 pytest.importorskip("torch_pruning")
 from tests.core.slimnets import Chain, Plain
@@ -162,6 +162,35 @@ def test_what_can_be_made_up_for_is() -> None:
     assert result.distances[result.kept] < 0.01 * result.distances["nothing"]
     cut(work, found, {"a.0": [1]})
     torch.testing.assert_close(work(X), net(X), rtol=0.02, atol=0.02)
+
+
+class Left(nn.Module):
+    """Two channels that are read by one; its right half is no output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.c = nn.Conv2d(2, 2, 1, bias=False), nn.Conv2d(2, 1, 1, bias=False)
+        with torch.no_grad():
+            self.a.weight.copy_(torch.eye(2).view(2, 2, 1, 1))
+            self.c.weight.copy_(torch.tensor([0.0, 1.0]).view(1, 2, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.a(x))[..., : x.shape[-1] // 2]
+
+
+def test_positions_that_do_not_matter_count_less() -> None:
+    """Channel 1 is channel 0 on the left, and its negative on the right: all alike, 0 would be the best of it.
+
+    The left has a salience of 2, the right of 0; weights are 0.3 + 0.7 times that, and (1.7 - 0.3) / 2 the best.
+    """
+    net = Left().eval()
+    one = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(2))
+    sign = torch.ones(16)
+    sign[8:] = -1
+    work = copy.deepcopy(net)
+    repair(net, work, find_channels(net, one.expand(-1, 2, -1, -1)).groups, {"a": [1]},
+           Images([torch.cat([one, one * sign], 1)]))  # fmt: skip
+    assert work.c.weight.flatten().tolist() == pytest.approx([0.7, 0], abs=0.03)
 
 
 def test_nothing_is_mended_without_images() -> None:

@@ -13,8 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from yolov5_prune_plugin.core.channels import Group, depthwise
 from yolov5_prune_plugin.core.cut import Removed, readers, silence
 from yolov5_prune_plugin.core.images import Images
-from yolov5_prune_plugin.core.objective import distance
+from yolov5_prune_plugin.core.objective import distance, probe
 from yolov5_prune_plugin.core.reconstruct import images_that_fit, sequentially
+from yolov5_prune_plugin.core.salience import Salience
 
 MEMORY = 1 << 30
 HELD = 4  # every fourth image is held out, to judge by
@@ -76,7 +77,10 @@ def _least_squares(
     model: nn.Module, groups: Sequence[Group], removed: Removed, images: Images, held: Sequence[int], seed: int,
     progress: Callable[[], None],
 ) -> nn.Module:  # fmt: skip
-    """Each layer that reads less gives, from what it still reads, as nearly as it can what it gave."""
+    """Each layer that reads less gives, from what it still reads, as nearly as it can what it gave.
+
+    Positions count by what they matter to the outputs: most of an image is background, and errors there cost little.
+    """
     mended = copy.deepcopy(model)
     layers = dict(mended.named_modules())
     masks: dict[str, Tensor] = {}
@@ -94,10 +98,30 @@ def _least_squares(
             mended_layers[name].load_state_dict(layer.state_dict())
     device = next(mended.parameters()).device
     fit = images_that_fit(mended, images[[0]].to(device), MEMORY)
-    chosen = [[i for i in indices if i not in set(held)] for indices in images.shapes(fit)]
-    sequentially(mended, masks, [images[indices].to(device) for indices in chosen if indices], seed=seed,
+    shapes = [[i for i in indices if i not in set(held)] for indices in images.shapes(fit)]
+    chosen = [indices for indices in shapes if indices]
+    salience = _salience(mended, list(masks), images, chosen, seed)
+    sequentially(mended, masks, [images[indices].to(device) for indices in chosen], seed=seed, salience=salience,
                  progress=progress)  # fmt: skip
     return mended
+
+
+def _salience(
+    model: nn.Module, names: Sequence[str], images: Images, chosen: Sequence[Sequence[int]], seed: int
+) -> list[list[dict[str, Tensor]]]:
+    """What each output position of the layers matters to the outputs, for each image of each shape."""
+    generator = torch.Generator().manual_seed(seed)
+    device = next(model.parameters()).device
+    found = []
+    for indices in chosen:
+        with Salience(model, names, len(indices)) as salience, torch.enable_grad():
+            for index in indices:
+                image = images[[index]].to(device).requires_grad_(True)  # so has all that comes of it
+                value = probe(model(image), generator)
+                if value.requires_grad:
+                    torch.autograd.grad(value, image)
+        found.append(salience.maps)
+    return found
 
 
 @torch.no_grad()
