@@ -3,11 +3,11 @@
     python -m benchmarks.slim_curve --repo CHECKOUT --data coco.yaml --weights yolov5n.pt [--targets 0.9 0.8 ...]
 
 --data names a YAML whose train split calibrates (coco128) and whose val split judges (128 images of val2017). For each
-target: l2, shared globally or by sensitivity, and second-order importance by sensitivity, each before and after repair;
-torch-pruning's own recipe for YOLOv5 (MagnitudePruner, l2, the same share everywhere, the head's last layers left
-alone), cut until its FLOPs, by our count, are at most the target too; and val.py --prune-granularity channel, which
-zeroes 1 - sqrt(target) of the filters of each layer but the head's: were they gone, a layer would cost the target.
-Points are kept in --out, and measured once.
+target: l2, shared globally or by sensitivity, and by sensitivity Taylor scores (our default) and second-order ones,
+each before and after repair; torch-pruning's own recipe for YOLOv5 (MagnitudePruner, l2, the same share everywhere, the
+head's last layers left alone), cut until its FLOPs, by our count, are at most the target too; and val.py
+--prune-granularity channel, which zeroes 1 - sqrt(target) of the filters of each layer but the head's: were they gone,
+a layer would cost the target. Points are kept in --out, and measured once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from yolov5_prune_plugin.yolov5.slim_file import save_slim
 from yolov5_prune_plugin.yolov5.upstream import as_used, find_upstream
 
 ZEROED = "zeroed channels"
-CHOICES = {"global": ("l2", "global"), "sensitivity": ("l2", "sensitivity"), "second": ("second", "sensitivity")}
+CHOICES = {"global": ("l2", "global"), "sensitivity": ("l2", "sensitivity"), "taylor": ("taylor", "sensitivity"),
+           "second": ("second", "sensitivity")}  # fmt: skip
 WAYS = (ZEROED, "torch-pruning", *(f"{choice}, {state}" for choice in CHOICES for state in ("raw", "repaired")))
 
 

@@ -9,7 +9,7 @@ import torch
 
 from yolov5_prune_plugin.cli import main
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.slim.flags import parse_target
+from yolov5_prune_plugin.slim.flags import SlimOptions, parse_target
 
 
 def test_targets() -> None:
@@ -22,6 +22,16 @@ def test_targets() -> None:
     for wrong in ("size=0.5", "0.5", "flops", "flops="):
         with pytest.raises(PruneError, match="must be flops=S"):
             parse_target(wrong)
+
+
+def test_defaults_depend_on_images_and_on_training() -> None:
+    """Taylor and sensitivity need images; what is trained afterwards is chosen by l2."""
+    for images, trained, expected in ((True, False, ("taylor", "sensitivity")), (True, True, ("l2", "sensitivity")),
+                                      (False, False, ("l2", "global"))):  # fmt: skip
+        settled = SlimOptions().settled(images, trained)
+        assert (settled.slim_importance, settled.slim_allocation) == expected
+    kept = SlimOptions(slim_importance="bn", slim_allocation="uniform")
+    assert kept.settled(images=True, trained=False) == kept
 
 
 @pytest.mark.parametrize(

@@ -59,10 +59,10 @@ def slim_file(options: argparse.Namespace) -> int:
     if task != "classify/" and size % stride:
         raise PruneError(f"--imgsz {size}: must be a multiple of {stride}, the model's largest stride")
     images = None
-    if options.data and config.uses_images():
+    if options.data and (config.uses_images() or not config.slim_importance):
         drawn = upstream.calibration(task, dense, options.data, size, config.slim_calib, "train", config.slim_seed)
         images = Images(drawn.batches(1))
-    config = config.settled(images is not None)
+    config = config.settled(images is not None, trained=False)
     report = Report(options.output.with_name(f"{options.output.stem}_slim"),
                     {"weights": str(options.weights), "what": what, "options": asdict(config)})  # fmt: skip
     before = facts_of(checkpoint)

@@ -58,8 +58,9 @@ class SlimOptions:
     """Removing channels (yolov5-prune-plugin)."""
 
     slim_importance: str = flag(
-        "l2", "which channels go: those with the least l1 or l2 norm (default l2), BatchNorm scale (bn), lamp, or, from"
-        " images of --data, Taylor score (taylor) or second-order loss (second)", choices=IMPORTANCES)  # fmt: skip
+        "", "which channels go: those with the least l1 or l2 norm (l2: default in train.py and without images),"
+        " BatchNorm scale (bn), lamp, or, from images of --data, Taylor score (taylor: default of yolov5-prune slim"
+        " with images) or second-order loss (second)", choices=IMPORTANCES)  # fmt: skip
     slim_allocation: str = flag(
         "", "how layers share it: sensitivity (where the outputs lose least, measured on images; default with images),"
         " global (the least important anywhere; default without), uniform (each the same)",
@@ -85,9 +86,13 @@ class SlimOptions:
         """Whether images that there are would be looked at."""
         return bool(self.looks_at_images()) or not self.slim_allocation or not self.slim_no_repair
 
-    def settled(self, images: bool) -> SlimOptions:
-        """The same with the defaults that depend on whether there are images."""
-        return replace(self, slim_allocation=self.slim_allocation or ("sensitivity" if images else "global"))
+    def settled(self, images: bool, trained: bool) -> SlimOptions:
+        """The same with the defaults that depend on whether there are images, and on whether training follows."""
+        return replace(
+            self,
+            slim_importance=self.slim_importance or ("taylor" if images and not trained else "l2"),
+            slim_allocation=self.slim_allocation or ("sensitivity" if images else "global"),
+        )
 
     def slimming(self, what: str, target: float, flag: str = "--target") -> Slimming:
         """What ``core.slim.slim`` is to do."""
