@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--out", type=Path, default=Path("runs/bench/slim_curve.json"))
+    parser.add_argument("--png", type=Path, help="a plot of the points in --out")
     options = parser.parse_args()
     upstream = find_upstream(options.repo)
     checkpoint, dense = upstream.load(options.weights)
@@ -90,6 +91,35 @@ def main() -> None:
         [[f"{target:g}", *(shown(found.get(f"{way} {target:g} {options.imgsz}")) for way in WAYS)]
          for target in options.targets],
     )  # fmt: skip
+    if options.png:
+        plot(found, options.imgsz, options.png)
+
+
+def plot(found: dict[str, Any], size: int, file: Path) -> None:
+    """Each way's points, by the FLOPs that it really has; dashed before repair."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.0, 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes, colors = figure.subplots(), {}
+    for way in WAYS:
+        ours = [point for key, point in found.items() if point["way"] == way and key.endswith(f" {size}")]
+        if not ours:
+            continue
+        points = sorted((point["target"] if way == ZEROED else point["flops"], point["map"]) for point in ours)
+        choice, _, state = way.partition(", ")
+        (line,) = axes.plot(*zip(*points), "--" if state == "raw" else "-", marker=".", label=way,
+                            color=colors.get(choice))  # fmt: skip
+        colors[choice] = line.get_color()
+    axes.set_xlabel("share of the FLOPs that is left")
+    axes.set_ylabel("mAP50-95, nothing trained")
+    axes.set_ylim(0)
+    axes.invert_xaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    with written_whole(file) as place:
+        figure.savefig(place, dpi=120, format="png")
 
 
 def keep(found: dict[str, Any], key: str, point: dict[str, Any], file: Path) -> None:
