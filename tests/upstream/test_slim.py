@@ -147,7 +147,7 @@ def test_an_unreachable_target_says_what_is(clone: Release, tmp_path: Path) -> N
 
 
 def test_keep_map_backs_off_to_a_milder_target(clone: Release, shapes: Path, tmp_path: Path) -> None:
-    """By l2, unrepaired, the first target costs nearly all of the mAP: what is written has more FLOPs, and keeps enough."""
+    """By l2, unrepaired, the first target costs nearly all mAP: what is written has more FLOPs, and keeps enough."""
     printed = slim(clone, WEIGHTS, "--target", "flops=0.625", "-o", tmp_path / "s.pt", "--data", shapes, "--imgsz", 128,
                    "--slim-importance", "l2", "--slim-allocation", "global", "--slim-no-repair", "--keep-map", 0.02,
                    cwd=tmp_path)  # fmt: skip
