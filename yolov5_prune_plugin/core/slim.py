@@ -205,7 +205,7 @@ def _latency(
         smaller = copy.deepcopy(model)
         cut(smaller, groups, removed)
         used: Any = runnable(smaller)
-        with bar("latency", ROUNDS + 2) as advance:
+        with bar("latency", ROUNDS) as advance:
             times = in_turns({"slim": lambda: used(sized), "dense": lambda: whole(sized)}, ROUNDS, progress=advance)
         result.latency = ratio(times["slim"], times["dense"])[0]
         return result.latency
