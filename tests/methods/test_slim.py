@@ -20,6 +20,7 @@ from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.options import words
 from yolov5_prune_plugin.run import Calibration, Run, Training
 from yolov5_prune_plugin.slim import flags
+from yolov5_prune_plugin.slim.runtimes import NAMES
 
 
 def configured(folder: Path, *given: object, **arguments: Any) -> tuple[list[Any], Run]:
@@ -36,6 +37,7 @@ def test_names_are_those_of_core() -> None:
     """The command line has its own list, so that it needs no torch."""
     assert (flags.WHAT, flags.ALLOCATIONS) == (WHAT, ALLOCATIONS)
     assert (flags.BY_IMAGES, flags.IMPORTANCES) == (BY_IMAGES, IMPORTANCES)
+    assert tuple(NAMES) == flags.RUNTIMES
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ class SlimTraining:
         options: SlimOptions = self.run.config(SlimOptions)
         what, target = parse_target(self.target)
         images = None
-        if options.uses_images():
+        if options.uses_images(trained=True):
             drawn = self.run.calibration(options.slim_calib, "train", options.slim_seed)
             images = Images(drawn.batches(1))
         options = options.settled(images is not None, trained=True)

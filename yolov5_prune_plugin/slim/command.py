@@ -59,7 +59,7 @@ def slim_file(options: argparse.Namespace) -> int:
     if task != "classify/" and size % stride:
         raise PruneError(f"--imgsz {size}: must be a multiple of {stride}, the model's largest stride")
     images = None
-    if options.data and (config.uses_images() or not config.slim_importance):
+    if options.data and config.uses_images(trained=False):
         drawn = upstream.calibration(task, dense, options.data, size, config.slim_calib, "train", config.slim_seed)
         images = Images(drawn.batches(1))
     config = config.settled(images is not None, trained=False)

@@ -82,9 +82,10 @@ class SlimOptions:
             return f"--slim-importance {self.slim_importance}"
         return "--slim-allocation sensitivity" if self.slim_allocation == "sensitivity" else ""
 
-    def uses_images(self) -> bool:
+    def uses_images(self, trained: bool) -> bool:
         """Whether images that there are would be looked at."""
-        return bool(self.looks_at_images()) or not self.slim_allocation or not self.slim_no_repair
+        settled = self.settled(images=True, trained=trained)
+        return bool(settled.looks_at_images()) or not self.slim_no_repair
 
     def settled(self, images: bool, trained: bool) -> SlimOptions:
         """The same with the defaults that depend on whether there are images, and on whether training follows."""
