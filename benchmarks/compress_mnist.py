@@ -27,12 +27,12 @@ from torch.nn import functional
 
 from benchmarks.dns_mnist import HELD_OUT, LEARNING, error, images, network
 from benchmarks.table import print_table
-from yolov5_prune_plugin.core import container
-from yolov5_prune_plugin.core.bits import by_layer
-from yolov5_prune_plugin.core.codebook import Histogram
-from yolov5_prune_plugin.core.rule import Rule
-from yolov5_prune_plugin.core.sizes import sizes
-from yolov5_prune_plugin.core.tied import Tied
+from yolov5_prune_plugin.core.coding import container
+from yolov5_prune_plugin.core.coding.bits import by_layer
+from yolov5_prune_plugin.core.coding.codebook import Histogram
+from yolov5_prune_plugin.core.coding.sizes import sizes
+from yolov5_prune_plugin.core.training.rule import Rule
+from yolov5_prune_plugin.core.training.shared_weights import Tied
 from yolov5_prune_plugin.files import written_whole
 
 LAYERS = {  # Han et al. 2015, tables 2 and 3: weights kept, bits of a value, bits of a position, share of fp32

@@ -26,11 +26,11 @@ import torch
 from torch import nn
 
 from benchmarks.table import print_table
-from yolov5_prune_plugin.core import container
-from yolov5_prune_plugin.core.codebook import INITS, Histogram
-from yolov5_prune_plugin.core.sizes import shannon, sizes
-from yolov5_prune_plugin.yolov5 import y5z
-from yolov5_prune_plugin.yolov5.compat import apply
+from yolov5_prune_plugin.core.coding import container
+from yolov5_prune_plugin.core.coding.codebook import INITS, Histogram
+from yolov5_prune_plugin.core.coding.sizes import shannon, sizes
+from yolov5_prune_plugin.yolov5.checkpoints import y5z
+from yolov5_prune_plugin.yolov5.compat.apply import apply
 
 
 def main() -> None:

@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from benchmarks.table import print_table
-from yolov5_prune_plugin.core.masked import Masked
-from yolov5_prune_plugin.core.rule import Rule
-from yolov5_prune_plugin.core.surgery import Surgery
+from yolov5_prune_plugin.core.training.dns import Surgery
+from yolov5_prune_plugin.core.training.masked import Masked
+from yolov5_prune_plugin.core.training.rule import Rule
 
 CONTENDERS = ("plain", "ours, updating", "ours, frozen", "nn.utils.prune", "straight-through parametrisation")
 
@@ -56,7 +56,7 @@ class _Through(nn.Module):
 
 def build(name: str) -> nn.Module:
     """A model of the PyPI package, with random weights."""
-    from yolov5_prune_plugin.yolov5.compat import apply
+    from yolov5_prune_plugin.yolov5.compat.apply import apply
 
     package = Path(next(iter(importlib.util.find_spec("yolov5").submodule_search_locations)))  # type: ignore[union-attr]
     apply(package)

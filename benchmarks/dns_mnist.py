@@ -33,13 +33,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.table import print_table
-from yolov5_prune_plugin.core.distribution import distribute
-from yolov5_prune_plugin.core.gradual import Gradual, gradual_plan
-from yolov5_prune_plugin.core.masked import Masked
-from yolov5_prune_plugin.core.oneshot import Request
-from yolov5_prune_plugin.core.rule import Rule
-from yolov5_prune_plugin.core.surgery import Surgery
-from yolov5_prune_plugin.core.target import Target
+from yolov5_prune_plugin.core.pruning.distribution import distribute
+from yolov5_prune_plugin.core.pruning.oneshot import Request
+from yolov5_prune_plugin.core.pruning.parameters import Target
+from yolov5_prune_plugin.core.training.dns import Surgery
+from yolov5_prune_plugin.core.training.gradual import Gradual, gradual_plan
+from yolov5_prune_plugin.core.training.masked import Masked
+from yolov5_prune_plugin.core.training.rule import Rule
 from yolov5_prune_plugin.files import written_whole
 
 RATES = {"lenet300": (56.0,), "lenet5": (108.0,)}

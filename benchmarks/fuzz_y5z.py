@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from benchmarks.table import print_table
-from yolov5_prune_plugin.core import container
+from yolov5_prune_plugin.core.coding import container
 from yolov5_prune_plugin.errors import PruneError
 
 LIMIT = 1 << 20  # bytes of tensors that are opened

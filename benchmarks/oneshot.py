@@ -23,7 +23,7 @@ from pathlib import Path
 
 from benchmarks.accuracy import FIGURES, coco, prepare
 from benchmarks.table import print_table
-from yolov5_prune_plugin.demo import data_dir, lay_out
+from yolov5_prune_plugin.commands.demo import data_dir, lay_out
 
 OBS = ("--prune-method", "obs")
 GLOBAL = ("--prune-distribution", "global")
@@ -98,7 +98,7 @@ def built(name: str, file: Path) -> Path:
     """A checkpoint of a model with random weights."""
     code = ("import importlib.util, pathlib, sys;"
             "place = pathlib.Path(importlib.util.find_spec('yolov5').origin).parent;"
-            "from yolov5_prune_plugin.yolov5.compat import apply; apply(str(place)); sys.path.append(str(place));"
+            "from yolov5_prune_plugin.yolov5.compat.apply import apply; apply(str(place)); sys.path.append(str(place));"
             "import torch; from yolov5.models.yolo import Model;"
             "model = Model(str(place / 'models' / f'{sys.argv[1]}.yaml')).half();"
             "model.nc = model.yaml['nc'];"  # as train.py does

@@ -63,8 +63,8 @@ def run(name: str, model: Path, bits: int, options: argparse.Namespace) -> None:
 
 def fp32_bytes(file: Path) -> int:
     """Four bytes for each number in the file's model."""
-    from yolov5_prune_plugin.core import container
-    from yolov5_prune_plugin.core.sizes import sizes
+    from yolov5_prune_plugin.core.coding import container
+    from yolov5_prune_plugin.core.coding.sizes import sizes
 
     return sizes(container.read(file)).fp32
 

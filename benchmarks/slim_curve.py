@@ -23,13 +23,13 @@ import torch
 from torch import nn
 
 from benchmarks.table import print_table
-from yolov5_prune_plugin.core.cost import Cost
-from yolov5_prune_plugin.core.images import Images
-from yolov5_prune_plugin.core.slim import Judged, Slimming, slim
+from yolov5_prune_plugin.commands.validate import validate
+from yolov5_prune_plugin.core.channels.cost import Cost
+from yolov5_prune_plugin.core.channels.slim import Judged, Slimming, slim
+from yolov5_prune_plugin.core.outputs.images import Images
 from yolov5_prune_plugin.files import written_whole
-from yolov5_prune_plugin.validate import validate
-from yolov5_prune_plugin.yolov5.slim_file import save_slim
-from yolov5_prune_plugin.yolov5.upstream import as_used, find_upstream
+from yolov5_prune_plugin.yolov5.checkout.upstream import as_used, find_upstream
+from yolov5_prune_plugin.yolov5.checkpoints.slim_file import save_slim
 
 ZEROED = "zeroed channels"
 CHOICES = {"global": ("l2", "global"), "sensitivity": ("l2", "sensitivity"), "taylor": ("taylor", "sensitivity"),

@@ -62,11 +62,11 @@ def measure(contender: str, model_name: str) -> dict[str, float]:
     from torch import nn
     from torch.nn.utils import prune as torch_prune
 
-    from yolov5_prune_plugin.core.granularity import Granularity
-    from yolov5_prune_plugin.core.importance import magnitude
-    from yolov5_prune_plugin.core.oneshot import Request, prune_by_scores
-    from yolov5_prune_plugin.core.target import find_targets
-    from yolov5_prune_plugin.yolov5.compat import apply
+    from yolov5_prune_plugin.core.pruning.granularity import Granularity
+    from yolov5_prune_plugin.core.pruning.importance import magnitude
+    from yolov5_prune_plugin.core.pruning.oneshot import Request, prune_by_scores
+    from yolov5_prune_plugin.core.pruning.parameters import find_targets
+    from yolov5_prune_plugin.yolov5.compat.apply import apply
 
     root = Path(next(iter(importlib.util.find_spec("yolov5").submodule_search_locations)))
     apply(root)

@@ -73,7 +73,7 @@ import yolov5_prune_plugin.yolov5 as prune
 prune.prepare(script)
 prepared = time.perf_counter()
 from importlib.machinery import SourceFileLoader
-from yolov5_prune_plugin.yolov5 import compat, source_rewrite
+from yolov5_prune_plugin.yolov5.compat import apply as compat, source_rewrite
 more = 0
 for file, places in compat._finder.places.items():
     for loader, sign in ((source_rewrite._RewritingLoader("m", str(file), places), 1),

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from yolov5_prune_plugin import hookspecs
-from yolov5_prune_plugin.choose.flags import CurveOptions, EngineOptions
-from yolov5_prune_plugin.compress.flags import CompressOptions
+from yolov5_prune_plugin.commands.compress.flags import CompressOptions
+from yolov5_prune_plugin.commands.curve.flags import CurveOptions, EngineOptions
+from yolov5_prune_plugin.methods.slim.flags import SlimOptions, ValidationOptions
 from yolov5_prune_plugin.options import flag_name
-from yolov5_prune_plugin.plugins import load_plugins, offered
-from yolov5_prune_plugin.slim.flags import SlimOptions, ValidationOptions
+from yolov5_prune_plugin.plugin_api import hookspecs
+from yolov5_prune_plugin.plugin_api.manager import load_plugins, offered
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "yolov5_prune_plugin"
@@ -21,7 +21,7 @@ FORBIDDEN = {
     "core": (
         "yolov5_prune_plugin.methods",
         "yolov5_prune_plugin.yolov5",
-        "yolov5_prune_plugin.run",
+        "yolov5_prune_plugin.plugin_api.run",
         "yolov5_prune_plugin.choose",
         "pluggy",
         "argparse",

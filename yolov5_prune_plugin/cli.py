@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Optional
 
 from yolov5_prune_plugin import __version__
-from yolov5_prune_plugin.choose.flags import CurveOptions, EngineOptions
-from yolov5_prune_plugin.compress.flags import CompressOptions
+from yolov5_prune_plugin.commands.compress.flags import CompressOptions
+from yolov5_prune_plugin.commands.curve.flags import CurveOptions, EngineOptions
+from yolov5_prune_plugin.methods.slim.flags import RUNTIMES, SlimOptions, ValidationOptions
 from yolov5_prune_plugin.options import add_flags
-from yolov5_prune_plugin.slim.flags import RUNTIMES, SlimOptions, ValidationOptions
-from yolov5_prune_plugin.yolov5.stop import clear_exit
+from yolov5_prune_plugin.stop import clear_exit
 
 COMMANDS = ("run", "patch", "curve", "sensitivity", "slim", "bench", "compress", "decompress", "inspect", "demo")
 
@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from yolov5_prune_plugin.yolov5.launcher import launch
+    from yolov5_prune_plugin.yolov5.scripts.launcher import launch
 
     if options.no_shims:
         os.environ["YOLOV5_PRUNE_SHIMS"] = "off"
@@ -149,14 +149,14 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _sensitivity(options: argparse.Namespace) -> None:
-    from yolov5_prune_plugin.yolov5.launcher import launch
+    from yolov5_prune_plugin.yolov5.scripts.launcher import launch
 
     given = any(word.split("=")[0] == "--prune-sensitivity" for word in options.arguments)
     launch(options.script, options.arguments if given else [*options.arguments, "--prune-sensitivity"])
 
 
 def _patch(options: argparse.Namespace) -> int:
-    from yolov5_prune_plugin.yolov5 import patcher
+    from yolov5_prune_plugin.yolov5.scripts import patcher
 
     checkout = patcher.find(options.folder, options.seams)
     act = patcher.check if options.check else patcher.revert if options.revert else patcher.patch
@@ -170,43 +170,43 @@ def _curve(options: argparse.Namespace) -> int:
     if {"-h", "--help"} & set(options.arguments):
         options.help_of.print_help()
         return 0
-    from yolov5_prune_plugin.choose.curve import curve
+    from yolov5_prune_plugin.commands.curve.curve import curve
 
     return curve(options.script, options.arguments, options, options.command_line)
 
 
 def _slim(options: argparse.Namespace) -> int:
-    from yolov5_prune_plugin.slim.command import slim_file
+    from yolov5_prune_plugin.commands.slim.command import slim_file
 
     return slim_file(options)
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from yolov5_prune_plugin.slim.bench import bench
+    from yolov5_prune_plugin.commands.bench.bench import bench
 
     return bench(options)
 
 
 def _compress(options: argparse.Namespace) -> int:
-    from yolov5_prune_plugin.compress.command import compress_file
+    from yolov5_prune_plugin.commands.compress.command import compress_file
 
     return compress_file(options)
 
 
 def _decompress(options: argparse.Namespace) -> int:
-    from yolov5_prune_plugin.compress.command import decompress_file
+    from yolov5_prune_plugin.commands.compress.command import decompress_file
 
     return decompress_file(options)
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from yolov5_prune_plugin.compress.command import inspect_file
+    from yolov5_prune_plugin.commands.compress.command import inspect_file
 
     return inspect_file(options)
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from yolov5_prune_plugin.demo import demo
+    from yolov5_prune_plugin.commands.demo import demo
 
     return demo(options.prune, options.out)
 

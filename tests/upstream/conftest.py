@@ -17,7 +17,7 @@ import yaml
 
 from tests.upstream.clone import clone_like
 from tests.upstream.nursery import Nursery
-from yolov5_prune_plugin.demo import data_dir, lay_out
+from yolov5_prune_plugin.commands.demo import data_dir, lay_out
 
 OLD_WHEELS = ("6.2.3", "6.1.9", "6.0.7")
 TAGS = ("v6.0", "v6.1", "v6.2", "v7.0", "master")
@@ -26,7 +26,7 @@ MIRROR = os.environ.get("YOLOV5_MIRROR")
 
 MAKE = """
 import sys; sys.path.insert(0, {folder!r})
-from yolov5_prune_plugin.yolov5.compat import apply; apply({folder!r})
+from yolov5_prune_plugin.yolov5.compat.apply import apply; apply({folder!r})
 import torch
 from models.yolo import ClassificationModel, DetectionModel, SegmentationModel
 torch.manual_seed(0)

@@ -13,14 +13,14 @@ pytestmark = pytest.mark.upstream
 
 COMPARE = """
 import sys; sys.path.insert(0, {folder!r})
-from yolov5_prune_plugin.yolov5.compat import apply; apply({folder!r})
+from yolov5_prune_plugin.yolov5.compat.apply import apply; apply({folder!r})
 import torch
 from models.common import DetectMultiBackend
 from utils.torch_utils import prune
-from yolov5_prune_plugin.core.granularity import Granularity
-from yolov5_prune_plugin.core.oneshot import Request, prune_by_scores
-from yolov5_prune_plugin.core.target import find_targets
-from yolov5_prune_plugin.core.importance import magnitude
+from yolov5_prune_plugin.core.pruning.granularity import Granularity
+from yolov5_prune_plugin.core.pruning.oneshot import Request, prune_by_scores
+from yolov5_prune_plugin.core.pruning.parameters import find_targets
+from yolov5_prune_plugin.core.pruning.importance import magnitude
 with torch.inference_mode():
     for sparsity in (0.1, 0.3, 0.77):
         theirs, ours = (DetectMultiBackend({weights!r}, device=torch.device("cpu")).model for _ in range(2))
@@ -42,7 +42,7 @@ def test_pruned_weights_are_those_of_upstreams_prune(clone: Release, tmp_path: P
 # upstream's own script, with the shims that its release needs but without the activation
 PLAIN = """
 import os, runpy, sys
-from yolov5_prune_plugin.yolov5.compat import apply
+from yolov5_prune_plugin.yolov5.compat.apply import apply
 apply(sys.argv[1])
 sys.argv = sys.argv[1:]
 sys.path[0] = os.path.dirname(sys.argv[0])
@@ -75,7 +75,7 @@ def test_predictions_without_a_flag(clone: Release, patched: Release, shapes: Pa
 
 WEIGHTS_OF = """
 import sys, torch; sys.path.insert(0, {folder!r})
-from yolov5_prune_plugin.yolov5.compat import apply; apply({folder!r})
+from yolov5_prune_plugin.yolov5.compat.apply import apply; apply({folder!r})
 a, b = ((lambda c: (c.get("ema") or c["model"]).state_dict())(torch.load(f, weights_only=False)) for f in sys.argv[1:])
 assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 start = torch.load({weights!r}, weights_only=False)["model"].state_dict()

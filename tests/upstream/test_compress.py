@@ -18,7 +18,7 @@ pytestmark = pytest.mark.upstream
 
 SAME = """
 import sys; sys.path.insert(0, {folder!r})
-from yolov5_prune_plugin.yolov5.compat import apply; apply({folder!r})
+from yolov5_prune_plugin.yolov5.compat.apply import apply; apply({folder!r})
 import torch
 one, two = (torch.load(file, map_location="cpu", weights_only=False) for file in sys.argv[1:3])
 assert two["epoch"] == -1 and two["optimizer"] is None and two["ema"] is None
@@ -35,7 +35,7 @@ print("SAME", len(a))
 
 NARROW = """
 import sys; sys.path.insert(0, {folder!r})
-from yolov5_prune_plugin.yolov5.compat import apply; apply({folder!r})
+from yolov5_prune_plugin.yolov5.compat.apply import apply; apply({folder!r})
 import torch
 from torch.nn import Parameter as P
 found = torch.load(sys.argv[1], map_location="cpu", weights_only=False)

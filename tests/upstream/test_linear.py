@@ -14,7 +14,7 @@ pytestmark = pytest.mark.upstream
 
 LOAD = """
 import sys, torch; sys.path.insert(0, {folder!r})
-from yolov5_prune_plugin.yolov5.compat import apply; apply({folder!r})
+from yolov5_prune_plugin.yolov5.compat.apply import apply; apply({folder!r})
 """
 TRANSFORMER = (
     LOAD

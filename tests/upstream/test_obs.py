@@ -20,7 +20,7 @@ STRAY = 3  # weights of a layer that fp16 rounds to zero in the detector as it i
 FEW = ["--prune-include", "model.2.*", "model.24.m.2.weight"]  # of 60 layers 6, for speed
 SAVED = """
 import sys, torch; sys.path.insert(0, {folder!r})
-from yolov5_prune_plugin.yolov5.compat import apply; apply({folder!r})
+from yolov5_prune_plugin.yolov5.compat.apply import apply; apply({folder!r})
 content = torch.load(sys.argv[1], weights_only=False)
 model = content["model"]
 """

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.upstream
 
 ZEROS = """
 import sys, torch; sys.path.insert(0, {folder!r})
-from yolov5_prune_plugin.yolov5.compat import apply; apply({folder!r})
+from yolov5_prune_plugin.yolov5.compat.apply import apply; apply({folder!r})
 ckpt = torch.load(sys.argv[1], weights_only=False)
 convs = [m.weight for m in ckpt["model"].modules() if isinstance(m, torch.nn.Conv2d)]
 assert all(w.dtype == torch.float16 for w in convs) and ckpt["optimizer"] is None and ckpt["ema"] is None

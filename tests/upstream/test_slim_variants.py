@@ -17,12 +17,12 @@ HUB = ("yolov3-spp", "yolov3-tiny", "yolov5-bifpn", "yolov5-fpn", "yolov5-p2", "
 CUT = """
 import copy, json, sys, torch, yaml
 sys.path.insert(0, {folder!r})
-from yolov5_prune_plugin.yolov5.compat import apply; apply({folder!r})
+from yolov5_prune_plugin.yolov5.compat.apply import apply; apply({folder!r})
 from models.yolo import ClassificationModel, DetectionModel, SegmentationModel
-from yolov5_prune_plugin.core.channels import find_channels
-from yolov5_prune_plugin.core.cost import Cost
-from yolov5_prune_plugin.core.cut import cut, silence
-from yolov5_prune_plugin.core.objective import tensors
+from yolov5_prune_plugin.core.channels.groups import find_channels
+from yolov5_prune_plugin.core.channels.cost import Cost
+from yolov5_prune_plugin.core.channels.cut import cut, silence
+from yolov5_prune_plugin.core.outputs.objective import tensors
 
 def read(name):
     with open({folder!r} + f"/models/{{name}}.yaml") as stream:

@@ -18,7 +18,7 @@ VALUES = """
 import json, sys
 from importlib.util import find_spec
 root = find_spec("yolov5").submodule_search_locations[0]
-from yolov5_prune_plugin.yolov5.compat import apply; apply(root)
+from yolov5_prune_plugin.yolov5.compat.apply import apply; apply(root)
 sys.path.append(root)
 import torch
 found = {}

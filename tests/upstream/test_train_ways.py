@@ -76,7 +76,7 @@ CLASSIFIER = """
 import sys
 from importlib.util import find_spec
 root = {folder!r} if {folder!r} != "None" else find_spec("yolov5").submodule_search_locations[0]
-from yolov5_prune_plugin.yolov5.compat import apply; apply(root)
+from yolov5_prune_plugin.yolov5.compat.apply import apply; apply(root)
 sys.path.insert(0, root)
 import torch
 if {folder!r} == "None":

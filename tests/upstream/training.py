@@ -12,7 +12,7 @@ LOOK = """
 import json, sys
 from importlib.util import find_spec
 root = {folder!r} if {folder!r} != "None" else find_spec("yolov5").submodule_search_locations[0]
-from yolov5_prune_plugin.yolov5.compat import apply; apply(root)
+from yolov5_prune_plugin.yolov5.compat.apply import apply; apply(root)
 sys.path.insert(0 if {folder!r} != "None" else len(sys.path), root)
 import torch
 found = {{}}
@@ -34,9 +34,9 @@ DRIVE = """
 import os, sys
 import torch
 from pathlib import Path
-from yolov5_prune_plugin.core.masked import Masked
-from yolov5_prune_plugin.yolov5.compat import apply
-from yolov5_prune_plugin.yolov5.launcher import launch, locate
+from yolov5_prune_plugin.core.training.masked import Masked
+from yolov5_prune_plugin.yolov5.compat.apply import apply
+from yolov5_prune_plugin.yolov5.scripts.launcher import launch, locate
 apply(locate(sys.argv[1])[0])
 {before}
 launch(sys.argv[1], sys.argv[2:])

@@ -11,8 +11,8 @@ def prepare(script: str) -> None:
     Args:
         script: ``__file__`` of the script.
     """
-    from yolov5_prune_plugin.yolov5.compat import apply
-    from yolov5_prune_plugin.yolov5.stop import clear_exit
+    from yolov5_prune_plugin.stop import clear_exit
+    from yolov5_prune_plugin.yolov5.compat.apply import apply
 
     with clear_exit():
         apply(script)
@@ -26,8 +26,8 @@ def activate(namespace: dict[str, Any], seams: Optional[str] = None) -> None:
         seams: A YAML file like those in ``patches``, for a script of a fork's own.
     """
     if namespace.get("__name__") == "__main__":
-        from yolov5_prune_plugin.yolov5.activation import activate_script
-        from yolov5_prune_plugin.yolov5.stop import clear_exit
+        from yolov5_prune_plugin.stop import clear_exit
+        from yolov5_prune_plugin.yolov5.scripts.activation import activate_script
 
         with clear_exit():
             activate_script(namespace, seams)

@@ -1,0 +1,34 @@
+"""Damaged files by the hundred; `python -m benchmarks.fuzz_y5z --files 100000` reads as many as that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.fuzz_y5z import fuzz, seeds
+from yolov5_prune_plugin.core.coding import container, entropy
+
+
+def test_damaged_files_open_or_are_refused(tmp_path: Path) -> None:
+    """No crash, no other exception, no memory beyond what is declared; the damage gets past the checksums."""
+    counts, faults = fuzz(600, 1, tmp_path)
+    assert not faults
+    assert counts["opened"] > 20
+    assert len(counts) > 20
+
+
+def test_the_seeds_have_every_coder(tmp_path: Path) -> None:
+    """And gaps as well as bitmaps, with and without dead rows and columns."""
+    coders, forms = set(), set()
+    for file in seeds(tmp_path):
+        for section in container.read(file).sections:
+            if section.kind == "weight":
+                coded = section.coded
+                coders |= {stream.coder for stream in coded.streams}
+                if coded.where:
+                    assert coded.where.stream is not None
+                    coders.add(coded.where.stream.coder)
+                    forms.add((coded.where.width > 0, coded.where.live[0] is not None, coded.where.live[1] is not None))
+    assert coders >= {"raw", "huffman", "ans"}
+    assert coders & {"lzma", "packed lzma"}
+    assert len(forms) > 2
+    assert coders < set(entropy.CODERS)

@@ -1,0 +1,217 @@
+"""The file: every byte counts, and what is wrong with it is said before anything is allocated."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tracemalloc
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.core.coding import plain_reader
+from tests.core.coding.test_packing import patterned, sparse
+from yolov5_prune_plugin.core.coding import container, packing
+from yolov5_prune_plugin.errors import PruneError
+
+WEIGHTS = {"a.weight": sparse((8, 3, 3, 3), 0.6, 4).half(), "b.weight": sparse((6, 10), 0, 0).half()}
+OTHERS = {"a.bias": torch.arange(8.0), "n": torch.tensor(7), "m": torch.tensor([True, False])}
+
+
+def written(folder: Path, weights: Any = None, others: Any = None, content: Any = None) -> Path:
+    file = folder / "x.y5z"
+    container.write(file, content or {"names": ["é"]}, WEIGHTS if weights is None else weights,
+                    OTHERS if others is None else others)  # fmt: skip
+    return file
+
+
+def changed(file: Path, change: Any) -> Path:
+    """The same file with another header, checksums right."""
+    data = file.read_bytes()
+    stored = struct.unpack_from("<I", data, 12)[0]
+    header = json.loads(zlib.decompress(data[24 : 24 + stored]))
+    text = change(header) or json.dumps(header).encode()
+    packed = zlib.compress(text)
+    start = data[:8] + struct.pack("<3I", 1, len(packed), len(text))
+    file.write_bytes(start + struct.pack("<I", zlib.crc32(packed, zlib.crc32(start))) + packed + data[24 + stored :])
+    return file
+
+
+def test_tensors_and_content_come_back(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    found = container.read(file)
+    assert found.content == {"names": ["é"]}
+    assert found.size == file.stat().st_size == found.header_size + sum(len(s.data) for s in found.sections)
+    back = found.decode()
+    assert list(back) == [*WEIGHTS, *OTHERS]
+    for name, tensor in {**WEIGHTS, **OTHERS}.items():
+        assert torch.equal(back[name], tensor)
+        assert back[name].dtype == tensor.dtype
+
+
+def test_the_bytes_of_a_small_file(tmp_path: Path) -> None:
+    """One weight [2, 2] = 0 1 / 0 1 in fp16 (1 is 3C00): a dead column, a codebook of one."""
+    file = written(tmp_path, {"w": torch.tensor([[0, 1], [0, 1]]).half()}, {}, {"k": 1})
+    data = file.read_bytes()
+    assert data[:12] == bytes.fromhex("8959355a0d0a1a0a 01000000")
+    stored = struct.unpack_from("<I", data, 12)[0]
+    section = data[24 + stored :]
+    assert json.loads(zlib.decompress(data[24 : 24 + stored])) == {
+        "sections": [{"kind": "weight", "dtype": "F16", "tensors": [["w", [2, 2]]], "bytes": len(section),
+                      "crc32": zlib.crc32(section)}], "content": {"k": 1}}  # fmt: skip
+    kept, bitmap, byte = b"\x02", b"\x04\x01", b"\x00\x01\x50"  # one byte 0101 0000, coded as a constant
+    assert section == kept + bitmap + byte + b"\x01\x00\x3c"
+
+
+@pytest.mark.parametrize("kind", ["2:4", "repeated filters", "blocks", "dense", "mixed"])
+def test_a_reader_written_from_the_docs_reads_it(tmp_path: Path, kind: str) -> None:
+    """tests/core/plain_reader.py imports nothing of ours; all coders and forms of positions come by."""
+    weights = {"w": patterned(kind)} if kind != "mixed" else {
+        **WEIGHTS, "dead": torch.zeros(5, 5), "one": torch.full((7,), 2.5), "long": sparse((200, 300), 0.95, 0),
+        "rows": sparse((9, 40), 0.5, 3).bfloat16() * (torch.arange(9) % 2)[:, None].bfloat16(),
+        "columns": sparse((9, 400), 0.5, 3) * (torch.arange(400) % 3 == 0), "empty": torch.zeros(0, 3),
+    }  # fmt: skip
+    file = written(tmp_path, weights)
+    found, content = plain_reader.read(file.read_bytes())
+    assert content == {"names": ["é"]}
+    for name, tensor in {**weights, **OTHERS}.items():
+        dtype, shape, values = found[name]
+        assert (dtype, shape) == (packing.dtype_name(tensor), list(tensor.shape))
+        assert values == packing._whole(tensor + 0 if tensor.is_floating_point() else tensor).tolist()
+
+
+@pytest.mark.parametrize("coder", ["huffman", "ans"])
+def test_it_reads_each_coder(tmp_path: Path, coder: str) -> None:
+    tensor = sparse((64, 100), 0.8, 16).half()
+    container.write(tmp_path / "x.y5z", {}, {"w": tensor}, {}, coder)
+    assert plain_reader.read((tmp_path / "x.y5z").read_bytes())[0]["w"][2] == packing._whole(tensor).tolist()
+
+
+def test_a_flipped_bit_in_any_byte_and_every_shorter_file_is_an_error(tmp_path: Path) -> None:
+    file = written(tmp_path, {"w": WEIGHTS["a.weight"]}, {"b": torch.arange(3.0)})
+    data = file.read_bytes()
+    for index in (8 * byte + byte % 8 for byte in range(len(data))):
+        wrong = bytearray(data)
+        wrong[index // 8] ^= 1 << index % 8
+        file.write_bytes(wrong)
+        with pytest.raises(PruneError):
+            container.read(file)
+    for length in range(len(data)):
+        file.write_bytes(data[:length])
+        with pytest.raises(PruneError, match=r"cut short|no \.y5z|damaged"):
+            container.read(file)
+    file.write_bytes(data + b"x")
+    with pytest.raises(PruneError, match="bytes behind its end"):
+        container.read(file)
+
+
+def edit(key: str, value: Any) -> Any:
+    def change(header: dict[str, Any]) -> None:
+        header["sections"][0][key] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (edit("bytes", 10**6), "is cut short: .* its header announces"),
+        (edit("bytes", 0), "bytes behind its end"),
+        (edit("bytes", -1), "must be a whole number"),
+        (edit("bytes", True), "must be a whole number"),
+        (edit("crc32", 1), r"is damaged at a\.weight"),
+        (edit("kind", "pickle"), "kind 'pickle' and type 'F16'"),
+        (edit("dtype", "F8"), "type 'F8'"),
+        (edit("tensors", []), "another number of tensors"),
+        (edit("tensors", [["a.weight", [1]], ["c", [1]]]), "another number of tensors"),
+        (edit("tensors", [["a.weight"]]), "no pair of name and shape"),
+        (edit("tensors", [["a.weight", [1] * 9]]), "9 dimensions"),
+        (edit("tensors", [["a.weight", [-1]]]), "must be a whole number"),
+        (edit("tensors", [["b.weight", [8, 3, 3, 3]]]), "two tensors of one name"),
+        (edit("tensors", [["a.weight", [1 << 31, 1 << 31]]]), "unpacks to .* at most 2,147,483,648"),
+        (lambda header: b"[1]", "no JSON object"),
+        (lambda header: b"{", "no JSON"),
+        (lambda header: b"[" * 100_000, "no JSON"),
+        (lambda header: b'{"sections": 1}', "without sections"),
+    ],
+)
+def test_wrong_headers(tmp_path: Path, change: Any, what: str) -> None:
+    """With right checksums: the header itself is at fault."""
+    with pytest.raises(PruneError, match=what):
+        container.read(changed(written(tmp_path), change))
+
+
+@pytest.mark.parametrize("shape", [[8, 3, 3, 2], [3, 8, 3, 3], [1], [0], []])
+def test_wrong_shapes(tmp_path: Path, shape: list[int]) -> None:
+    """Another shape than the section's: an error when decoded, or, of as many weights, only another shape."""
+    found = container.read(changed(written(tmp_path), edit("tensors", [["a.weight", shape]])))
+    if np.prod(shape) == 216:
+        assert found.decode()["a.weight"].shape == torch.Size(shape)
+    else:
+        with pytest.raises(PruneError, match=r"x\.y5z: a\.weight "):
+            found.decode()
+
+
+def test_bombs(tmp_path: Path) -> None:
+    """A header that inflates to gigabytes, and tensors without end in a few bytes: refused, with nothing allocated."""
+    file = written(tmp_path)
+    packed = zlib.compress(b" " * (64 << 20), 9)
+    for announced in (64 << 20, 1000):
+        start = container.MAGIC + struct.pack("<3I", 1, len(packed), announced)
+        file.write_bytes(start + struct.pack("<I", zlib.crc32(packed, zlib.crc32(start))) + packed)
+        tracemalloc.start()
+        with pytest.raises(PruneError, match="announce"):
+            container.read(file)
+        assert tracemalloc.get_traced_memory()[1] < 2 << 20
+        tracemalloc.stop()
+    zeros = {"w": torch.zeros(1 << 20).half()}
+    assert container.write(file, {}, zeros, {}) < 300
+    with pytest.raises(PruneError, match=r"unpacks to 2,097,152 bytes of tensors; at most 1,000"):
+        container.read(file, limit=1000)
+
+
+def test_an_unknown_version_and_another_file(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    data = file.read_bytes()
+    file.write_bytes(data[:8] + struct.pack("<I", 2) + data[12:])
+    with pytest.raises(PruneError, match="version 2 of the format, this program knows 1; upgrade"):
+        container.read(file)
+    file.write_bytes(b"PK\x03\x04")
+    with pytest.raises(PruneError, match=r"is no \.y5z file"):
+        container.read(file)
+    with pytest.raises(PruneError, match="cannot be read: No such file"):
+        container.read(tmp_path / "y.y5z")
+    assert not container.is_container(file)
+    assert not container.is_container(tmp_path / "y.y5z")
+
+
+KILLED = """
+import sys, os, torch
+from pathlib import Path
+from yolov5_prune_plugin.core.coding import container
+from yolov5_prune_plugin.core.coding import packing
+os.fsync = lambda fd: (print("now", flush=True), sys.stdin.readline())
+container.write(Path(sys.argv[1]), {}, {"w": torch.randn(300, 300)}, {})
+"""
+
+
+def test_kill_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
+    """kill -9 when all bytes are written and the file is not yet in its place."""
+    file = written(tmp_path)
+    before = file.read_bytes()
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               text=True)  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "now\n"
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert file.read_bytes() == before
+    assert container.read(file).decode()

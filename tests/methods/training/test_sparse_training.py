@@ -1,0 +1,221 @@
+"""The flags of train.py: what goes together, and what a training gets from them; a model of four layers stands in."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from yolov5_prune_plugin.core.training.dns import Surgery
+from yolov5_prune_plugin.core.training.gradual import Gradual
+from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.methods.training.dns import c_rates, groups_of
+from yolov5_prune_plugin.methods.training.sparse_training import TrainingRun
+from yolov5_prune_plugin.options import split_arguments, words
+from yolov5_prune_plugin.plugin_api.manager import load_plugins, offered
+from yolov5_prune_plugin.plugin_api.run import Run, Training
+
+
+def fail(message: str) -> None:
+    """What argparse says, as an error."""
+    raise PruneError(message)
+
+
+def parsed(*flags: object) -> tuple[Any, argparse.Namespace, list[type]]:
+    """The plug-in manager, our flags and their dataclasses."""
+    manager = load_plugins()
+    classes = offered(manager, "train.py", "train")
+    options, rest = split_arguments(classes, list(map(str, flags)), "train.py", fail)
+    assert not rest
+    return manager, options, classes
+
+
+def configured(*flags: object, **arguments: Any) -> TrainingRun | None:
+    """What takes part in a run with these flags."""
+    manager, options, _ = parsed(*flags)
+    run = Run("train.py", "train", argparse.Namespace(**{"epochs": 3, "weights": "w.pt", **arguments}), options, True,
+              lambda *_: None)  # type: ignore[arg-type,return-value] # fmt: skip
+    taking_part = [plugin for plugin in manager.hook.configure(run=run) if plugin is not None]
+    assert len(taking_part) <= 1
+    return taking_part[0] if taking_part else None
+
+
+def begun(net: nn.Module, *flags: object, frozen: tuple[str, ...] = ()) -> Training:
+    """A training of the small net that has begun."""
+    plugin = configured(*flags)
+    assert plugin is not None
+    training = Training(net, {name for name, _ in net.named_parameters()} - set(frozen), 3)
+    plugin.training_begins(training)
+    return training
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--dns", "--dns-sparsity", "1"], "argument --dns-sparsity: sparsity must be a number above 0 and below 1"),
+        (["--dns", "--dns-sparsity", "nan"], "argument --dns-sparsity: sparsity must be"),
+        (["--dns", "--dns-start", "0.7", "--dns-stop", "0.6"], "--dns-stop 0.6 must be after --dns-start 0.7"),
+        (
+            ["--dns", "--dns-stop", "1.5"],
+            "argument --dns-stop: must be a share of the training from 0 to 1, or a whole",
+        ),
+        (["--dns", "--dns-gamma", "-1"], "argument --dns-gamma: must be a number of 0 or more, got '-1'"),
+        (["--gmp", "--gmp-start", "200", "--gmp-stop", "100"], "--gmp-stop 100 must be after --gmp-start 200"),
+        (["--gmp", "--gmp-every", "0"], "argument --gmp-every: must be a whole number, at least 1; got '0'"),
+        (["--dns", "--dns-c-rate", "fast"], "argument --dns-c-rate: must be a number, or GLOB=NUMBER"),
+        (["--dns", "--dns-c-rate", "1", "--dns-sparsity", "0.5"], "--dns-c-rate sets the thresholds themselves"),
+        (["--dns", "--dns-hysteresis", "1.1", "0.9"], "--dns-hysteresis: hysteresis factors must be 0 < lower <= 1"),
+        (["--dns", "--gmp"], "--dns and --gmp are different ways to a sparse model; leave out all but one"),
+        (["--dns", "--prune", "0.3"], "--dns and --prune are different ways"),
+        (["--gmp", "--keep-zeros"], "--gmp and --keep-zeros are different ways"),
+        (["--share-bits", "4", "--dns"], "--dns and --share-bits are different ways"),
+        (["--share-bits", "9"], "--share-bits 9: bits are a whole number from 1 to 8"),
+        (["--share-init", "density"], "--share-init needs --share-bits"),
+        (["--dns-sparsity", "0.5"], "--dns-sparsity needs --dns"),
+        (["--dns", "--gmp-start", "0.1"], "--gmp-start needs --gmp"),
+        (["--prune-method", "random"], "--prune-method needs --prune S"),
+        (["--prune", "0.3", "--prune-method", "none"], "--prune-method must be one of magnitude, random"),
+        (["--dns", "--prune-calib", "8"], "--prune-calib needs --prune S"),
+        (["--prune", "0.3", "--prune-calib", "8"], "--prune-calib: --prune-method magnitude looks at no images"),
+        (["--prune", "0.3", "--prune-amounts", "a.yaml"], "each say how much is pruned"),
+        (
+            ["--prune", "0.5", "--prune-granularity", "2:4", "--prune-iterations", "3"],
+            "--prune-iterations 3: --prune-g",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_flags_that_are_wrong(flags: list[str], message: str) -> None:
+    """They are refused before anything is loaded, by name."""
+    with pytest.raises(PruneError) as caught:
+        configured(*flags)
+    assert message in str(caught.value)
+
+
+def test_zero_epochs() -> None:
+    """There is nothing to train."""
+    with pytest.raises(PruneError, match="--gmp: --epochs must be at least 1, got 0; to prune without training take"):
+        configured("--gmp", epochs=0)
+
+
+def test_no_flag_no_part() -> None:
+    """Nobody takes part."""
+    assert configured() is None
+
+
+def test_dns_by_default(net: nn.Module) -> None:
+    """80%, shared by shape, from a twentieth of the training to four tenths, all layers at once."""
+    training = begun(net, "--dns")
+    rule = training.masked.rule
+    assert isinstance(rule, Surgery)
+    assert list(training.masked.masks) == ["0.weight", "2.weight", "3.weight"]
+    assert (rule.start, rule.stop, rule.gamma, rule.power) == (0.05, 0.4, 1e-3, 1.0)
+    assert (rule.hysteresis.lower, rule.hysteresis.upper) == (0.9, 1.1)
+    lost = rule.drops({name: p.detach() for name, p in training.masked.parameters.items()})
+    assert sum(lost.values()) == round(0.8 * training.masked.weights)
+    assert training.masked.sparsity == 0
+
+
+def test_no_layer_is_emptied(net: nn.Module) -> None:
+    """At least one weight of each stays, whatever the distribution says."""
+    net[3].weight.data.mul_(1e-6)
+    training = begun(net, "--dns", "--dns-distribution", "global")
+    lost = training.masked.rule.drops({name: p.detach() for name, p in training.masked.parameters.items()})
+    assert lost["3.weight"] == net[3].weight.numel() - 1
+
+
+def test_frozen_weights_are_left_alone(net: nn.Module) -> None:
+    """The report says why; if nothing trains, it is an error."""
+    training = begun(net, "--gmp", frozen=("2.weight",))
+    assert list(training.masked.masks) == ["0.weight", "3.weight"]
+    assert training.selection.skipped == {"2.weight": "frozen"}
+    with pytest.raises(PruneError, match="--gmp: all of the Conv2d weights are frozen"):
+        begun(net, "--gmp", frozen=("0.weight", "2.weight", "3.weight"))
+
+
+def test_prune_before_training(net: nn.Module) -> None:
+    """--prune 0.5 of two rounds: the first drops 1 - sqrt(1/2) before the first step."""
+    training = begun(net, "--prune", 0.5, "--prune-iterations", 2, "--prune-exclude", "3.*")
+    assert isinstance(training.masked.rule, Gradual)
+    assert list(training.masked.masks) == ["0.weight", "2.weight"]
+    assert training.masked.sparsity == pytest.approx(1 - 0.5**0.5, abs=0.01)
+
+
+def test_keep_zeros(net: nn.Module) -> None:
+    """Masks from the zeros there are; without any it is an error."""
+    with pytest.raises(PruneError, match=r"--keep-zeros: only 0 of the 296 Conv2d weights of w\.pt are zero"):
+        begun(net, "--keep-zeros")
+    net[0].weight.data[0].zero_()
+    assert begun(net, "--keep-zeros").masked.kept["0.weight"] == 7 * 27
+    net.append(nn.Linear(4, 4))
+    assert "4.weight" not in begun(net, "--keep-zeros").masked.masks
+    net[4].weight.data[1].zero_()
+    assert begun(net, "--keep-zeros").masked.kept["4.weight"] == 12
+
+
+def test_shared_weights(net: nn.Module) -> None:
+    """Two values a layer, eight in one; zeros stay."""
+    with torch.no_grad():
+        net[0].weight[0] = 0
+    training = begun(net, "--share-bits", 1, "2.*=3")
+    counts = [len(layer.weight[layer.weight != 0].unique()) for layer in (net[0], net[2], net[3])]
+    assert counts == [2, 8, 2]
+    assert not net[0].weight[0].any()
+    assert training.masked is not None
+    assert training.masked.settled or training.masked.step == 0
+    with pytest.raises(PruneError, match=r"--share-bits 9\.\*=3: no conv or linear weight matches '9\.\*'"):
+        begun(net, "--share-bits", 1, "9.*=3")
+
+
+def test_a_stop_beyond_the_training_names_its_flag(net: nn.Module) -> None:
+    """It is known once the number of optimizer steps is."""
+    training = begun(net, "--dns", "--dns-stop", 500)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    training.masked.attach(optimizer, lambda: 20)
+    with pytest.raises(PruneError, match="--dns: masks would be frozen at step 500, but the training has 20 optimizer"):
+        optimizer.step()
+
+
+def test_c_rates() -> None:
+    """The last entry that matches counts; a glob without a layer and a layer without a rate are errors."""
+    names = ["a.weight", "b.weight"]
+    assert c_rates(["1", "b.*=-0.5"], names) == {"a.weight": 1, "b.weight": -0.5}
+    with pytest.raises(PruneError, match=r"--dns-c-rate c\.\*=2: no Conv2d weight matches 'c\.\*'; they run from a"):
+        c_rates(["1", "c.*=2"], names)
+    with pytest.raises(PruneError, match=r"--dns-c-rate says nothing of b\.weight"):
+        c_rates(["a.*=1"], names)
+
+
+def test_groups() -> None:
+    """Each layer is in the first group that matches."""
+    names = ["a.weight", "b.weight", "c.weight"]
+    assert groups_of([], names) == [names]
+    assert groups_of(["b.*,c.*", "*"], names) == [["b.weight", "c.weight"], ["a.weight"]]
+    with pytest.raises(PruneError, match=r"--dns-groups: c\.weight is in none of them"):
+        groups_of(["a.*,b.*"], names)
+    with pytest.raises(PruneError, match=r"--dns-groups: no Conv2d weight is left for 'a\.\*'"):
+        groups_of(["*", "a.*"], names)
+
+
+def test_layers_that_do_not_exist(net: nn.Module) -> None:
+    """The glob is named by its flag."""
+    for way in ("dns", "gmp"):
+        with pytest.raises(PruneError, match=f"--{way}-layers: no Conv2d weight matches 'nothing'"):
+            begun(net, f"--{way}", f"--{way}-layers", "nothing")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--dns", "--dns-c-rate", "1", "model.24.*=-0.5", "--dns-hysteresis", "0.8", "1.25", "--dns-start", "0.1"],
+     ["--gmp", "--gmp-sparsity", "0.85", "--gmp-every", "7", "--gmp-layers", "a*", "b"],
+     ["--prune", "0.3", "--prune-granularity", "2:4", "--prune-amounts", str(Path("x", "y.yaml"))], ["--keep-zeros"]],
+)  # fmt: skip
+def test_flags_survive_opt_yaml(flags: list[str]) -> None:
+    """Written as words and read back they are the same."""
+    _, options, classes = parsed(*flags)
+    _, again, _ = parsed(*words(options, classes))
+    assert vars(again) == vars(options)

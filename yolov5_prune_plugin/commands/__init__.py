@@ -1,0 +1,1 @@
+"""The commands of ``yolov5-prune``, one room each."""

@@ -1,0 +1,1 @@
+"""``yolov5-prune bench``: latency, memory and size side by side."""

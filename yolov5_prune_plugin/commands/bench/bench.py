@@ -1,0 +1,214 @@
+"""``yolov5-prune bench``: what models cost and how fast they run, side by side; ratios to the first one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from yolov5_prune_plugin.errors import NoResultError, PruneError
+from yolov5_prune_plugin.files import written_whole
+from yolov5_prune_plugin.reporting.progress import bar
+
+CLOSE = 1e-4  # outputs of another runtime on the CPU, relative to PyTorch's; TensorRT rounds to TF32
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Do what the command line says.
+
+    Returns:
+        0; 1 if outputs of a runtime differ from PyTorch's by more than 1e-4 of the largest.
+
+    Raises:
+        PruneError: If something given is wrong.
+        NoResultError: If a model can't be exported.
+    """
+    if len({str(file) for file in options.weights}) < len(options.weights):
+        raise PruneError("bench: the same file is given twice")
+    if options.rounds < 5 or min(options.batches) < 1 or options.imgsz < 1:
+        raise PruneError(f"--rounds must be at least 5, --batches and --imgsz at least 1; got {options.rounds},"
+                         f" {options.batches}, {options.imgsz}")  # fmt: skip
+    try:
+        options.project.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PruneError(f"--project {options.project}: cannot be written to: {error}") from error
+
+    import torch
+
+    from yolov5_prune_plugin.commands.bench.runtimes import NAMES, ON_GPU
+    from yolov5_prune_plugin.core.channels.cost import Cost
+    from yolov5_prune_plugin.yolov5.checkout.upstream import as_used, find_upstream, stride_of, task_of
+
+    console = Console(width=120, highlight=False, markup=False, emoji=False)
+    left_out = _left_out(options.runtimes, console)
+    there = [runtime for runtime in NAMES if runtime in options.runtimes and runtime not in left_out]
+    upstream = find_upstream(options.repo)
+    models, labels = [], _labels(options.weights)
+    content: dict[str, Any] = {"imgsz": options.imgsz, "threads": torch.get_num_threads(), "rounds": options.rounds,
+                               "versions": {"torch": torch.__version__}, "left_out": left_out, "models": {},
+                               "latency": []}  # fmt: skip
+    for label, file in zip(labels, options.weights):
+        model = upstream.load(file)[1]
+        if task_of(model) != "classify/" and options.imgsz % stride_of(model):
+            raise PruneError(
+                f"--imgsz {options.imgsz}: must be a multiple of {stride_of(model)}, {file}'s largest stride"
+            )
+        cost = Cost(model, [], torch.rand(1, 3, options.imgsz, options.imgsz)).of({})
+        content["models"][label] = {"file": str(file), "bytes": file.stat().st_size, **cost}
+        models.append(as_used(model))
+    close = True
+    turns = len(there) * sum(_rounds(options, batch) for batch in options.batches)
+    with tempfile.TemporaryDirectory(prefix="yolov5-prune-") as folder, bar("rounds", turns) as step:
+        for runtime in there:
+            for batch in options.batches:
+                rows = _time(runtime, models, labels, options, batch, Path(folder), step)
+                content["latency"] += rows
+                for row in rows:
+                    if runtime not in ON_GPU and row.get("difference", 0) > CLOSE:
+                        close = False
+                        console.print(f"{NAMES[runtime]}: outputs of {row['model']} differ by {row['difference']:.2g}",
+                                      style="red")  # fmt: skip
+    console.print(_costs(content))
+    console.print(_latencies(content, NAMES))
+    _write(content, options.project, NAMES)
+    console.print(f"report: {options.project}", soft_wrap=True)
+    return int(not close)
+
+
+def _left_out(runtimes: Sequence[str], console: Console) -> dict[str, str]:
+    from yolov5_prune_plugin.commands.bench.runtimes import NAMES, missing
+
+    found = {runtime: reason for runtime in runtimes if (reason := missing(runtime))}
+    for runtime, reason in found.items():
+        console.print(f"{NAMES[runtime]} left out: {reason}")
+    if found.keys() >= set(runtimes):
+        raise PruneError("--runtimes: none of them is there; pytorch always is")
+    return found
+
+
+def _labels(files: Sequence[Path]) -> list[str]:
+    stems = [file.stem for file in files]
+    return stems if len(set(stems)) == len(stems) else [str(file) for file in files]
+
+
+def _rounds(options: argparse.Namespace, batch: int) -> int:
+    return max(5, options.rounds // (1 if batch == 1 else 4))
+
+
+def _time(
+    runtime: str,
+    models: Sequence[Any],
+    labels: Sequence[str],
+    options: argparse.Namespace,
+    batch: int,
+    folder: Path,
+    step: Callable[[], None],
+) -> list[dict[str, Any]]:
+    import torch
+
+    from yolov5_prune_plugin.commands.bench.runtimes import NEEDS, ON_GPU, difference, export_onnx, open_runtime
+    from yolov5_prune_plugin.core.runtime.timing import in_turns, ratio
+
+    runs, onnx = {}, {}
+    for index, (label, model) in enumerate(zip(labels, models)):
+        onnx[label] = folder / f"{index}-{batch}.onnx"
+        if runtime in NEEDS and not onnx[label].exists():
+            try:
+                export_onnx(model, options.imgsz, onnx[label], batch)
+            except Exception as error:  # whatever the exporter makes of it
+                raise NoResultError(
+                    f"{label} cannot be exported to ONNX: {' '.join(str(error).split())[:200]}"
+                ) from error
+        runs[label] = open_runtime(runtime, model, onnx[label], torch.get_num_threads())
+    x = torch.rand(batch, 3, options.imgsz, options.imgsz)
+    calls = {label: (lambda run=run: run(x)) for label, run in runs.items()}  # type: ignore[misc]
+    times = in_turns(calls, _rounds(options, batch), progress=step)
+    rows = []
+    for label, model, file in zip(labels, models, options.weights):
+        middle, low, high = ratio(times[labels[0]], times[label])
+        row = {"runtime": runtime, "batch": batch, "model": label, "ms": sorted(times[label])[len(times[label]) // 2],
+               "times": times[label], "speedup": middle, "speedup_low": low, "speedup_high": high}  # fmt: skip
+        if runtime in NEEDS and batch == 1:
+            row["difference"] = difference(model, runs[label], options.imgsz)
+        peak = None if runtime in ON_GPU else _peak(runtime, file, onnx[label], options, batch)
+        if peak is not None:
+            row["peak_bytes"] = peak
+        rows.append(row)
+        if runtime == "cuda":
+            model.cpu()
+    return rows
+
+
+def _peak(runtime: str, file: Path, onnx: Path, options: argparse.Namespace, batch: int) -> Optional[int]:
+    words = [runtime, str(file), str(onnx), str(options.imgsz), str(batch), str(options.repo or "")]
+    command = [sys.executable, "-m", "yolov5_prune_plugin.commands.bench.memory", *words]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    found = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("PEAK ")]
+    return int(found[0]) if done.returncode == 0 and found else None
+
+
+def _costs(content: dict[str, Any]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model")
+    for column in ("parameters", "GFLOPs", "bytes of the file"):
+        table.add_column(column, justify="right")
+    for label, one in content["models"].items():
+        table.add_row(Text(label), f"{one['params']:,.0f}", f"{one['flops'] / 1e9:.3f}", f"{one['bytes']:,}")
+    return table
+
+
+def _latencies(content: dict[str, Any], names: dict[str, str]) -> Table:
+    title = (
+        f"imgsz {content['imgsz']}, {content['threads']} threads; faster: times the first model's, median and quartiles"
+    )
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("runtime", "batch", "model", "ms", "faster", "spread", "peak MB", "difference"):
+        table.add_column(column, justify="left" if column in ("runtime", "model") else "right")
+    for row in content["latency"]:
+        table.add_row(names[row["runtime"]], str(row["batch"]), Text(row["model"]), f"{row['ms']:.1f}",
+                      f"{row['speedup']:.2f}", f"{row['speedup_low']:.2f}-{row['speedup_high']:.2f}",
+                      f"{row['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in row else "",
+                      f"{row['difference']:.1e}" if "difference" in row else "")  # fmt: skip
+    return table
+
+
+def _write(content: dict[str, Any], folder: Path, names: dict[str, str]) -> None:
+    try:
+        with written_whole(folder / "bench.json") as file:
+            file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        with written_whole(folder / "bench.png") as file:
+            _plot(content, names, file)
+    except OSError as error:
+        raise PruneError(f"--project {folder}: cannot be written to: {error}") from error
+
+
+def _plot(content: dict[str, Any], names: dict[str, str], file: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 1.2 + 0.3 * len(content["latency"])), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    rows = content["latency"]
+    values = [row["speedup"] for row in rows]
+    spread = [[max(0.0, row["speedup"] - row["speedup_low"]) for row in rows],
+              [max(0.0, row["speedup_high"] - row["speedup"]) for row in rows]]  # fmt: skip
+    axes.barh(range(len(rows)), values, xerr=spread, color="#2a6f97", ecolor="#e76f51")
+    axes.set_yticks(
+        range(len(rows)), [f"{names[r['runtime']]}, batch {r['batch']}: {r['model']}" for r in rows], fontsize=7
+    )
+    axes.invert_yaxis()
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xlabel("times faster than the first model")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=120)

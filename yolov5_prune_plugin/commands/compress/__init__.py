@@ -1,0 +1,1 @@
+"""``yolov5-prune compress``, ``decompress`` and ``inspect``."""

@@ -1,0 +1,94 @@
+"""The flags of ``yolov5-prune compress``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Optional
+
+from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.option_types import points, whole
+from yolov5_prune_plugin.options import checked, flag
+
+# as core has them, which is not imported for a command line: it brings torch
+INITS = ("best", "linear", "density", "k-means++")
+CODERS = ("best", "huffman", "ans")
+_UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1_000_000, "KIB": 1 << 10, "MIB": 1 << 20}
+
+
+@dataclass(frozen=True)
+class Size:
+    """A size that is asked for.
+
+    Attributes:
+        bytes: As a number; 0 if it is a ratio.
+        ratio: To the checkpoint in fp16.
+    """
+
+    bytes: int = 0
+    ratio: float = 0.0
+
+
+def parse_size(text: str) -> Size:
+    """``350KB``, ``1.2MB``, ``400000``, or ``10x``: a tenth of the checkpoint in fp16.
+
+    Raises:
+        PruneError: If it is none of these.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+) ?([a-zA-Z]*)", text.strip())
+    number, unit = (float(found[1]), found[2].upper()) if found else (0.0, "?")
+    if number > 0 and unit == "X":
+        return Size(ratio=number)
+    if number <= 0 or unit not in _UNITS:
+        raise PruneError(f"must be a size such as 350KB, 1.2MB or 400000, or a ratio to the fp16 checkpoint such as"
+                         f" 10x; got {text!r}")  # fmt: skip
+    return Size(bytes=int(number * _UNITS[unit]))
+
+
+DEFAULT_BITS = ("6",)
+
+
+@dataclass
+class CompressOptions:
+    """Deep Compression (yolov5-prune-plugin)."""
+
+    bits: tuple[str, ...] = flag(
+        DEFAULT_BITS, "bits of an index into a layer's codebook, 1 to 8: N for all layers (default 6), or GLOB=N by"
+        " parameter name, the last that matches counts, for example --bits 4 'model.24.*=6'; or auto, for --size"
+        " or --budget",
+        nargs="+", metavar="N")  # fmt: skip
+    size: Optional[Size] = flag(
+        None, "with --bits auto: the file is at most this large, for example 350KB, or 10x: a tenth of the checkpoint"
+        " in fp16. Layers get the bits that lose least", type=checked(parse_size), metavar="SIZE")  # fmt: skip
+    budget: Optional[float] = flag(
+        None, "with --bits auto: the smallest file whose mAP50-95 (segmenters: that of the masks; classifiers: top1) on"
+        " --data is at most this many points (hundredths) below the checkpoint's, by bisection", type=checked(points),
+        metavar="POINTS")  # fmt: skip
+    data: str = flag("", "data set of these validations", metavar="DATA")
+    imgsz: Optional[int] = flag(None, "their image size (640; classifiers 224)", type=checked(whole), metavar="N")
+    batch_size: int = flag(8, "images in a batch of theirs (default 8)", type=checked(whole), metavar="N")
+    lossless: bool = flag(False, "share no weights: what comes back is the checkpoint in fp16, bit for bit")
+    init: str = flag(
+        "best", "how k-means begins: linear (the paper's), density, k-means++, or the one of them that loses least in a"
+        " layer (best, default)", choices=INITS)  # fmt: skip
+    coder: str = flag(
+        "best", "huffman (the paper's) or ans for all streams; best (default): the shortest for each", choices=CODERS
+    )
+    fp32: bool = flag(False, "for a checkpoint in fp32: keep codebooks, BatchNorm, biases and anchors so")
+    seed: int = flag(0, "seed of k-means++ (default 0)", metavar="N")
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        auto = "auto" in self.bits
+        if auto and len(self.bits) > 1:
+            raise PruneError(f"--bits {' '.join(self.bits)}: auto chooses for all layers; leave the others out")
+        asked = [name for name, value in (("--size", self.size), ("--budget", self.budget)) if value is not None]
+        if auto and len(asked) != 1:
+            raise PruneError("--bits auto needs either --size, for example --size 350KB or --size 10x, or --budget, for"
+                             f" example --budget 1; got {' and '.join(asked) or 'none'}")  # fmt: skip
+        if asked and not auto:
+            raise PruneError(f"{asked[0]} is for --bits auto; leave one of them out")
+        if bool(self.data) != (self.budget is not None):
+            raise PruneError("--budget validates, and so needs --data; without it nothing does")
+        if self.lossless and self.bits != DEFAULT_BITS:
+            raise PruneError(f"--lossless shares no weights; leave out --bits {' '.join(self.bits)}")

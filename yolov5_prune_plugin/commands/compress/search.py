@@ -1,0 +1,75 @@
+"""The smallest file that is good enough: bits for a size, a validation of the file, and bisection between sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from yolov5_prune_plugin.core.coding.bits import Choice, for_size
+from yolov5_prune_plugin.core.pruning.budget import Bisection
+from yolov5_prune_plugin.errors import NoResultError
+
+STEP = 1 / 32  # of the way from 8 bits to 1 in every layer, in logarithms: about 5% of the indices' bytes
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Says whether a file is good enough.
+
+    Attributes:
+        figure: Name of what is measured.
+        reference: Of the checkpoint, in [0, 1].
+        floor: The least that will do.
+        measure: Of the file as it was just written.
+    """
+
+    figure: str
+    reference: float
+    floor: float
+    measure: Callable[[], float]
+
+
+def smallest(
+    choices: Mapping[str, Sequence[Choice]], write: Callable[[dict[str, int]], int], judge: Judge,
+    say: Callable[[str], None],
+) -> dict[str, int]:  # fmt: skip
+    """Bits by name of the smallest file that a bisection finds good enough; that file is written last.
+
+    Smaller files are taken to be no better. The one that is kept was measured itself.
+
+    Args:
+        choices: By name; the last of each is the best.
+        write: Writes the file with these bits; returns its bytes.
+        judge: Of the file.
+        say: Takes one line a trial.
+
+    Returns:
+        The bits.
+
+    Raises:
+        NoResultError: If even the most bits are not good enough.
+    """
+    most = sum(some[-1].size for some in choices.values())
+    least = sum(some[0].size for some in choices.values())
+    found: dict[float, dict[str, int]] = {}
+
+    def tried(amount: float) -> float:
+        bits = for_size(choices, max(least, most * (least / max(most, 1e-9)) ** amount))
+        size = write(bits)
+        value = judge.measure()
+        found[amount] = bits
+        inside = value >= judge.floor
+        mean = sum(bits.values()) / max(1, len(bits))
+        say(f"{mean:.2f} bits a layer, {size:,} bytes: {judge.figure} {value:.4f},"
+            f" {100 * (judge.reference - value):+.2f} points below: {'inside' if inside else 'outside'}")  # fmt: skip
+        return value
+
+    best = tried(0.0)
+    if best < judge.floor:
+        raise NoResultError(f"even with 8 bits {judge.figure} is {best:.4f}, below the {judge.floor:.4f} asked"
+                            " for; train the shared values (train.py --share-bits), or allow more points")  # fmt: skip
+    search = Bisection(STEP)
+    while (amount := search.next) is not None:
+        search.tell(amount, tried(amount) >= judge.floor)
+    write(found[search.best])
+    return found[search.best]

@@ -1,0 +1,88 @@
+"""Shares the weights of all layers, with the bits that are given or those that a size leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Optional
+
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from yolov5_prune_plugin.commands.compress.flags import CompressOptions
+from yolov5_prune_plugin.commands.compress.search import Judge, smallest
+from yolov5_prune_plugin.core.coding import bits as chosen
+from yolov5_prune_plugin.core.coding.codebook import BITS, Histogram, Shared, by_filter
+from yolov5_prune_plugin.errors import PruneError
+
+
+def share_all(
+    weights: Mapping[str, Tensor], config: CompressOptions, size: int, content: dict[str, Any],
+    write: Callable[[dict[str, Tensor]], int], console: Console, judge: Optional[Judge] = None,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Share all weights and write the file.
+
+    Args:
+        weights: By name.
+        config: The flags.
+        size: Bytes of the file with ``--bits auto``.
+        content: Of the file; what was done is added.
+        write: Writes the file; returns its bytes.
+        console: For progress.
+        judge: With ``--budget``.
+
+    Returns:
+        The weights that are in the file.
+
+    Raises:
+        PruneError: If bits or weights are wrong, or the size can't be had.
+        NoResultError: If the budget can't be kept.
+    """
+    histograms = {}
+    for name, weight in track(
+        weights.items(), "looking at weights", console=console, transient=True, disable=not console.is_terminal
+    ):
+        try:
+            histograms[name] = Histogram(weight, by_filter(weight))
+        except PruneError as error:
+            raise PruneError(f"{name} {error}") from None
+    shared: dict[str, Shared] = {}
+
+    def share(by_name: Mapping[str, int]) -> dict[str, Tensor]:
+        for name, number in track(
+            by_name.items(), "sharing", console=console, transient=True, disable=not console.is_terminal
+        ):
+            shared[name] = histograms[name].share(number, config.init, config.seed)
+        content["sharing"] = {"bits": dict(by_name), "init": config.init, "seed": config.seed,
+                              "error": _error(shared)}  # fmt: skip
+        if judge:
+            content["sharing"]["floor"] = {judge.figure: judge.floor}
+        return {name: one.weight for name, one in shared.items()}
+
+    if not size and not judge:
+        written = share(chosen.by_layer(config.bits, list(weights)))
+        write(written)
+        return written
+    choices = {}
+    for name, histogram in track(
+        histograms.items(), "trying bits", console=console, transient=True, disable=not console.is_terminal
+    ):
+        tried = {number: histogram.share(number, config.init, config.seed) for number in BITS}
+        choices[name] = [chosen.Choice(number, one.index_bytes, one.error / (one.energy or 1))
+                         for number, one in tried.items()]  # fmt: skip
+    if judge:
+        smallest(choices, lambda found: write(share(found)), judge, lambda line: console.print(line, soft_wrap=True))
+        return {name: one.weight for name, one in shared.items()}
+    fewest = dict.fromkeys(choices, BITS[0])
+    fixed = write(share(fewest)) - sum(some[0].size for some in choices.values())
+    try:
+        chosen.within(size, int(fixed), choices, lambda found: write(share(found)))
+    except PruneError as error:
+        raise PruneError(f"--size: {error}; positions, BatchNorm and the header take {fixed:,.0f} of {size:,} bytes."
+                         " Prune more, or ask for less") from None  # fmt: skip
+    return {name: one.weight for name, one in shared.items()}
+
+
+def _error(shared: Mapping[str, Shared]) -> float:
+    """Squared difference / square of the weights, over the whole model."""
+    return sum(one.error for one in shared.values()) / (sum(one.energy for one in shared.values()) or 1)

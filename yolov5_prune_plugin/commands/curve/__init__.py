@@ -1,0 +1,1 @@
+"""``yolov5-prune curve``: accuracy against sparsity."""

@@ -1,0 +1,173 @@
+"""``yolov5-prune curve``: accuracy against sparsity, one line for each method and distribution."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from yolov5_prune_plugin.commands.curve.flags import CurveOptions, EngineOptions
+from yolov5_prune_plugin.commands.curve.measure import Measured, locked, measure
+from yolov5_prune_plugin.commands.curve.points import Outcome, Point, Store
+from yolov5_prune_plugin.commands.curve.study import Subject, fail, study
+from yolov5_prune_plugin.core.pruning.granularity import Granularity
+from yolov5_prune_plugin.core.pruning.oneshot import Request
+from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.files import written_whole
+from yolov5_prune_plugin.options import build, split_arguments
+from yolov5_prune_plugin.reporting.curve_figure import draw
+from yolov5_prune_plugin.reporting.curve_page import write_page
+from yolov5_prune_plugin.reporting.oneshot_report import LABELS
+
+TAKEN = {
+    "--prune": "the curve sets it; give --amounts, such as 0:0.9:0.1",
+    "--prune-method": "the curve sets it; give --methods",
+    "--prune-distribution": "the curve sets it; give --distributions",
+    "--prune-save": "the curve sets it; --keep-models keeps each point's checkpoint",
+    "--prune-baseline": "the curve measures the dense model once; give the amount 0 in --amounts",
+}
+DENSE = "dense"
+
+
+def curve(target: str, arguments: Sequence[str], before: argparse.Namespace, command: Sequence[str]) -> int:
+    """Measure, print, write.
+
+    Args:
+        target: SCRIPT.
+        arguments: What stands after it; what stands after ``--`` is the script's own, whatever its name.
+        before: Flags that stood before it.
+        command: The whole command line, to be shown.
+
+    Returns:
+        Exit code: 0 all points measured, 1 some failed, 130 interrupted.
+
+    Raises:
+        PruneError: If a flag or file is wrong; before anything is run.
+    """
+    ahead, verbatim = list(arguments), []
+    if "--" in ahead:
+        ahead, verbatim = ahead[: ahead.index("--")], ahead[ahead.index("--") + 1 :]
+    after, rest = split_arguments([CurveOptions, EngineOptions], ahead, "curve", fail)
+    flags = argparse.Namespace(**{**vars(before), **vars(after)})
+    options: CurveOptions = build(flags, CurveOptions)
+    engine: EngineOptions = build(flags, EngineOptions)
+    subject = study("curve", target, [*rest, *verbatim], flags.seams, not flags.no_shims, TAKEN)
+    points = _points(subject, options)
+    folder = Path(options.project or "runs/curve", options.name or subject.weights.stem).resolve()
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False, emoji=False)
+    with locked(folder, "--project/--name"):
+        measured = measure(points, Store(folder, subject), engine, console, options.keep_models)
+        _report(measured, subject, folder, console, command)
+    return measured.exit_code
+
+
+def _points(subject: Subject, options: CurveOptions) -> list[Point]:
+    """Dense first, then the amounts from low to high, so that an interrupted curve has all its lines begun."""
+    subject.check_methods("--methods", options.methods)
+    subject.check_distributions("--distributions", options.distributions, options.methods)
+    grain = Granularity.parse(getattr(subject.flags, "prune_granularity", "weight"))
+    points = []
+    for amount in options.amounts:
+        if amount == 0:
+            points.append(Point(DENSE, {"method": None, "distribution": None, "amount": 0.0},
+                                (*subject.own, "--prune", "0")))  # fmt: skip
+            continue
+        for method in options.methods:
+            for distribution in subject.distributions_of(method, "--distributions", options.distributions):
+                try:
+                    Request(amount, distribution, grain)
+                except PruneError as error:
+                    raise PruneError(f"--amounts {amount:g} --distributions {distribution}: {error}") from None
+                how = ("--prune", f"{amount:.12g}", "--prune-method", method, "--prune-distribution", distribution)
+                points.append(Point(f"{method} {distribution} {amount:.12g}",
+                                    {"method": method, "distribution": distribution, "amount": amount},
+                                    (*subject.arguments_for(method), *how)))  # fmt: skip
+    return points
+
+
+def _report(measured: Measured, subject: Subject, folder: Path, console: Console, command: Sequence[str]) -> None:
+    figures = subject.script.results
+    outcomes = measured.outcomes
+    console.print(_table(outcomes, figures))
+    rows = [_row(outcome, figures) for outcome in outcomes]
+    done = sum(outcome.done for outcome in outcomes)
+    title = f"{subject.weights.name}, {subject.script.path}: {done} of {len(outcomes)} points"
+    content = {
+        "command": shlex.join(command), "script": subject.script.path, "weights": str(subject.weights),
+        "complete": done == len(outcomes), "interrupted": measured.interrupted, "figures": list(figures),
+        "points": rows, "decided_by": subject.facts,
+    }  # fmt: skip
+    import pandas as pd
+
+    try:
+        with written_whole(folder / "curve.json") as file:
+            file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        with written_whole(folder / "curve.csv") as file:
+            pd.DataFrame(rows).to_csv(file, index=False)
+        figure = draw(rows, figures, title)
+        with written_whole(folder / "curve.png") as file:
+            figure.savefig(file, dpi=120)
+        with written_whole(folder / "curve.html") as file:
+            write_page(file, title, content, figure)
+    except OSError as error:
+        raise PruneError(f"--project/--name: {folder} cannot be written to: {error}") from error
+    console.print(f"curve.png, curve.html, curve.csv, curve.json: {folder}", soft_wrap=True)
+    again = shlex.join(command)
+    failed = sum(bool(outcome.failed) for outcome in outcomes)
+    if measured.interrupted:
+        console.print(f"interrupted: {done} of {len(outcomes)} points are kept; to go on: {again}", soft_wrap=True)
+    elif failed:
+        console.print(f"{failed} of {len(outcomes)} points failed; to try them again: {again}", soft_wrap=True)
+
+
+def _row(outcome: Outcome, figures: Sequence[str]) -> dict[str, Any]:
+    names = (*figures, "conv_sparsity", "bytes", "zip_bytes", "seconds")
+    return {**outcome.point.asked, **{name: outcome.content.get(name) for name in names}, "state": _state(outcome),
+            "reason": outcome.failed}  # fmt: skip
+
+
+def _state(outcome: Outcome) -> str:
+    if outcome.failed:
+        return "failed"
+    return "reused" if outcome.reused else "done" if outcome.done else "not measured"
+
+
+def _table(outcomes: Sequence[Outcome], figures: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("method", "distribution"):
+        table.add_column(column)
+    for column in ("amount", "sparsity", *(LABELS.get(name, name) for name in figures), "MB fp16", "MB zipped"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    order = {outcome.point.label: index for index, outcome in enumerate(outcomes)}
+    last: Optional[tuple[Any, Any]] = None
+    for outcome in sorted(outcomes, key=lambda o: (line_of(o.point.asked), order[o.point.label])):
+        asked, content = outcome.point.asked, outcome.content
+        if last not in (None, line_of(asked)):
+            table.add_section()
+        last = line_of(asked)
+        numbers = [_number(content.get(name), 4) for name in figures]
+        sizes = [_number(content.get(name), 2, 1e6) for name in ("bytes", "zip_bytes")]
+        note = _state(outcome).replace("done", "")  # why one failed was said above, and is in the files
+        table.add_row(Text(asked["method"] or DENSE), Text(asked["distribution"] or ""), f"{asked['amount']:g}",
+                      _number(content.get("conv_sparsity"), 3), *numbers, *sizes, note)  # fmt: skip
+    return table
+
+
+def line_of(asked: dict[str, Any]) -> tuple[str, str]:
+    """The line of the plot that a point is on; the dense model sorts before all."""
+    return asked["method"] or "", asked["distribution"] or ""
+
+
+def _number(value: Optional[float], digits: int, unit: float = 1.0) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value / unit:.{digits}f}"

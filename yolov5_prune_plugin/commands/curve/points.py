@@ -1,0 +1,150 @@
+"""Points: what one evaluation measured, kept as JSON, so that a study that was interrupted goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import tempfile
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from textwrap import shorten
+from typing import Any, Optional
+
+from yolov5_prune_plugin.commands.curve.study import Subject
+from yolov5_prune_plugin.files import written_whole
+from yolov5_prune_plugin.jobs.engine import Result
+from yolov5_prune_plugin.jobs.process import Job, last_lines
+
+FILE = "point.json"
+MODEL = "model.pt"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One evaluation that is wanted.
+
+    Attributes:
+        label: For people, and for the name of its folder: ``magnitude global 0.3``.
+        asked: What tells it from the study's other points, such as method, distribution and amount.
+        arguments: The script's own arguments, and our flags but those that say where results go.
+    """
+
+    label: str
+    asked: dict[str, Any]
+    arguments: tuple[str, ...]
+
+
+@dataclass
+class Outcome:
+    """What became of a point.
+
+    Attributes:
+        point: The point.
+        content: Its figures by name, ``conv_sparsity``, ``bytes``, ``zip_bytes``, ``seconds``; empty until known.
+        failed: Why there are none, if it failed.
+        reused: Whether an earlier run had measured it.
+    """
+
+    point: Point
+    content: dict[str, Any] = field(default_factory=dict)
+    failed: str = ""
+    reused: bool = False
+
+    @property
+    def done(self) -> bool:
+        """Whether it was measured."""
+        return bool(self.content) and not self.failed
+
+
+class Store:
+    """The points of a run folder, one folder each."""
+
+    def __init__(self, folder: Path, subject: Subject) -> None:
+        self.folder, self.subject = folder, subject
+
+    def key(self, point: Point) -> str:
+        """SHA-256 of all that decides the result."""
+        decides = {**self.subject.facts, "arguments": point.arguments}
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+    def job(self, point: Point, cwd: Path) -> Job:
+        """How to measure a point."""
+        key = self.key(point)
+        folder = self._folder(point, key)
+        where = ("--prune-save", str(folder / MODEL), "--project", str(folder), "--name", "val", "--exist-ok")
+        return Job((*self.subject.runner, *point.arguments, *where), folder, key, cwd)
+
+    def kept(self, point: Point, keep_model: bool) -> Optional[Outcome]:
+        """What an earlier run measured; None if it did not, failed, or if what is needed of it is gone or damaged."""
+        key = self.key(point)
+        if keep_model and not (self._folder(point, key) / MODEL).is_file():
+            return None
+        try:
+            content = json.loads((self._folder(point, key) / FILE).read_text(encoding="utf-8"))
+            if content["key"] != key or content["failed"]:
+                return None
+            return Outcome(point, content["measured"], reused=True)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def ended(self, point: Point, result: Result, threads: int, keep_model: bool) -> Outcome:
+        """Read what a job left, and keep it."""
+        outcome = _read(point, result, self.subject.script.results)
+        model = result.job.folder / MODEL
+        if model.is_file() and outcome.done:
+            outcome.content.update(bytes=model.stat().st_size, zip_bytes=zipped_bytes(model))
+        if not keep_model:
+            model.unlink(missing_ok=True)
+        content = {"key": result.job.key, "asked": point.asked, "failed": outcome.failed, "measured": outcome.content,
+                   "tries": result.tries, "threads": threads, "arguments": point.arguments,
+                   "decided_by": self.subject.facts}  # fmt: skip
+        result.job.folder.mkdir(parents=True, exist_ok=True)
+        with written_whole(result.job.folder / FILE) as file:
+            file.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+        return outcome
+
+    def _folder(self, point: Point, key: str) -> Path:
+        slug = re.sub(r"[^A-Za-z0-9.]+", "-", point.label).strip("-.")[:80]
+        return self.folder / "points" / f"{slug}-{key[:10]}"
+
+
+def _read(point: Point, result: Result, figures: tuple[str, ...]) -> Outcome:
+    """The figures of report.json, or why there are none."""
+    tries = f", {result.tries} times" if result.tries > 1 else ""
+    if result.ended.died:
+        return Outcome(point, failed=f"{result.ended}{tries}")
+    try:
+        report = json.loads((result.job.folder / "val" / "prune" / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        report = {}
+    if report.get("failed"):
+        return Outcome(point, failed=str(report["failed"]))
+    if result.ended.code:
+        return Outcome(point, failed=f"{_error_line(result.job.log) or 'it printed nothing'} ({result.ended})")
+    missing = [name for name in (*figures, "conv_sparsity") if not _is_number(report.get(name))]
+    if missing:
+        return Outcome(point, failed=f"the script ended well, but val/prune/report.json has no {missing[0]}")
+    names = (*figures, "conv_sparsity", "total_sparsity")
+    measured = {name: float(report[name]) for name in names if name in report}
+    return Outcome(point, {**measured, "bytes": None, "zip_bytes": None, "seconds": round(result.seconds, 2)})
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _error_line(log: Path) -> str:
+    lines = last_lines(log, 50)
+    ours = [line for line in lines if "error:" in line.lower()]
+    return shorten((ours or lines or [""])[-1], 300, placeholder=" ...")
+
+
+def zipped_bytes(file: Path) -> int:
+    """Size of a zip archive that holds the file alone, deflated."""
+    with tempfile.TemporaryFile() as archive:
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as writer:
+            writer.write(file, file.name)
+        return archive.tell()

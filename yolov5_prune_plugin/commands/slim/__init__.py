@@ -1,0 +1,1 @@
+"""``yolov5-prune slim``: a checkpoint with fewer channels."""

@@ -1,0 +1,51 @@
+"""One validation by upstream's own val.py, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from yolov5_prune_plugin.errors import NoResultError
+from yolov5_prune_plugin.jobs.process import Job, last_lines, run
+from yolov5_prune_plugin.yolov5.checkout.upstream import Upstream
+from yolov5_prune_plugin.yolov5.seams.seams import load_scripts
+
+
+def validate(
+    upstream: Upstream, task: str, weights: Path, data: str, size: int, batch: int,
+    flags: Sequence[str] = ("--prune", "0"),
+) -> tuple[str, float]:  # fmt: skip
+    """The figure that a model of this task is judged by: its name (map, mask_map, top1), and its value in [0, 1].
+
+    Args:
+        upstream: Whose val.py.
+        task: The folder of the scripts of its task.
+        weights: The checkpoint.
+        data: For --data.
+        size: For --imgsz.
+        batch: For --batch-size.
+        flags: Of ours, which have the report written.
+
+    Raises:
+        NoResultError: If the script failed, or its NMS dropped images; it has the last lines of what was printed.
+    """
+    path = f"{task}val.py"
+    figure = load_scripts()[path].figure
+    with tempfile.TemporaryDirectory(prefix="yolov5-prune-") as place:
+        out = Path(place) / "val"
+        job = Job(
+            ("-m", "yolov5_prune_plugin", "run", upstream.script(path), "--weights", str(weights.resolve()), "--data",
+             data, "--imgsz", str(size), "--batch-size", str(batch), "--workers", "0", "--device", "cpu", "--project",
+             str(out), "--name", "v", *flags),
+            Path(place) / "job", str(weights), Path.cwd())  # fmt: skip
+        ended = run(job, {})
+        report = out / "v" / "prune" / "report.json"
+        if ended.code != 0 or not report.is_file():
+            lines = "\n".join(last_lines(job.log, 8))
+            raise NoResultError(f"the validation of {weights} failed ({ended}):\n{lines}")
+        content = json.loads(report.read_text(encoding="utf-8"))
+    if content.get("failed"):
+        raise NoResultError(f"the validation of {weights} is no measurement: {content['failed']}")
+    return figure, float(content[figure])

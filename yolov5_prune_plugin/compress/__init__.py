@@ -1,1 +1,0 @@
-"""The commands ``compress``, ``decompress`` and ``inspect``."""

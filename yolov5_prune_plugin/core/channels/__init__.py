@@ -1,0 +1,1 @@
+"""Channel pruning: dependency graph, groups, importance, allocation, the cut and its repair."""

@@ -1,0 +1,95 @@
+"""What a model costs, parameters and FLOPs, and what it would cost with some units of its channel groups gone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yolov5_prune_plugin.core.channels.groups import KINDS, Group, depthwise
+
+COSTS = ("flops", "params")
+
+
+class Cost:
+    """Counts without cutting.
+
+    FLOPs are two for each multiplication with a weight of a Conv2d, ConvTranspose2d or Linear, at the size of the
+    example; other operations (activations, pooling, attention's products) are not counted.
+    """
+
+    def __init__(self, model: nn.Module, groups: Sequence[Group], example: Tensor) -> None:
+        """Look at one forward pass.
+
+        Args:
+            model: In eval mode.
+            groups: Its channel groups.
+            example: [1, 3, H, W], at the size that FLOPs are counted for.
+        """
+        self._layers = {name: m for name, m in model.named_modules() if isinstance(m, KINDS)}
+        self._positions = _positions(self._layers, model, example)
+        in_layers = {id(p) for layer in self._layers.values() for p in layer.parameters(recurse=False)}
+        self._other = sum(p.numel() for p in model.parameters() if id(p) not in in_layers)
+        # channels lost a unit, by layer and side: all units of a group are alike but for what tells them apart here
+        self._lost: dict[tuple[str, str], list[tuple[str, list[int]]]] = {}
+        for group in groups:
+            for member in group.members:
+                sizes = [len(channels) for channels in member.channels]
+                self._lost.setdefault((member.layer, member.side), []).append((group.name, sizes))
+
+    def of(self, removed: Mapping[str, Sequence[int]]) -> dict[str, float]:
+        """``flops`` and ``params`` with these units gone, by name of their group."""
+        flops, params = 0.0, float(self._other)
+        for name, layer in self._layers.items():
+            out, read = self._gone(name, "out", removed), self._gone(name, "in", removed)
+            if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                params += sum(p.numel() for p in layer.parameters()) * (1 - out / layer.num_features)
+                continue
+            weight = layer.weight.numel() * (1 - out / _outs(layer))
+            if not depthwise(layer):
+                weight *= 1 - read / _ins(layer)
+            bias = 0 if layer.bias is None else layer.bias.numel() * (1 - out / _outs(layer))
+            params += weight + bias
+            flops += 2 * weight * self._positions.get(name, 0)
+        return {"flops": flops, "params": params}
+
+    def _gone(self, layer: str, side: str, removed: Mapping[str, Sequence[int]]) -> int:
+        return sum(sizes[unit] for group, sizes in self._lost.get((layer, side), ()) for unit in removed.get(group, ()))
+
+
+def _positions(layers: Mapping[str, nn.Module], model: nn.Module, example: Tensor) -> dict[str, int]:
+    """How often each weight of a layer is used in a forward pass of one image."""
+    found: dict[str, int] = {}
+
+    def note(name: str) -> Any:
+        def look(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+            if isinstance(layer, nn.Linear):
+                used = output.numel() // output.shape[-1]
+            else:  # a transposed convolution uses each weight once for each position of its input
+                used = (inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output)[0, 0].numel()
+            found[name] = found.get(name, 0) + used
+
+        return look
+
+    hooks = [
+        layer.register_forward_hook(note(name))
+        for name, layer in layers.items()
+        if not isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d))
+    ]
+    try:
+        with torch.no_grad():
+            model(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _outs(layer: nn.Module) -> int:
+    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)  # type: ignore[arg-type]
+
+
+def _ins(layer: nn.Module) -> int:
+    return int(layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels)  # type: ignore[arg-type]

@@ -1,0 +1,217 @@
+"""Channel groups: which channels of which layers must go together, found by tracing and then tried out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Union
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from yolov5_prune_plugin.core.channels.dependency_graph import Coupled, couple
+from yolov5_prune_plugin.core.outputs.objective import tensors
+
+Cuttable = Union[nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d]
+KINDS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A layer's part in a group.
+
+    Attributes:
+        layer: Its name.
+        side: ``out``: its outputs go (filters; a BatchNorm's channels); ``in``: the inputs that it reads go.
+        channels: For each unit of the group, the layer's own channel indices that go with it.
+    """
+
+    layer: str
+    side: str
+    channels: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that can be removed one by one; a unit is a set of channels that only go together.
+
+    Attributes:
+        name: Of the first layer whose outputs are in it.
+        units: How many.
+        members: Layers that lose something with each unit.
+    """
+
+    name: str
+    units: int
+    members: tuple[Member, ...]
+
+    @property
+    def outs(self) -> list[Member]:
+        """Those whose outputs go."""
+        return [member for member in self.members if member.side == "out"]
+
+    @property
+    def ins(self) -> list[Member]:
+        """Those that read them."""
+        return [member for member in self.members if member.side == "in"]
+
+
+@dataclass
+class Channels:
+    """All of a model's channel groups.
+
+    Attributes:
+        groups: Those that can be pruned, in the order of the forward pass.
+        kept: Layers whose outputs stay all, and why.
+    """
+
+    groups: list[Group] = field(default_factory=list)
+    kept: dict[str, str] = field(default_factory=dict)
+
+
+def find_channels(model: nn.Module, example: Tensor, progress: Callable[[], None] = lambda: None) -> Channels:
+    """Trace a model, and try every group out on it.
+
+    A group is only taken if the model's outputs do not depend on what its layers compute there once the layers that
+    read it ignore it. That is what removing it relies on, and it does not take the tracing's word for it.
+
+    Args:
+        model: In eval mode, float32, on the device of ``example``; its weights are as before afterwards.
+        example: [1, 3, H, W].
+        progress: Called once for each group.
+
+    Raises:
+        PruneError: If the model can't be traced, or torch-pruning is missing.
+        ValueError: If the model gives no float tensor.
+
+    Reference:
+        Fang et al. 2023, DepGraph, https://arxiv.org/abs/2301.12900
+    """
+    found = Channels()
+    traced = couple(model, example)
+    found.kept.update(traced.kept)
+    layers = dict(model.named_modules())
+    for coupled in traced.groups:
+        progress()
+        group = _group(coupled)
+        reason = _refused(group, layers) or _tried(model, group, example, layers)
+        if reason:
+            found.kept.update(dict.fromkeys(coupled.roots, reason))
+        else:
+            found.groups.append(group)
+    return found
+
+
+def _group(coupled: Coupled) -> Group:
+    """Roots that meet in one channel of a layer are one unit."""
+    parent = list(range(coupled.channels))
+
+    def top(root: int) -> int:
+        while parent[root] != root:
+            parent[root] = parent[parent[root]]
+            root = parent[root]
+        return root
+
+    for pairs in coupled.members.values():
+        first: dict[int, int] = {}
+        for channel, root in sorted(pairs):
+            parent[top(root)] = top(first.setdefault(channel, root))
+    tops = sorted({top(root) for root in range(coupled.channels)})
+    unit_of = {root: index for index, root in enumerate(tops)}
+    members = []
+    for (layer, side), pairs in coupled.members.items():
+        lists: list[set[int]] = [set() for _ in tops]
+        for channel, root in pairs:
+            lists[unit_of[top(root)]].add(channel)
+        members.append(Member(layer, side, tuple(tuple(sorted(channels)) for channels in lists)))
+    return Group(coupled.roots[0], len(tops), tuple(members))
+
+
+def _refused(group: Group, layers: Mapping[str, nn.Module]) -> str:
+    for member in group.members:
+        layer = layers[member.layer]
+        if not isinstance(layer, KINDS):
+            return f"its channels meet {member.layer}, a {type(layer).__name__}"
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)) and layer.groups > 1 and not depthwise(layer):
+            return f"its channels meet {member.layer}, a convolution in {layer.groups} groups"
+    for member in group.outs:
+        if {channel for channels in member.channels for channel in channels} != set(
+            range(outputs(layers[member.layer]))
+        ):
+            return f"it reaches only some of the channels of {member.layer}"
+    if group.units < 2:
+        return "it has a single channel"
+    return "" if group.ins else "no layer with weights reads it"
+
+
+def depthwise(layer: nn.Module) -> bool:
+    """Whether each output channel of a convolution reads one input channel, its own."""
+    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1
+
+
+def outputs(layer: nn.Module) -> int:
+    """How many channels a layer gives."""
+    if isinstance(layer, nn.Linear):
+        return layer.out_features
+    if isinstance(layer, _BatchNorm):
+        return layer.num_features
+    assert isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)), type(layer)
+    return layer.out_channels
+
+
+@torch.no_grad()
+def _tried(model: nn.Module, group: Group, example: Tensor, layers: Mapping[str, nn.Module]) -> str:
+    """Half of the units: ignored by their readers, do the outputs still depend on them?"""
+    units = list(range(0, group.units, 2))
+    names = {member.layer for member in group.members}
+    before = {name: {k: v.clone() for k, v in layers[name].state_dict().items()} for name in names}
+    try:
+        for member in group.ins:
+            ignore(layers[member.layer], channels_of(member, units))
+        one = _flat(model(example))
+        generator = torch.Generator().manual_seed(0)
+        for member in group.outs:
+            _scramble(layers[member.layer], channels_of(member, units), generator)
+        other = _flat(model(example))
+    except RuntimeError as error:
+        return f"the model does not run with it changed: {' '.join(str(error).split())[:80]}"
+    finally:
+        for name, state in before.items():
+            layers[name].load_state_dict(state)
+    if torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(one.abs().max().clamp_min(1e-6))):
+        return ""
+    return "its channels reach the outputs by a way that tracing does not see"
+
+
+def _flat(given: Any) -> Tensor:
+    found = [tensor.float().flatten() for tensor in tensors(given)]
+    if not found:
+        raise ValueError("the model gives no float tensor")
+    return torch.cat(found).clone()
+
+
+def channels_of(member: Member, units: Sequence[int]) -> list[int]:
+    """The layer's own channels that go with some units, in ascending order."""
+    return sorted({channel for unit in units for channel in member.channels[unit]})
+
+
+@torch.no_grad()
+def ignore(layer: nn.Module, channels: Sequence[int]) -> None:
+    """Let a layer not read some of its input channels: their weights become 0."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    if isinstance(layer, nn.ConvTranspose2d):
+        weight[list(channels)] = 0
+    else:
+        weight[:, list(channels)] = 0
+
+
+def _scramble(layer: nn.Module, channels: Sequence[int], generator: torch.Generator) -> None:
+    for name, tensor in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
+        if tensor.dim() == 0 or name == "running_var":
+            continue
+        axis = 1 if isinstance(layer, nn.ConvTranspose2d) and name == "weight" else 0
+        index = torch.tensor(list(channels), device=tensor.device)
+        noise = torch.rand(tensor.shape, generator=generator).to(tensor.device, tensor.dtype) + 0.5
+        tensor.index_copy_(axis, index, (tensor * 2 + noise).index_select(axis, index))

@@ -1,0 +1,240 @@
+"""Channel permutation: an order of channels in which an N:M pattern has to drop less, for the same model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Optional
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from yolov5_prune_plugin.core.channels.groups import Group, Member, find_channels
+from yolov5_prune_plugin.core.outputs.objective import tensors
+from yolov5_prune_plugin.core.pruning.granularity import nm_mask
+
+ROWS = 4096  # of scores that are looked at, for each group
+ROUNDS = 200
+LEAST = 1e-6  # a swap must keep this share more to be worth it
+SAME = 1e-3  # of the largest output: by how much outputs may differ afterwards, from another order of sums
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """What became of a model.
+
+    Attributes:
+        index: By tensor name and axis, the index that was applied.
+        groups: How many channel groups have another order now.
+        before: Share of the scores that the pattern would have dropped.
+        after: Share that it drops now.
+    """
+
+    index: Mapping[tuple[str, int], Tensor]
+    groups: int
+    before: float
+    after: float
+
+    def applied(self, name: str, tensor: Tensor) -> Tensor:
+        """What is like a parameter of that name, in the new order."""
+        for axis in range(tensor.dim()):
+            if (name, axis) in self.index:
+                tensor = tensor.index_select(axis, self.index[name, axis].to(tensor.device))
+        return tensor
+
+
+@torch.no_grad()
+def permute(
+    model: nn.Module, example: Tensor, scores: Mapping[str, Tensor], n: int, m: int,
+    progress: Callable[[int], Callable[[], None]] = lambda total: lambda: None,
+) -> Optional[Permutation]:  # fmt: skip
+    """Give the channels of a model an order in which an N:M pattern drops less of the scores.
+
+    Args:
+        model: In eval mode, float32; changed in place, with the same outputs but for rounding.
+        example: [1, 3, H, W], for tracing.
+        scores: Of the weights that get the pattern, by name, shaped like them; comparable between weights.
+        n: Weights kept of each block.
+        m: Size of a block.
+        progress: Called with the number of groups; what it returns is called once for each.
+
+    Returns:
+        None if the outputs would not have stayed the same; the model is as it was then.
+
+    Raises:
+        PruneError: If the model can't be traced, or torch-pruning is missing.
+    """
+    groups = find_channels(model, example).groups
+    found = orders(groups, scores, n, m, progress(len(groups)))
+    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = [tensor.clone() for tensor in tensors(model(example))]
+    done = Permutation(reorder(model, groups, found), len(found), _dropped(scores.values(), n, m), 0.0)
+    for one, other in zip(before, tensors(model(example))):
+        if not bool(((one - other).abs() <= SAME * one.abs().max()).all()):
+            model.load_state_dict(kept)
+            return None
+    after = _dropped([done.applied(name, score) for name, score in scores.items()], n, m)
+    return replace(done, after=after)
+
+
+def _dropped(scores: Iterable[Tensor], n: int, m: int) -> float:
+    whole = lost = 0.0
+    for score in scores:
+        whole += float(score.sum())
+        lost += float(score.masked_fill(nm_mask(score, n, m), 0).sum())
+    return lost / max(whole, 1e-30)
+
+
+def best_order(scores: Tensor, n: int, m: int) -> Tensor:
+    """An order of columns in which the n highest scores of each m neighbours sum up to more.
+
+    Columns of two blocks of m are exchanged for as long as that helps. All exchanges are looked at together: with
+    column c taken out of its block, let b be the sum of the n - 1 highest scores left in a row, and t the n-th one;
+    with d in its place the block keeps b + max(t, d) there, and sums of max(t, d) over rows are half the sum of t, of
+    d, and of their L1 distance. The best ones that share no block are made, then all are looked at again.
+
+    Args:
+        scores: [rows, columns] >= 0, columns a multiple of m.
+        n: Scores kept of each block.
+        m: Size of a block.
+
+    Returns:
+        [columns] int64, deterministic: the column that goes to each place.
+
+    Reference:
+        Pool, Yu 2021, Channel Permutations for N:M Sparsity
+    """
+    columns = scores.shape[1]
+    order = torch.arange(columns, device=scores.device)
+    x = scores.float().t().contiguous()  # [columns, rows]
+    sums = x.sum(1)
+    least = LEAST * float(sums.sum())
+    block = order // m
+    for _ in range(ROUNDS):
+        kept, base, edge = _without_each(x[order].view(columns // m, m, -1), n)
+        placed = x[order]
+        # with[c, d]: what the block of place c keeps with the column of place d in it
+        with_ = (
+            base.unsqueeze(1)
+            + (edge.sum(1).unsqueeze(1) + sums[order].unsqueeze(0) + torch.cdist(edge, placed, p=1.0)) / 2
+        )
+        gain = with_ + with_.t() - kept[block].unsqueeze(1) - kept[block].unsqueeze(0)
+        gain.masked_fill_(block.unsqueeze(1) >= block.unsqueeze(0), -1)
+        best, place = gain.view(columns // m, m, columns // m, m).permute(0, 2, 1, 3).flatten(2).max(2)
+        worth = (best > least).nonzero()
+        if not len(worth):
+            break
+        used: set[int] = set()
+        for one, other in worth[torch.argsort(best[worth[:, 0], worth[:, 1]], descending=True, stable=True)].tolist():
+            if one not in used and other not in used:
+                used |= {one, other}
+                c, d = divmod(int(place[one, other]), m)
+                c, d = one * m + c, other * m + d
+                order[[c, d]] = order[[d, c]]
+    return order
+
+
+def _without_each(blocks: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For blocks [blocks, m, rows]: what each keeps; for each column, what the others keep of n - 1, and the n-th."""
+    m = blocks.shape[1]
+    kept = blocks.topk(n, 1).values.sum((1, 2))
+    base, edge = [], []
+    for column in range(m):
+        others = blocks[:, [i for i in range(m) if i != column]].topk(n, 1).values
+        base.append(others[:, : n - 1].sum((1, 2)))
+        edge.append(others[:, n - 1])
+    return kept, torch.stack(base, 1).flatten(), torch.stack(edge, 1).flatten(0, 1)
+
+
+def orders(
+    groups: Sequence[Group], scores: Mapping[str, Tensor], n: int, m: int, progress: Callable[[], None] = lambda: None
+) -> dict[str, Tensor]:
+    """For each group whose readers' blocks lie within it, the order of its units that keeps most of the scores.
+
+    Args:
+        groups: Of the model.
+        scores: Of the weights that get the pattern, by name, shaped like them; comparable between weights.
+        n: Weights kept of each block.
+        m: Size of a block.
+        progress: Called once for each group.
+    """
+    found = {}
+    for group in groups:
+        parts = [part for member in group.ins for part in _columns(member, scores, m)]
+        if parts and group.units % m == 0 and all(_places(member) for member in group.members):
+            rows = torch.cat(parts)
+            if len(rows) > ROWS:
+                chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:ROWS]
+                rows = rows[chosen.to(rows.device)]
+            order = best_order(rows, n, m)
+            if not torch.equal(order, torch.arange(group.units, device=order.device)):
+                found[group.name] = order
+        progress()
+    return found
+
+
+def _columns(member: Member, scores: Mapping[str, Tensor], m: int) -> list[Tensor]:
+    """The scores of a reader as [rows, units]; none if it gets no pattern, or its blocks are not the group's."""
+    score = scores.get(f"{member.layer}.weight")
+    if score is None:
+        return []
+    parts = []
+    for channels in _places(member) or ():
+        first = channels[0]
+        if first % m or channels != list(range(first, first + len(channels))):
+            return []
+        part = score[:, first : first + len(channels)]
+        parts.append(part.transpose(0, 1).flatten(1).t())
+    return parts
+
+
+def _places(member: Member) -> Optional[list[list[int]]]:
+    """For a layer that reads or has each unit k times: k lists of its channels in the order of the units."""
+    if len({len(channels) for channels in member.channels}) != 1:
+        return None
+    return [list(channels) for channels in zip(*member.channels)]
+
+
+@torch.no_grad()
+def reorder(model: nn.Module, groups: Sequence[Group], orders: Mapping[str, Tensor]) -> dict[tuple[str, int], Tensor]:
+    """Give the units of some groups another order in all layers that have them; the outputs stay what they were.
+
+    Args:
+        model: Changed in place; parameters stay the same objects.
+        groups: Of the model.
+        orders: By name of the group: which unit goes to each place.
+
+    Returns:
+        By name of each tensor that was changed and axis, the index that was applied.
+    """
+    layers = dict(model.named_modules())
+    index: dict[tuple[str, int], Tensor] = {}
+    for group in groups:
+        if group.name not in orders:
+            continue
+        order = orders[group.name].tolist()
+        for member in group.members:
+            layer = layers[member.layer]
+            for name, axis in _axes(layer, member.side):
+                tensor = getattr(layer, name)
+                whole = index.setdefault((f"{member.layer}.{name}", axis), torch.arange(tensor.shape[axis]))
+                for channels in _places(member) or ():
+                    whole[channels] = torch.tensor([channels[unit] for unit in order])
+    for (name, axis), whole in index.items():
+        layer, _, short = name.rpartition(".")
+        tensor = getattr(layers[layer], short)
+        tensor.copy_(tensor.index_select(axis, whole.to(tensor.device)))
+    return index
+
+
+def _axes(layer: nn.Module, side: str) -> list[tuple[str, int]]:
+    """Names of a layer's tensors that have the channels of a side, with the axis."""
+    if isinstance(layer, _BatchNorm):
+        names = ("weight", "bias", "running_mean", "running_var")
+        return [(name, 0) for name in names if getattr(layer, name) is not None]
+    rows = (side == "out") != isinstance(layer, nn.ConvTranspose2d)
+    found = [("weight", 0 if rows else 1)]
+    if side == "out" and getattr(layer, "bias", None) is not None:
+        found.append(("bias", 0))
+    return found

@@ -1,0 +1,1 @@
+"""Deep Compression: codebooks, positions, entropy coding and the .y5z container."""

@@ -1,0 +1,124 @@
+"""Bits of the indices by layer: as given, or those that lose least at a size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from yolov5_prune_plugin.core.coding.codebook import BITS
+from yolov5_prune_plugin.errors import PruneError
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a layer would be with some number of bits.
+
+    Attributes:
+        bits: Of an index.
+        size: Bytes of indices and codebook.
+        error: Sum of squared differences / sum of squares of the weights.
+    """
+
+    bits: int
+    size: float
+    error: float
+
+
+def by_layer(entries: Sequence[str], names: Sequence[str], flag: str = "--bits") -> dict[str, int]:
+    """Bits by name; the last entry that matches counts.
+
+    Args:
+        entries: ``N`` for all layers, or ``GLOB=N``.
+        names: Of all layers.
+        flag: What they were given with, for messages.
+
+    Raises:
+        PruneError: If a number is no number of bits, a glob matches no layer, or a layer has none.
+    """
+    found: dict[str, int] = {}
+    for entry in entries:
+        glob, _, number = entry.rpartition("=")
+        if not number.isdecimal() or int(number) not in BITS:
+            raise PruneError(f"{flag} {entry}: bits are a whole number from {BITS[0]} to {BITS[-1]}, for all layers, or"
+                             " GLOB=N")  # fmt: skip
+        matched = [name for name in names if fnmatchcase(name, glob or "*")]
+        if not matched:
+            raise PruneError(f"{flag} {entry}: no conv or linear weight matches {glob!r}; they run from {names[0]} to"
+                             f" {names[-1]}")  # fmt: skip
+        found.update(dict.fromkeys(matched, int(number)))
+    for name in names:
+        if name not in found:
+            raise PruneError(f"{flag}: nothing is said of {name}; put a number for all layers first")
+    return found
+
+
+def for_size(choices: Mapping[str, Sequence[Choice]], budget: float) -> dict[str, int]:
+    """Bits by name so that all layers together stay within a size and the sum of their errors is small.
+
+    Each layer begins with its smallest choice; then, one after the other, the step that takes away most error for a
+    byte is taken, along the lower convex hull of each layer's choices, as long as it fits. At the sizes where a step
+    ends this is the least possible error.
+
+    Args:
+        choices: By name.
+        budget: Bytes.
+
+    Raises:
+        PruneError: If even the smallest choices need more.
+    """
+    hulls = {name: _hull(some) for name, some in choices.items()}
+    size = sum(hull[0].size for hull in hulls.values())
+    if size > budget:
+        raise PruneError(
+            f"even at {BITS[0]} bit the weights need {size:,.0f} bytes where {max(0, budget):,.0f} are left"
+        )
+    steps = [(_gain(low, high), high.size - low.size, name, high.bits)
+             for name, hull in hulls.items() for low, high in zip(hull, hull[1:])]  # fmt: skip
+    found = {name: hull[0].bits for name, hull in hulls.items()}
+    stopped: set[str] = set()
+    for _, more, name, bits in sorted(steps, key=lambda step: -step[0]):
+        if name in stopped or size + more > budget:
+            stopped.add(name)  # its later steps build on this one
+            continue
+        size, found[name] = size + more, bits
+    return found
+
+
+def within(size: int, fixed: int, choices: Mapping[str, Sequence[Choice]], write: Callable[[dict[str, int]], int]
+           ) -> dict[str, int]:  # fmt: skip
+    """Bits with which a file is at most ``size`` bytes, tried by writing it.
+
+    Args:
+        size: Bytes of the whole file.
+        fixed: Bytes of all but indices and codebooks, nearly.
+        choices: By name.
+        write: Writes the file with these bits; returns its bytes.
+
+    Raises:
+        PruneError: If even the smallest choices need more.
+    """
+    budget = float(size - fixed)
+    for _ in range(12):
+        found = for_size(choices, budget)
+        over = write(found) - size
+        if over <= 0:
+            return found
+        budget = sum(one.size for name, some in choices.items() for one in some if one.bits == found[name]) - over
+    raise PruneError(f"no choice of bits was found that keeps the file within {size:,} bytes")
+
+
+def _hull(choices: Sequence[Choice]) -> list[Choice]:
+    """Those that no mixture of others beats, by rising size."""
+    hull: list[Choice] = []
+    for choice in sorted(choices, key=lambda one: (one.size, one.error)):
+        if hull and choice.error >= hull[-1].error:
+            continue
+        while len(hull) > 1 and _gain(hull[-2], hull[-1]) <= _gain(hull[-2], choice):
+            hull.pop()
+        hull.append(choice)
+    return hull
+
+
+def _gain(low: Choice, high: Choice) -> float:
+    return (low.error - high.error) / max(high.size - low.size, 1e-9)

@@ -1,0 +1,178 @@
+"""Weight sharing: the survivors of a layer become a few values, by k-means in one dimension."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from yolov5_prune_plugin.core.coding import entropy
+from yolov5_prune_plugin.core.coding.packing import DTYPES, dtype_name
+from yolov5_prune_plugin.errors import PruneError
+
+INITS = ("linear", "density", "k-means++")
+BEST = "best"
+BITS = range(1, 9)
+_ROUNDS = 300  # of Lloyd's algorithm, at most; a layer needs some dozens
+_POINTS = 1 << 16  # values that k-means++ looks at
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A layer with few different values.
+
+    Attributes:
+        weight: As before, with zeros in their places and each survivor at its centroid, in the type it had.
+        error: Sum of squared differences to what it was, each by its importance.
+        energy: Sum of squares of what it was, by the same.
+        index_bytes: Shannon's bound of the indices, and the codebook.
+    """
+
+    weight: Tensor
+    error: float
+    energy: float
+    index_bytes: float
+
+
+class Histogram:
+    """The different values of a layer's survivors, ascending, and how often each comes: all that k-means looks at.
+
+    Args:
+        tensor: Any shape, of a floating-point type.
+        importance: What an error counts in each row (output channel), [rows], > 0; None counts all alike.
+
+    Raises:
+        PruneError: If a value is NaN or infinite.
+    """
+
+    def __init__(self, tensor: Tensor, importance: Optional[Tensor] = None) -> None:
+        self.tensor = tensor.detach().cpu()
+        if not bool(torch.isfinite(self.tensor).all()):
+            raise PruneError("has NaN or infinite weights, which no codebook can hold")
+        self._dtype = dtype_name(self.tensor)
+        _, whole, kind = DTYPES[self._dtype]
+        flat = self.tensor.contiguous().reshape(-1)
+        self._inverse: Any = None
+        by_entry = None
+        if importance is not None:
+            by_entry = np.repeat(importance.double().numpy(), max(1, flat.numel() // len(importance)))
+        if self.tensor.element_size() == 2:
+            self._bits = flat.view(whole).numpy().view(kind)
+            count = np.bincount(self._bits, minlength=1 << 16)
+            count[[0, 1 << 15]] = 0  # both zeros
+            heavy = count if by_entry is None else np.bincount(self._bits, by_entry, 1 << 16)
+            self._patterns = np.flatnonzero(count).astype(kind)
+            values = torch.from_numpy(self._patterns.view(np.int16)).view(self.tensor.dtype).double().numpy()
+            order = np.argsort(values)
+            self._patterns, self.values = self._patterns[order], values[order]
+            self.counts, self._weight = count[self._patterns], heavy[self._patterns]
+        else:
+            self._survivors = flat != 0
+            found, self._inverse, self.counts = np.unique(
+                flat[self._survivors].numpy(), return_inverse=True, return_counts=True
+            )
+            self.values, self._weight = found.astype(np.float64), self.counts
+            if by_entry is not None:
+                self._weight = np.bincount(self._inverse.reshape(-1), by_entry[self._survivors.numpy()], len(found))
+        self._sums = [np.concatenate([[0.0], np.cumsum(self._weight * self.values**power)]) for power in range(3)]
+
+    @property
+    def energy(self) -> float:
+        """Sum of squares of all weights, by their importance."""
+        return float(self._sums[2][-1])
+
+    def share(self, bits: int, init: str = "linear", seed: int = 0) -> Shared:
+        """Give the survivors at most 2^bits values; a layer that has no more keeps its own.
+
+        Args:
+            bits: Of an index.
+            init: One of ``INITS``, or ``best``: the one of them that loses least.
+            seed: For k-means++.
+
+        Reference:
+            Han et al. 2015, section 3, https://arxiv.org/abs/1510.00149
+        """
+        if init == BEST:
+            return min((self.share(bits, one, seed) for one in INITS), key=lambda shared: shared.error)
+        if len(self.values) <= 1 << bits:
+            labels, centroids = np.arange(len(self.values)), self.values
+        else:
+            centroids = self._lloyd(_start(self.values, self._weight, 1 << bits, init, seed))
+            labels = np.searchsorted((centroids[1:] + centroids[:-1]) / 2, self.values, side="right")
+        rounded = torch.from_numpy(centroids).to(self.tensor.dtype)
+        error = float((self._weight * (self.values - rounded.double().numpy()[labels]) ** 2).sum())
+        occupied = np.bincount(labels, self.counts, len(centroids)).astype(np.int64)
+        book = rounded.element_size() * int((occupied > 0).sum())
+        return Shared(self._replaced(rounded, labels), error, self.energy, entropy.entropy(occupied) + book)
+
+    def _lloyd(self, centroids: Values) -> Values:
+        """Move centroids to the means of their members until nothing moves; one without members splits the worst."""
+        for _ in range(_ROUNDS):
+            borders = np.searchsorted(self.values, (centroids[1:] + centroids[:-1]) / 2, side="right")
+            borders = np.concatenate([[0], borders, [len(self.values)]])
+            members, sums, squares = (np.diff(total[borders]) for total in self._sums)
+            means = np.where(members > 0, sums / np.where(members > 0, members, 1), centroids)
+            errors = np.where(np.diff(borders) > 1, squares - members * means**2, 0)
+            for empty in np.flatnonzero(members == 0):
+                worst = int(errors.argmax())
+                if errors[worst] <= 0:
+                    break
+                spread = np.sqrt(errors[worst] / members[worst])
+                means[empty], means[worst], errors[worst] = means[worst] + spread, means[worst] - spread, 0
+            means = np.sort(means)
+            if np.array_equal(means, centroids):
+                break
+            centroids = means
+        return centroids
+
+    def _replaced(self, centroids: Tensor, labels: NDArray[Any]) -> Tensor:
+        if not len(self.values):
+            return torch.zeros_like(self.tensor)
+        if self._inverse is None:
+            _, whole, kind = DTYPES[self._dtype]
+            table = np.zeros(1 << 16, kind)
+            table[self._patterns] = centroids.view(whole).numpy().view(kind)[labels]
+            numbers = torch.from_numpy(table[self._bits].view(np.int16))
+            return numbers.view(self.tensor.dtype).reshape(self.tensor.shape)
+        found = torch.zeros_like(self.tensor).reshape(-1)
+        found[self._survivors] = centroids[torch.from_numpy(labels[self._inverse.reshape(-1)])]
+        return found.reshape(self.tensor.shape)
+
+
+def by_filter(tensor: Tensor) -> Optional[Tensor]:
+    """Importance by which an error counts in relation to the filter that it is in; None for tensors without filters.
+
+    A BatchNorm behind the filter divides by its scale, so the same error disturbs a small filter's output more. Filters
+    of less than a hundredth of the mean square count as if they had that.
+    """
+    if tensor.dim() < 2 or not tensor.numel():
+        return None
+    energy = tensor.detach().float().flatten(1).square().sum(1)
+    floor = float(energy.mean()) / 100
+    return 1 / energy.clamp_min(floor) if floor > 0 else None
+
+
+def _start(values: Values, counts: NDArray[Any], clusters: int, init: str, seed: int) -> Values:
+    if init == "linear":
+        return np.linspace(values[0], values[-1], clusters)
+    if init == "density":
+        share = (np.cumsum(counts) - counts / 2) / counts.sum()
+        return np.interp((np.arange(clusters) + 0.5) / clusters, share, values)
+    if init != "k-means++":
+        raise PruneError(f"there is no start of k-means called {init!r}; there are {', '.join(INITS)}")
+    step = -(-len(values) // _POINTS)
+    points, weight = values[::step], counts[::step].astype(np.float64)
+    rng = np.random.default_rng(seed)
+    chosen = [rng.choice(points, p=weight / weight.sum())]
+    distance = (points - chosen[0]) ** 2
+    while len(chosen) < clusters:
+        likely = weight * distance
+        chosen.append(rng.choice(points, p=likely / likely.sum()))
+        distance = np.minimum(distance, (points - chosen[-1]) ** 2)
+    return np.sort(np.array(chosen))

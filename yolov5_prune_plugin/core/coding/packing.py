@@ -1,0 +1,236 @@
+"""Tensors as bytes and back, bit for bit: weights as positions, codebook and indices; others by their bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from yolov5_prune_plugin.core.coding import entropy, positions
+from yolov5_prune_plugin.core.coding.cursor import Cursor, number
+from yolov5_prune_plugin.errors import PruneError
+
+DTYPES: dict[str, tuple[torch.dtype, torch.dtype, Any]] = {  # as it is named in a file: itself, and as whole numbers
+    "F16": (torch.float16, torch.int16, np.uint16),
+    "BF16": (torch.bfloat16, torch.int16, np.uint16),
+    "F32": (torch.float32, torch.int32, np.uint32),
+    "F64": (torch.float64, torch.int64, np.uint64),
+    "I64": (torch.int64, torch.int64, np.uint64),
+    "I32": (torch.int32, torch.int32, np.uint32),
+    "U8": (torch.uint8, torch.uint8, np.uint8),
+    "BOOL": (torch.bool, torch.uint8, np.uint8),
+}
+_ZERO = {"F16": 1 << 15, "BF16": 1 << 15, "F32": 1 << 31, "F64": 1 << 63}  # the zero with a sign
+LARGEST = 256  # entries of a codebook
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A weight as it stands in a file.
+
+    Attributes:
+        shape: Of the tensor.
+        dtype: Its name in ``DTYPES``.
+        kept: Entries that are not zero.
+        where: Their positions; None if all or none are kept.
+        position_bytes: Bytes of the positions.
+        codebook: The values that occur, ascending as whole numbers; None if each entry has its own.
+        streams: Indices into the codebook; without one the bytes of the values, highest first.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    kept: int
+    where: Optional[positions.Positions]
+    position_bytes: int
+    codebook: Optional[NDArray[Any]]
+    streams: tuple[entropy.Stream, ...]
+
+    @property
+    def weights(self) -> int:
+        """Entries of the tensor."""
+        return math.prod(self.shape)
+
+    @property
+    def codebook_bytes(self) -> int:
+        """Bytes of the codebook."""
+        return 0 if self.codebook is None else self.codebook.nbytes
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of indices or values."""
+        return sum(stream.size for stream in self.streams)
+
+    def decode(self) -> Tensor:
+        """The tensor.
+
+        Raises:
+            PruneError: If a stream is damaged.
+        """
+        kind = DTYPES[self.dtype][2]
+        if self.kept == 0:
+            return _tensor(np.zeros(self.weights, kind), self.shape, self.dtype)
+        if self.codebook is None:
+            values = _joined(self.streams, kind)
+        elif self.streams:
+            values = self.codebook[self.streams[0].decode()]
+        else:
+            values = np.full(self.kept, self.codebook[0])
+        if self.where is None:
+            return _tensor(values, self.shape, self.dtype)
+        whole = np.zeros(self.weights, kind)
+        whole[self.where.decode()] = values
+        return _tensor(whole, self.shape, self.dtype)
+
+
+def write_weight(tensor: Tensor, coder: str = "best") -> bytes:
+    """Pack a tensor with zeros, or few values, or neither. A zero with a sign becomes one without.
+
+    Args:
+        tensor: Any shape, of a type in ``DTYPES``.
+        coder: See ``entropy.write``.
+    """
+    name = dtype_name(tensor)
+    flat = _whole(tensor)
+    if name in _ZERO:
+        flat = np.where(flat == _ZERO[name], 0, flat)
+    mask = flat != 0
+    kept = int(np.count_nonzero(mask))
+    if not kept:
+        return number(0)
+    values = flat if kept == flat.size else flat[mask]
+    codebook = _values_of(values)
+    forms = []
+    if codebook is not None:
+        symbols = _indices(values, codebook)
+        stored = codebook.astype(codebook.dtype.newbyteorder("<")).tobytes()
+        head = number(len(codebook)) + stored
+        forms.append(head + (entropy.write(symbols, len(codebook), coder) if len(codebook) > 1 else b""))
+    if codebook is None or len(forms[0]) > kept:
+        forms.append(number(0) + b"".join(entropy.write(plane, 256, coder) for plane in _planes(values)))
+    where = b""
+    if kept < flat.size:
+        where = positions.write(mask.reshape(_rows(tuple(tensor.shape)), -1), coder)
+    return number(kept) + where + min(forms, key=len)
+
+
+def read_weight(cursor: Cursor, shape: tuple[int, ...], dtype: str) -> Coded:
+    """Find the parts of a weight without decoding it.
+
+    Raises:
+        PruneError: If it ends early, or is none of ours.
+    """
+    size, kept = math.prod(shape), cursor.number()
+    if kept > size:
+        raise PruneError(f"keeps {kept:,} of {size:,} weights")
+    if not kept:
+        return Coded(shape, dtype, 0, None, 0, None, ())
+    before, where = cursor.left, None
+    if kept < size:
+        rows = _rows(shape)
+        where = positions.read(cursor, rows, size // rows, kept)
+    position_bytes = before - cursor.left
+    kind = np.dtype(DTYPES[dtype][2])
+    entries = cursor.number()
+    if entries > min(LARGEST, kept):
+        raise PruneError(f"has a codebook of {entries} for {kept:,} weights")
+    if not entries:
+        planes = tuple(entropy.read(cursor, kept, 256) for _ in range(kind.itemsize))
+        return Coded(shape, dtype, kept, where, position_bytes, None, planes)
+    codebook = np.frombuffer(cursor.take(entries * kind.itemsize), kind.newbyteorder("<")).astype(kind)
+    streams = (entropy.read(cursor, kept, entries),) if entries > 1 else ()
+    return Coded(shape, dtype, kept, where, position_bytes, codebook, streams)
+
+
+def write_plain(tensors: Sequence[Tensor], coder: str = "best") -> bytes:
+    """Pack tensors of one type by their bytes: first the highest of all numbers, then the next.
+
+    Args:
+        tensors: Any shapes.
+        coder: See ``entropy.write``.
+    """
+    values = np.concatenate([_whole(tensor) for tensor in tensors])
+    return b"".join(entropy.write(plane, 256, coder) for plane in _planes(values))
+
+
+def read_plain(cursor: Cursor, shapes: Sequence[tuple[int, ...]], dtype: str) -> list[Tensor]:
+    """Unpack what ``write_plain`` wrote.
+
+    Raises:
+        PruneError: If it ends early, or is none of ours.
+    """
+    sizes = [math.prod(shape) for shape in shapes]
+    kind = DTYPES[dtype][2]
+    whole = np.zeros(0, kind)
+    if sum(sizes):
+        whole = _joined([entropy.read(cursor, sum(sizes), 256) for _ in range(np.dtype(kind).itemsize)], kind)
+    parts = np.split(whole, np.cumsum(sizes)[:-1])
+    return [_tensor(part.copy(), shape, dtype) for part, shape in zip(parts, shapes)]
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """The name of a tensor's type in a file.
+
+    Raises:
+        PruneError: If it has none.
+    """
+    for name, (kind, _, _) in DTYPES.items():
+        if tensor.dtype == kind:
+            return name
+    raise PruneError(f"a tensor of {tensor.dtype} cannot be packed; there are {', '.join(DTYPES)}")
+
+
+def _rows(shape: tuple[int, ...]) -> int:
+    return shape[0] if len(shape) > 1 else 1
+
+
+def _whole(tensor: Tensor) -> NDArray[Any]:
+    """The bits of a tensor as whole numbers, flat."""
+    _, whole, kind = DTYPES[dtype_name(tensor)]
+    return tensor.detach().cpu().contiguous().reshape(-1).view(whole).numpy().view(kind)
+
+
+def _tensor(flat: NDArray[Any], shape: tuple[int, ...], dtype: str) -> Tensor:
+    kind, whole, _ = DTYPES[dtype]
+    if dtype == "BOOL" and flat.size and int(flat.max()) > 1:
+        raise PruneError("has a truth value that is neither 0 nor 1")
+    numbers = flat if whole == torch.uint8 else flat.view(flat.dtype.str.replace("u", "i"))
+    return torch.from_numpy(numbers).view(kind).reshape(shape)
+
+
+def _values_of(values: NDArray[Any]) -> Optional[NDArray[Any]]:
+    """The different values, ascending, if they are few enough for a codebook."""
+    if values.dtype.itemsize <= 2:
+        found = np.flatnonzero(np.bincount(values)).astype(values.dtype)
+    else:
+        sample = np.unique(values[: 64 * LARGEST])
+        found = sample if len(sample) > LARGEST else np.unique(values)
+    return found if len(found) <= LARGEST else None
+
+
+def _indices(values: NDArray[Any], codebook: NDArray[Any]) -> NDArray[np.uint8]:
+    if values.dtype.itemsize > 2:
+        found: NDArray[np.uint8] = np.searchsorted(codebook, values).astype(np.uint8)
+        return found
+    table = np.zeros(int(codebook[-1]) + 1, np.uint8)
+    table[codebook] = np.arange(len(codebook))
+    found = table[values]
+    return found
+
+
+def _planes(values: NDArray[Any]) -> list[NDArray[np.uint8]]:
+    """The bytes of whole numbers, highest first; the same on machines of either byte order."""
+    return [(values >> np.array(8 * i, values.dtype)).astype(np.uint8) for i in reversed(range(values.dtype.itemsize))]
+
+
+def _joined(streams: Sequence[entropy.Stream], kind: Any) -> NDArray[Any]:
+    whole = np.zeros(streams[0].count, kind)
+    for stream in streams:
+        whole = (whole << np.array(8 % (8 * whole.dtype.itemsize), kind)) | stream.decode().astype(kind)
+    return whole

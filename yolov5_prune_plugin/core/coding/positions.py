@@ -1,0 +1,179 @@
+"""Where the weights that are not zero stand: gaps as in Deep Compression, or a bitmap; dead rows and columns apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yolov5_prune_plugin.core.coding import entropy
+from yolov5_prune_plugin.core.coding.cursor import Cursor, number
+from yolov5_prune_plugin.errors import PruneError
+
+WIDTHS = range(1, 9)  # bits of a gap
+_ROWS, _COLUMNS, _BITMAP = 1, 2, 4  # bits of the byte that says the form
+_TABLE = 5  # bits that an entry of a coder's table is taken to cost when forms are compared
+_NEAR = 1.002  # ratio of sizes within which the faster form is taken
+_FEW = 1 << 20  # gaps below this are counted in an array
+
+Places = NDArray[Any]  # whole numbers
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Positions as they stand in a file.
+
+    Attributes:
+        rows: Of the matrix; the first dimension of the tensor.
+        columns: Product of the others.
+        kept: Entries that are not zero.
+        live: Streams of the bitmaps of rows and columns with something in them; None if none was left out.
+        width: Bits of a gap; 0 for a bitmap.
+        stream: Gaps or bitmap.
+    """
+
+    rows: int
+    columns: int
+    kept: int
+    live: tuple[Optional[entropy.Stream], Optional[entropy.Stream]]
+    width: int
+    stream: Optional[entropy.Stream]
+
+    def decode(self) -> Places:
+        """Flat positions, ascending, [kept].
+
+        Raises:
+            PruneError: If they are not ``kept`` positions of the matrix.
+        """
+        rows, columns = (_live(s, n) for s, n in zip(self.live, (self.rows, self.columns)))
+        height = self.rows if rows is None else len(rows)
+        wide = self.columns if columns is None else len(columns)
+        places = self._inner(height * wide)
+        if len(places) != self.kept or (self.kept and int(places[-1]) >= height * wide):
+            raise PruneError(f"has other than {self.kept:,} positions within {height} x {wide}")
+        if rows is None and columns is None:
+            return places
+        row, column = np.divmod(places, wide)
+        whole: Places = (row if rows is None else rows[row]) * self.columns + (
+            column if columns is None else columns[column]
+        )
+        return whole
+
+    def _inner(self, size: int) -> Places:
+        if self.stream is None:
+            return np.arange(self.kept)
+        if not self.width:
+            if self.stream.count != -(-size // 8):
+                raise PruneError("has a bitmap of another size than its rows and columns")
+            return np.flatnonzero(np.unpackbits(self.stream.decode()).view(bool))
+        symbols = self.stream.decode()
+        most = (1 << self.width) - 1
+        found = symbols != most
+        ends = np.cumsum(symbols + found, dtype=np.int32 if size < 1 << 31 else np.int64)
+        places: Places = ends[found] - 1
+        return places
+
+
+def write(mask: NDArray[np.bool_], coder: str = "best") -> bytes:
+    """Write the positions of True in the shortest form.
+
+    Args:
+        mask: [rows, columns]; at least one entry is True and one False.
+        coder: See ``entropy.write``.
+    """
+    rows, columns = mask.any(1), mask.any(0)
+    forms = []
+    for drop_rows in {False, not rows.all()}:
+        for drop_columns in {False, not columns.all()}:
+            inner = mask[rows] if drop_rows else mask
+            inner = inner[:, columns] if drop_columns else inner
+            saved = sum(entropy.entropy(np.bincount(live)) + 3 for live, drop in
+                        ((rows, drop_rows), (columns, drop_columns)) if drop)  # fmt: skip
+            size, width = _shortest(inner)
+            forms.append((size + saved, drop_rows, drop_columns, width))
+    _, drop_rows, drop_columns, width = min(forms)
+    inner = mask[rows] if drop_rows else mask
+    inner = np.ascontiguousarray(inner[:, columns] if drop_columns else inner).reshape(-1)
+    form = drop_rows * _ROWS | drop_columns * _COLUMNS
+    live = b"".join(entropy.write(np.packbits(some), 256, coder) for some, drop in
+                    ((rows, drop_rows), (columns, drop_columns)) if drop)  # fmt: skip
+    packed = np.packbits(inner)
+    bitmap = bytes([form | _BITMAP]) + live + number(len(packed)) + entropy.write(packed, 256, coder)
+    if not width:
+        return bitmap
+    symbols = _symbols(_gaps(inner), width)
+    gaps = bytes([form]) + live + bytes([width]) + number(len(symbols)) + entropy.write(symbols, 1 << width, coder)
+    return bitmap if len(bitmap) * _NEAR < len(gaps) else gaps  # a pattern may show in one of them only
+
+
+def read(cursor: Cursor, rows: int, columns: int, kept: int) -> Positions:
+    """Find the parts of positions without decoding them.
+
+    Args:
+        cursor: At their first byte; left behind their last.
+        rows: Of the matrix.
+        columns: Of the matrix.
+        kept: Entries that are not zero, 0 < kept < rows * columns.
+
+    Raises:
+        PruneError: If they end early or have a form that is none of ours.
+    """
+    form = cursor.byte()
+    if form > (_ROWS | _COLUMNS | _BITMAP):
+        raise PruneError(f"has positions of form {form}; this version knows 0 to 7")
+    live_rows = entropy.read(cursor, -(-rows // 8), 256) if form & _ROWS else None
+    live_columns = entropy.read(cursor, -(-columns // 8), 256) if form & _COLUMNS else None
+    width = 0 if form & _BITMAP else cursor.byte()
+    count = cursor.number()
+    if width not in (0, *WIDTHS) or bool(form & _BITMAP) != (width == 0):
+        raise PruneError(f"has gaps of {width} bits; they have 1 to 8")
+    if not 0 < count <= (rows * columns if width else -(-rows * columns // 8)):
+        raise PruneError(f"has {count:,} gaps in a matrix of {rows * columns:,}")
+    stream = entropy.read(cursor, count, 256 if not width else 1 << width)
+    return Positions(rows, columns, kept, (live_rows, live_columns), width, stream)
+
+
+def _live(stream: Optional[entropy.Stream], size: int) -> Optional[Places]:
+    if stream is None:
+        return None
+    return np.flatnonzero(np.unpackbits(stream.decode(), count=size))
+
+
+def _gaps(flat: NDArray[np.bool_]) -> Places:
+    """Zeros before each True that stand behind the one before it."""
+    return np.diff(np.flatnonzero(flat), prepend=-1) - 1
+
+
+def _symbols(gaps: Places, width: int) -> NDArray[np.uint8]:
+    """A gap g as g // most times the symbol ``most``, which skips so many zeros, and then g % most."""
+    most = (1 << width) - 1
+    skips, rest = np.divmod(gaps, most)
+    found = np.full(len(gaps) + int(skips.sum()), most, np.uint8)
+    found[np.cumsum(skips + 1) - 1] = rest
+    return found
+
+
+def _shortest(inner: NDArray[np.bool_]) -> tuple[float, int]:
+    """Bytes, nearly, and bits of a gap, or 0 for a bitmap; of forms that are as short, the one of fewest symbols."""
+    flat = np.ascontiguousarray(inner).reshape(-1)
+    packed = np.bincount(np.packbits(flat), minlength=1)
+    found = [(entropy.entropy(packed) + len(packed) * _TABLE / 8, -(-flat.size // 8), 0)]
+    gaps = _gaps(flat)
+    largest = int(gaps.max())
+    if largest < _FEW:
+        count = np.bincount(gaps)
+        value = np.flatnonzero(count)
+        count = count[value]
+    else:
+        value, count = np.unique(gaps, return_counts=True)
+    for width in WIDTHS:
+        most = (1 << width) - 1
+        symbols = np.bincount(value % most, count, most + 1).astype(np.int64)
+        symbols[most] += int((value // most * count).sum())
+        table = (int(np.flatnonzero(symbols)[-1]) + 1) * _TABLE / 8
+        found.append((entropy.entropy(symbols) + table, int(symbols.sum()), width))
+    near = min(found)[0] * _NEAR
+    size, _, width = min((form for form in found if form[0] <= near), key=lambda form: form[1])
+    return size, width

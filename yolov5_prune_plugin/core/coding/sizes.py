@@ -1,0 +1,123 @@
+"""Where the bytes of a .y5z file go: numbers first; tables and plots are made from them (compress/show.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from yolov5_prune_plugin.core.coding import entropy, packing
+from yolov5_prune_plugin.core.coding.container import Container
+from yolov5_prune_plugin.errors import PruneError
+
+
+@dataclass(frozen=True)
+class LayerSize:
+    """One weight.
+
+    Attributes:
+        name: Parameter name.
+        shape: [out, in / groups, height, width]; [out, in] of a Linear.
+        weights: Entries.
+        kept: Those that are not zero.
+        clusters: Different values among them; 0 if each is stored for itself.
+        codebook: Bytes of these values.
+        values: Bytes of the indices; without a codebook, of the values.
+        positions: Bytes of where they are.
+        size: Bytes of all.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    weights: int
+    kept: int
+    clusters: int
+    codebook: int
+    values: int
+    positions: int
+    size: int
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of the file for each entry, zero or not."""
+        return 8 * self.size / max(1, self.weights)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A whole file.
+
+    Attributes:
+        layers: In the file's order.
+        others: Bytes of all other tensors: BatchNorm, biases, anchors.
+        other_entries: How many numbers these are.
+        header: Bytes of preamble and header, with the architecture.
+    """
+
+    layers: tuple[LayerSize, ...]
+    others: int
+    other_entries: int
+    header: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of the file."""
+        return sum(layer.size for layer in self.layers) + self.others + self.header
+
+    @property
+    def weights(self) -> int:
+        """Entries of all layers' weights."""
+        return sum(layer.weights for layer in self.layers)
+
+    @property
+    def kept(self) -> int:
+        """Those of them that are not zero."""
+        return sum(layer.kept for layer in self.layers)
+
+    @property
+    def fp32(self) -> int:
+        """Bytes of all numbers at four bytes each."""
+        return 4 * (self.weights + self.other_entries)
+
+
+def sizes(opened: Container) -> Sizes:
+    """Count the bytes of a file; nothing is decoded.
+
+    Raises:
+        PruneError: If a section is damaged.
+    """
+    layers, others, entries = [], 0, 0
+    for section in opened.sections:
+        if section.kind == "weight":
+            name, shape = section.tensors[0]
+            try:
+                coded = section.coded
+            except PruneError as error:
+                raise PruneError(f"{opened.file}: {name} {error}") from None
+            clusters = 0 if coded.codebook is None else len(coded.codebook)
+            layers.append(LayerSize(name, shape, coded.weights, coded.kept, clusters, coded.codebook_bytes,
+                                    coded.value_bytes, coded.position_bytes, len(section.data)))  # fmt: skip
+        else:
+            others += len(section.data)
+            entries += sum(int(np.prod(shape)) for _, shape in section.tensors)
+    return Sizes(tuple(layers), others, entries, opened.header_size)
+
+
+def shannon(opened: Container) -> tuple[float, int]:
+    """Entropy of the symbols of all weights' streams, and the bytes that these streams take, tables and all.
+
+    Raises:
+        PruneError: If a stream is damaged.
+    """
+    bound, written = 0.0, 0
+    for section in opened.sections:
+        for stream in _streams(section.coded) if section.kind == "weight" else []:
+            bound += entropy.entropy(np.bincount(stream.decode()))
+            written += stream.size
+    return bound, written
+
+
+def _streams(coded: packing.Coded) -> list[entropy.Stream]:
+    where = coded.where
+    mine = [*where.live, where.stream] if where else []
+    return [*(stream for stream in mine if stream is not None), *coded.streams]

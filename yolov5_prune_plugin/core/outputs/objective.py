@@ -1,0 +1,137 @@
+"""What a pruned model should keep of the dense one's outputs, as a loss and as its curvature; no labels are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from yolov5_prune_plugin.core.outputs.proxy import predictions
+
+BOX = 0.5  # weight of a squared difference of raw box coordinates beside the divergences in nats
+EPS = 1e-12
+
+
+def distance(dense: Any, outputs: Any) -> Tensor:
+    """How far outputs are from the dense model's; 0 for equal ones, differentiable in ``outputs``.
+
+    For YOLOv5 detections: the Bernoulli divergence KL(dense || pruned) of objectness at every anchor, and, weighted by
+    the dense model's objectness, that of the classes and half the squared difference of the raw box (and of mask
+    coefficients); summed and divided by the sum of objectness, roughly the number of objects. For other tensors, such
+    as prototypes of masks or logits of a classifier: the squared difference relative to their variance.
+
+    Args:
+        dense: What the dense model gave in eval mode; no gradient flows into it.
+        outputs: The same of the pruned model.
+    """
+    rows0, rows = predictions(dense), predictions(outputs)
+    total, taken = torch.zeros(()), frozenset[int]()
+    if rows0 and rows:
+        taken = _taken(dense)
+        total = _detections(rows0[0], rows[0], _linear(dense, rows0[0]))
+    pairs = [(y0, y) for y0, y in zip(tensors(dense), tensors(outputs)) if id(y0) not in taken]
+    for y0, y in pairs:
+        total = total.to(y.device) + (y.float() - y0.float()).square().mean() / (y0.float().var() + EPS)
+    return total
+
+
+def probe(outputs: Any, generator: torch.Generator) -> Tensor:
+    """A random scalar v whose gradient satisfies E[grad v grad v^T] = the Gauss-Newton Hessian of ``distance`` at 0.
+
+    v = sum of signs * sqrt(curvature of the output) * output, with independent random signs (Hutchinson).
+
+    Args:
+        outputs: Of the dense model in eval mode, with gradients.
+        generator: Draws the signs, on the CPU.
+    """
+    rows = predictions(outputs)
+    taken = frozenset[int]()
+    total = torch.zeros(())
+    if rows:
+        taken = _taken(outputs)
+        y = rows[0]
+        p = y.detach().sigmoid()
+        weight = p[..., 4:5]
+        curvature = p * (1 - p) * weight
+        curvature[..., 4:5] = weight * (1 - weight)
+        curvature[..., _linear(outputs, y)] = 2 * BOX * weight
+        total = (_signs(y, generator) * curvature.sqrt() * y).sum() / (weight.sum() + 1).sqrt()
+    for y in tensors(outputs):
+        if id(y) not in taken and y.requires_grad:
+            scale = (2 / (y.numel() * (y.detach().float().var() + EPS))).sqrt()
+            total = total.to(y.device) + (_signs(y, generator) * y.float()).sum() * scale
+    return total
+
+
+def features_of(model: nn.Module) -> Optional[nn.Module]:
+    """The head, whose inputs are the features worth keeping: the last block of the model's chain of blocks."""
+    module = model
+    while len(children := list(module.children())) == 1:
+        module = children[0]
+    return children[-1] if children else None
+
+
+class Features:
+    """Catches the inputs of a module during forward passes, as a context."""
+
+    def __init__(self, module: Optional[nn.Module]) -> None:
+        self.module, self.last = module, list[Tensor]()
+
+    def __enter__(self) -> Features:
+        self._hook = self.module.register_forward_pre_hook(self._note) if self.module else None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._hook:
+            self._hook.remove()
+
+    def _note(self, _: nn.Module, inputs: Any) -> None:
+        self.last = list(tensors(inputs))  # a list of its own: upstream's head replaces the items of its argument
+
+
+def tensors(outputs: Any) -> Iterator[Tensor]:
+    """The float tensors in nested tuples, lists and dicts."""
+    if isinstance(outputs, Tensor):
+        if outputs.is_floating_point():
+            yield outputs
+    elif isinstance(outputs, (tuple, list)):
+        for item in outputs:
+            yield from tensors(item)
+    elif isinstance(outputs, dict):
+        for item in outputs.values():
+            yield from tensors(item)
+
+
+def _taken(outputs: Any) -> frozenset[int]:
+    return frozenset(id(tensor) for tensor in (outputs[0], *outputs[-1]))
+
+
+def _linear(outputs: Any, rows: Tensor) -> Tensor:
+    """Columns that are no probabilities: the box, and what decoding leaves as it is (mask coefficients)."""
+    decoded = outputs[0].detach().float()
+    columns: Tensor = (decoded == rows.detach()).flatten(0, 1).all(0)
+    columns[:4] = True
+    return columns
+
+
+def _detections(rows0: Tensor, rows: Tensor, linear: Tensor) -> Tensor:
+    p = rows0.detach().sigmoid()
+    weight = p[..., 4:5]
+    divergence = F.binary_cross_entropy_with_logits(rows, p, reduction="none") - _entropy(rows0.detach(), p)
+    square = BOX * (rows - rows0.detach()).square()
+    each = torch.where(linear, square, divergence)
+    factor = weight.expand_as(each).clone()
+    factor[..., 4] = 1
+    return (each * factor).sum() / (weight.sum() + 1)
+
+
+def _entropy(logits: Tensor, p: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, p, reduction="none")
+
+
+def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    signs = torch.randint(0, 2, like.shape, generator=generator, dtype=torch.int8)
+    return (signs * 2 - 1).to(like.device, torch.float32)

@@ -1,0 +1,1 @@
+"""Optimal Brain Surgeon: Hessians of layers, masks and least squares from them, tuning."""

@@ -1,0 +1,203 @@
+"""Optimal Brain Surgeon: the weights that are left make up for those that go, exactly for a given mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Optional
+
+import torch
+from torch import Tensor, nn
+
+from yolov5_prune_plugin.core.pruning.mask import apply_mask
+from yolov5_prune_plugin.core.pruning.parameters import Layer
+from yolov5_prune_plugin.core.second_order.admm import choose
+from yolov5_prune_plugin.core.second_order.hessian import Moments
+from yolov5_prune_plugin.core.second_order.sequential_calibration import walk
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-9}  # of a residual, relative to the first one
+WIDE, TOLERANCE_WIDE = 2048, 1e-4  # layers with more columns are solved in float32: the minimum is met to a millionth
+ITERATIONS = 400
+RIDGE = 0.01  # added to the diagonal of what is inverted as preconditioner
+EPS = 1e-30
+TINY = 1e-38
+SMOOTH = 0.1  # share of the mean curvature of outputs that is added to each: 128 images are few
+CONSTANT = 1e-12  # variance that is but rounding of float32, relative to the square
+
+
+def solve(weight: Tensor, mask: Tensor, second: Tensor, damp: float = 0.01) -> Tensor:
+    """The weights on a mask that give the outputs of a full weight best.
+
+    Minimises, for each row, E[((v - w) x)^2] + lambda |v - w|^2 over v that are zero off the mask, with
+    lambda = damp * mean diagonal of E[x x^T]. The minimum satisfies [(v - w) (H + lambda)] = 0 on the mask: one linear
+    system a row, solved for all rows at once by conjugate gradients, so that no row needs an inverse of its own; the
+    part of the full inverse that is on the mask is the preconditioner, in the weight's own precision.
+    Removing a single weight q this way is the formula of Optimal Brain Surgeon, v = w - w_q / [H^-1]_qq H^-1[:, q].
+
+    Args:
+        weight: [rows, K].
+        mask: [rows, K] bool, True where a weight stays.
+        second: E[x x^T], [K, K], float64; may be singular, or have dead inputs (zero rows).
+        damp: Share of the mean diagonal that is added to the diagonal, >= 0.
+
+    Returns:
+        [rows, K] like ``weight``, exactly zero off the mask.
+
+    Reference:
+        Hassibi, Stork 1993; Frantar, Alistarh 2022, https://arxiv.org/abs/2208.11580
+    """
+    scale = float(second.diagonal().mean())
+    wide = len(second) > WIDE and weight.dtype == torch.float32
+    dtype, tolerance = (torch.float32, TOLERANCE_WIDE) if wide else (second.dtype, TOLERANCE[weight.dtype])
+    kept, full = mask.to(dtype), weight.detach().to(dtype)
+    if not scale > 0:  # the layer never fires: nothing to make up for
+        return (full * kept).to(weight.dtype)
+    hessian = second / scale + damp * torch.eye(len(second), dtype=second.dtype, device=second.device)
+    ridge = RIDGE * torch.eye(len(second), dtype=second.dtype, device=second.device)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian + ridge)).to(weight.dtype)
+    hessian = hessian.to(dtype)
+
+    def precondition(residual: Tensor) -> Tensor:
+        return kept * (residual.to(inverse.dtype) @ inverse).to(residual.dtype)
+
+    step = torch.zeros_like(full)  # v - mask * w
+    residual = kept * ((full * (1 - kept)) @ hessian)
+    preconditioned = precondition(residual)
+    direction = preconditioned.clone()
+    energy = (residual * preconditioned).sum(1, keepdim=True)
+    goal = tolerance**2 * energy
+    for _ in range(ITERATIONS):
+        if not bool((energy > goal).any()):
+            break
+        moved = kept * (direction @ hessian)
+        curvature = (direction * moved).sum(1, keepdim=True)
+        length = torch.where(curvature > 0, energy / curvature.clamp_min(TINY), 0.0)
+        step += length * direction
+        residual -= length * moved
+        preconditioned = precondition(residual)
+        before, energy = energy, (residual * preconditioned).sum(1, keepdim=True)
+        direction = preconditioned + torch.where(before > 0, energy / before.clamp_min(TINY), 0.0) * direction
+    return ((full + step) * kept).to(weight.dtype)
+
+
+@torch.no_grad()
+def compensate(layer: Layer, weight: Tensor, mask: Tensor, moments: Moments, damp: float = 0.01) -> None:
+    """Prune a layer to a mask and let what is left, and its bias if it has one, make up for it, in place.
+
+    Args:
+        layer: Its weight and bias are written.
+        weight: The full weight, shaped like the layer's.
+        mask: Bool, shaped like it.
+        moments: Of the layer's inputs.
+        damp: As for ``solve``.
+    """
+    second, mean = moments.second, moments.mean
+    if layer.bias is not None:  # the bias takes the mean, the weights what is left around it
+        squares, second = second.diagonal(dim1=1, dim2=2).mean(1), moments.covariance
+        varies = second.diagonal(dim1=1, dim2=2).mean(1) > CONSTANT * squares
+        second = second * varies.view(-1, 1, 1)
+    groups = len(second)
+    full, kept = weight.detach().flatten(1).chunk(groups), mask.flatten(1).chunk(groups)
+    rows = [solve(w, m, s, damp) for w, m, s in zip(full, kept, second)]
+    if layer.bias is not None:
+        lost = [(w - v).double() @ m for w, v, m in zip(full, rows, mean)]
+        layer.bias.add_(torch.cat(lost).to(layer.bias.dtype))
+    layer.weight.copy_(torch.cat(rows).view_as(layer.weight))
+
+
+@torch.no_grad()
+def sequentially(
+    model: nn.Module,
+    masks: MutableMapping[str, Tensor],
+    batches: Sequence[Tensor],
+    damp: float = 0.01,
+    positions: int = 512,
+    seed: int = 0,
+    salience: Sequence[Sequence[Mapping[str, Tensor]]] = (),
+    curvature: Mapping[str, Tensor] = MappingProxyType({}),
+    pattern: Optional[Callable[[str, Tensor, float], Tensor]] = None,
+    progress: Callable[[], None] = lambda: None,
+) -> None:
+    """Prune layer after layer in the order of the forward pass; each is calibrated on what the pruned ones before give.
+
+    Args:
+        model: Dense, in eval mode; changed in place.
+        masks: By name of the weight of a Conv2d or Linear; one that keeps all leaves its layer as it is.
+        batches: Calibration images, one batch a shape.
+        damp: As for ``solve``.
+        positions: Output positions looked at, an image and layer.
+        seed: Of their choice.
+        salience: For each batch, for each of its images, what ``Salience.maps`` has of it; none counts all alike.
+        curvature: Of each weight, shaped like it; with a pattern only, says which output channels matter.
+        pattern: (name, scores shaped like the weight, share) as for ``admm.choose``. If it is given, a layer's mask is
+            chosen anew when its turn comes, from what the pruned layers before it give, and written to ``masks``.
+        progress: Called once for each mask.
+
+    Raises:
+        PruneError: If inputs of a layer are not finite.
+    """
+    names = {model.get_submodule(name.rpartition(".")[0]): name for name, mask in masks.items() if not mask.all()}
+    for _ in range(len(masks) - len(names)):
+        progress()
+    left = dict(names)
+
+    def visit(layer: nn.Module, inputs: list[Tensor]) -> None:
+        name = left.pop(layer, None)
+        if name is None:  # a layer that is used twice: pruned at its first use
+            return
+        assert isinstance(layer, (nn.Conv2d, nn.Linear))
+        moments = Moments(layer, name, positions, seed)
+        for index, (batch, images) in enumerate(zip(inputs, batches)):
+            maps = [of_image.get(name) for of_image in salience[index]] if salience else ()
+            moments.add(batch, len(images), maps)
+        if pattern is not None:
+            masks[name] = _chosen(layer, moments, curvature[name], partial(pattern, name), damp)
+        compensate(layer, layer.weight.clone(), masks[name], moments, damp)
+        progress()
+
+    walk(model, batches, list(names), visit)
+    for layer, name in left.items():  # the forward pass does not reach it
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        apply_mask(weight, masks[name])
+        progress()
+
+
+def _chosen(
+    layer: Layer, moments: Moments, curvature: Tensor, pattern: Callable[[Tensor, float], Tensor], damp: float
+) -> Tensor:
+    second, shape = moments.second, layer.weight.shape
+    grouped = (len(second), shape[0] // len(second), -1)
+    # the curvature of a weight is that of its output times the square of its input
+    rows = curvature.view(grouped).sum(2) / (second.diagonal(dim1=1, dim2=2).sum(1, keepdim=True) + EPS)
+    rows = rows + SMOOTH * rows.mean()
+    hessian = moments.covariance if layer.bias is not None else second
+    mask = choose(
+        layer.weight.view(grouped), hessian, rows, lambda s, share: pattern(s.view(shape), share).reshape(s.shape), damp
+    )
+    return mask.reshape(shape)
+
+
+@torch.no_grad()
+def images_that_fit(model: nn.Module, image: Tensor, memory: int) -> int:
+    """How many images ``walk`` can hold at a time, at least 1.
+
+    Args:
+        model: In eval mode.
+        image: [1, 3, H, W].
+        memory: Bytes for activations; an image is taken to need three times the input and output of its largest layer.
+    """
+    largest = 1
+
+    def note(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal largest
+        largest = max(largest, inputs[0].numel() + output.numel())
+
+    hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    try:
+        model(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(1, memory // (3 * 4 * largest))

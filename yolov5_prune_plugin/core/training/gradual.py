@@ -1,0 +1,120 @@
+"""Pruning in steps without splicing: gradual magnitude pruning, and prune and retrain in one round or several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+from yolov5_prune_plugin.core.pruning.oneshot import Request, ScoreFunction, mask_of, units_to_drop
+from yolov5_prune_plugin.core.pruning.parameters import Target
+from yolov5_prune_plugin.core.training.masked import Masked
+from yolov5_prune_plugin.core.training.rule import Rule
+from yolov5_prune_plugin.core.training.schedule import Window, cubic
+
+Plan = Callable[[int], Mapping[int, float]]  # optimizer steps of the training -> sparsity by step
+STEPS = 100  # prunings of a gradual schedule, unless it says how many steps lie between them
+
+
+@dataclass
+class Gradual(Rule):
+    """Prunes by scores at the steps of a plan; what was pruned once stays so.
+
+    Attributes:
+        targets: The weights.
+        score: Importance of one of them; higher is kept.
+        request: How it is spread and in what grain; its sparsity is the plan's.
+        plan: Sparsity by step.
+        first: Sparsity before the first forward pass; None leaves the weights as they are.
+        method: Instead of ``score``, prunes in place by itself: (targets, request).
+    """
+
+    targets: Sequence[Target]
+    score: Optional[ScoreFunction]
+    request: Request
+    plan: Plan
+    first: Optional[float] = None
+    method: Optional[Callable[[Sequence[Target], Request], None]] = None
+    steps: dict[int, float] = field(default_factory=dict, init=False)
+    begun: bool = field(default=False, init=False)
+
+    def prepare(self, masked: Masked) -> Mapping[str, Tensor]:
+        """The first round, if it comes before all training."""
+        return {} if self.first is None else self._prune(self.first, masked)
+
+    def begin(self, masked: Masked, total: int) -> None:
+        """Lay out the plan."""
+        self.steps, self.begun = dict(self.plan(total)), True
+
+    def wants(self, step: int) -> bool:
+        """At the steps of the plan."""
+        return step in self.steps
+
+    def update(self, step: int, masked: Masked) -> Mapping[str, Tensor]:
+        """One more round."""
+        return self._prune(self.steps[step], masked)
+
+    def settled(self, step: int) -> bool:
+        """After the last round."""
+        return self.begun and step >= max(self.steps, default=-1)
+
+    def state(self) -> dict[str, Any]:
+        """The plan."""
+        return {"steps": sorted(self.steps.items())}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on with it."""
+        self.steps, self.begun = {int(step): sparsity for step, sparsity in state["steps"]}, True
+
+    def _prune(self, sparsity: float, masked: Masked) -> Mapping[str, Tensor]:
+        request = replace(self.request, sparsity=sparsity)
+        if self.method:
+            self.method(self.targets, request)
+            kept = {target.name: target.weight.detach() != 0 for target in self.targets}
+        else:
+            assert self.score is not None
+            drop, score = units_to_drop(self.targets, self.score, request), self.score
+            kept = {t.name: mask_of(t, score(t, request), drop, request.granularity) for t in self.targets}
+        counts = {}
+        for name, updated in kept.items():
+            left = masked.masks[name].logical_and_(updated).count_nonzero()
+            counts[name] = torch.stack([left, torch.zeros_like(left)])
+        return counts
+
+
+def gradual_plan(start: float, stop: float, every: Optional[int], final: float) -> Plan:
+    """The cubic schedule of gradual magnitude pruning.
+
+    Args:
+        start: First step, as ``Window.of`` has it.
+        stop: The step after which the final sparsity is there.
+        every: Steps between two prunings; by default a hundredth of them.
+        final: Sparsity in the end.
+    """
+
+    def plan(total: int) -> dict[int, float]:
+        window = Window.of(start, stop, total)
+        between = every or max(1, (window.stop - window.start) // STEPS)
+        steps = {step: cubic(step + 1, window, final) for step in range(window.start, window.stop, between)}
+        return {**steps, window.stop - 1: final}
+
+    return plan
+
+
+def rounds(number: int, final: float) -> tuple[float, Plan]:
+    """Rounds of pruning that each keep the same share of what is left, and training of equal length after each.
+
+    Returns:
+        The sparsity of the first round, before all training, and the plan of the others.
+    """
+
+    def sparsity(done: int) -> float:
+        return final if done == number else 1 - (1 - final) ** (done / number)
+
+    def plan(total: int) -> dict[int, float]:
+        return {max(total * done // number - 1, done - 1): sparsity(done + 1) for done in range(1, number)}
+
+    return sparsity(1), plan

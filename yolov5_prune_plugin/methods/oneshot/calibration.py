@@ -1,0 +1,55 @@
+"""--prune-calib: how many images, and of which split, a method or a measurement may look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from yolov5_prune_plugin import hookimpl
+from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.options import checked, flag
+from yolov5_prune_plugin.plugin_api.run import Run
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise PruneError(f"must be a whole number of images, at least 1; got {text!r}")
+    return int(text)
+
+
+@dataclass
+class CalibrationOptions:
+    """Images for methods and measurements that need some, without their labels (yolov5-prune-plugin)."""
+
+    prune_calib: int = flag(
+        128, "how many images of --data to calibrate with (default 128)", type=checked(_number), metavar="N"
+    )
+    prune_calib_split: str = flag(
+        "train", "the split that they come from (default train)", choices=("train", "val", "test"))  # fmt: skip
+
+
+@hookimpl
+def options(role: str) -> list[type]:
+    """In every script."""
+    return [CalibrationOptions]
+
+
+@hookimpl
+def configure(run: Run) -> None:
+    """Refuse them where nothing is pruned or measured."""
+    given = run.given(CalibrationOptions)
+    if given and set(vars(run.options)) <= {"prune_calib", "prune_calib_split"}:
+        ways = "--prune S" if run.role == "train" else "--prune S, --prune-budget or --prune-sensitivity"
+        raise PruneError(f"{given[0]} goes with {ways}; none is given")
+
+
+def check_images(run: Run, method: Any) -> None:
+    """Refuse our flags with a method that looks at no images.
+
+    Raises:
+        PruneError: If there are such.
+    """
+    given = run.given(CalibrationOptions)
+    if given and not hasattr(method, "calibrate"):
+        also = ", and --prune-sensitivity" if run.role == "validate" else ""
+        raise PruneError(f"{given[0]}: --prune-method {method.name} looks at no images; obs does{also}")

@@ -1,0 +1,243 @@
+"""--prune-method obs: second-order one-shot pruning on calibration images, without labels."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar, Optional
+
+import torch
+from torch import Tensor, nn
+
+from yolov5_prune_plugin import hookimpl
+from yolov5_prune_plugin.core.channels.permute import permute
+from yolov5_prune_plugin.core.outputs.images import Images
+from yolov5_prune_plugin.core.outputs.objective import distance
+from yolov5_prune_plugin.core.pruning.distribution import LOSS, NAMES
+from yolov5_prune_plugin.core.pruning.granularity import Granularity, nm_mask
+from yolov5_prune_plugin.core.pruning.importance import magnitude
+from yolov5_prune_plugin.core.pruning.mask import lowest_dropped
+from yolov5_prune_plugin.core.pruning.oneshot import Request, mask_of, units_to_drop
+from yolov5_prune_plugin.core.pruning.parameters import Target
+from yolov5_prune_plugin.core.second_order.fisher import diagonal
+from yolov5_prune_plugin.core.second_order.position_weights import Salience
+from yolov5_prune_plugin.core.second_order.reconstruct import images_that_fit, sequentially
+from yolov5_prune_plugin.core.second_order.tune import Tuning, tune
+from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.methods.oneshot.calibration import CalibrationOptions
+from yolov5_prune_plugin.options import checked, flag
+from yolov5_prune_plugin.plugin_api.run import Run
+
+SMOOTH = 0.1  # share of a layer's mean curvature added to each weight's: 128 images are few
+BATCH = 4
+SIDE = 384  # pixels, at most, of the parts of images that are tuned on: as good as whole ones, in half the time
+STEPS, STEPS_PATTERN = 200, 600  # of tuning; a pattern such as 2:4 does more harm
+HELD = 8  # one in so many images judges the tuning and is not tuned on
+TRACED = 128  # pixels, at most, of the image by which channel groups are found
+MEMORY = 4 << 30  # bytes of activations during the walk
+
+
+def _steps(text: str) -> int:
+    if not text.isdecimal():
+        raise PruneError(f"must be a number of steps, 0 for none; got {text!r}")
+    return int(text)
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise PruneError(f"must be a number above 0, got {text!r}")
+    return value
+
+
+@dataclass
+class Obs:
+    """Second-order pruning, --prune-method obs (yolov5-prune-plugin)."""
+
+    prune_tune: Optional[int] = flag(
+        None, "steps of tuning towards the dense model's own outputs after pruning, zeros kept (default 200, for N:M"
+        " patterns 600; 0: none)", type=checked(_steps), metavar="STEPS")  # fmt: skip
+    prune_tune_rate: float = flag(
+        2e-3, "peak learning rate of these where pruning did much harm, relative to the size of each filter's weights;"
+        " less in proportion where it did less (default 0.002)",
+        type=checked(_positive), metavar="RATE")  # fmt: skip
+    prune_damp: float = flag(
+        0.01, "share of its mean diagonal added to a layer's Hessian (default 0.01)", type=checked(_positive),
+        metavar="SHARE")  # fmt: skip
+
+    prune_permute: str = flag(
+        "search", "N:M patterns: search (default) for an order of channels in which less has to go, which leaves the"
+        " model's outputs as they are, or leave it: off", choices=("search", "off"))  # fmt: skip
+
+    name: ClassVar[str] = "obs"
+    distributions: ClassVar[tuple[str, ...]] = (LOSS, *NAMES)
+    uses: ClassVar[tuple[type, ...]] = (CalibrationOptions,)
+
+    def __post_init__(self) -> None:
+        self._curvature: dict[str, Tensor] = {}
+        self._ordered: Mapping[str, Tensor] = {}  # the same, in the order of the channels of the model at hand
+        self._salience: list[dict[str, Tensor]] = []
+        self._images: Optional[Images] = None
+        self.facts: dict[str, Any] = {}
+
+    def calibrate(self, run: Run, model: nn.Module, targets: Sequence[Target]) -> None:
+        """Load the images, and measure what each weight matters to the outputs; once for all loads of a run."""
+        self._run, self._model = run, model
+        if self._images is None:
+            options: CalibrationOptions = run.config(CalibrationOptions)
+            drawn = run.calibration(options.prune_calib, options.prune_calib_split, _seed(run))
+            self._images = Images(drawn.batches(1))
+            split = options.prune_calib_split
+            self.facts = {"calibration": {"images": len(self._images), "split": split}}
+        if not self._curvature:
+            work = _working_copy(model)
+            named, names = dict(work.named_parameters()), [target.name for target in targets]
+            with _normal(), self._bar("curvature", len(self._images)) as advance:
+                first = next(self._images.singles()).to(next(work.parameters()).device)
+                fit = images_that_fit(work, first, MEMORY)
+                with Salience(work, names, fit) as salience:
+                    weights = [named[name] for name in names]
+                    curvature = diagonal(work, weights, self._images.singles(), _seed(run), advance)
+            self._curvature, self._salience = dict(zip(names, curvature)), salience.maps
+        self._ordered = self._curvature
+
+    def scores(self, target: Target, request: Request) -> Tensor:
+        """What the outputs lose, to second order, when a weight goes: h w^2 / 2."""
+        h = self._ordered[target.name]
+        return (h + SMOOTH * h.mean()) * target.weight.detach().float().square() / 2
+
+    def prune(self, targets: Sequence[Target], request: Request) -> None:
+        """Choose the masks by the scores, let the rest of each layer make up for it, then tune all of them."""
+        assert self._images is not None
+        if request.granularity.m and self.prune_permute == "search":
+            self._ordered = self._permute(targets, request)
+        by_loss = request.distribution == LOSS
+        spread = replace(request, distribution="global") if by_loss else request
+        drop = units_to_drop(targets, self.scores if by_loss else _magnitude, spread)
+        masks = {t.name: mask_of(t, self.scores(t, request), drop, request.granularity) for t in targets}
+        if all(bool(mask.all()) for mask in masks.values()):
+            return  # nothing goes, so there is nothing to make up for
+        work = _working_copy(self._model)
+        with _normal():
+            device = next(work.parameters()).device
+            chosen = self._images.shapes(len(self._salience))
+            batches = [self._images[indices].to(device) for indices in chosen]
+            salience = [[self._salience[index] for index in indices] for indices in chosen]
+            pattern = None if request.granularity.kind == "channel" else partial(_pattern, request.granularity, drop)
+            with self._bar("reconstruction", len(masks)) as advance:
+                sequentially(work, masks, batches, self.prune_damp, seed=request.seed, salience=salience,
+                             curvature=self._ordered, pattern=pattern, progress=advance)  # fmt: skip
+            del batches
+            steps = STEPS_PATTERN if request.granularity.m else STEPS
+            steps = steps if self.prune_tune is None else self.prune_tune
+            if steps:
+                self._tune(work, masks, request.seed, steps)
+        with torch.no_grad():
+            changed = dict(work.named_parameters())
+            for name, parameter in self._model.named_parameters():
+                parameter.copy_(changed[name])
+            for target in targets:  # exact zeros in any precision
+                target.weight.mul_(masks[target.name].to(target.weight.device))
+
+    def _permute(self, targets: Sequence[Target], request: Request) -> Mapping[str, Tensor]:
+        """Give channels an order in which the pattern drops less; the curvature in that order."""
+        assert self._images is not None
+        grain = request.granularity
+        scores = {target.name: self.scores(target, request) for target in targets}
+        with _normal(), ExitStack() as bars:
+            work = _working_copy(self._model)
+            image = next(self._images.singles()).to(next(work.parameters()).device)
+            size = [min(side, TRACED) for side in image.shape[2:]]
+            try:
+                done = permute(work, nn.functional.interpolate(image, size), scores, grain.n, grain.m,
+                               lambda total: bars.enter_context(self._bar("channel permutation", total)))  # fmt: skip
+                reason = "" if done else "the model's outputs did not stay the same"
+            except PruneError as error:
+                done, reason = None, str(error)
+        if done is None:
+            self.facts["permutation"] = {"left_out": reason}
+            print(f"yolov5-prune: channels are pruned in the order that they have: {reason}", file=sys.stderr)
+            return self._curvature
+        self.facts["permutation"] = {"groups": done.groups, "dropped_before": done.before, "dropped": done.after}
+        with torch.no_grad():
+            for name, tensor in [*self._model.named_parameters(), *self._model.named_buffers()]:
+                tensor.copy_(done.applied(name, tensor))
+        return {name: done.applied(name, h) for name, h in self._curvature.items()}
+
+    def _tune(self, work: nn.Module, masks: Mapping[str, Tensor], seed: int, steps: int) -> None:
+        """Tune on most of the images; what does not help on the others, which it did not see, is taken back."""
+        assert self._images is not None
+        held = list(range(len(self._images) - len(self._images) // HELD, len(self._images)))
+        before = self._distance(work, held)
+        rate = self.prune_tune_rate * min(1.0, before)
+        kept = copy.deepcopy(work.state_dict())
+        parts = self._images.epochs(BATCH, torch.Generator().manual_seed(seed), held, SIDE)
+        with self._bar("tuning", steps) as advance:
+            tune(work, self._model, masks, parts, Tuning(steps, rate, seed=seed), lambda loss: advance())
+        after = self._distance(work, held)
+        if held and not after < before:
+            work.load_state_dict(kept)
+        self.facts["tuning"] = {"steps": steps, "rate": rate, "held_images": len(held), "before": before,
+                                "after": after, "kept": not held or after < before}  # fmt: skip
+
+    def _distance(self, work: nn.Module, indices: Sequence[int]) -> float:
+        """Of the outputs on some images to the dense model's; 1 if there are none."""
+        assert self._images is not None
+        some = next(work.parameters())
+        dtype = next(self._model.parameters()).dtype
+        values = []
+        for index in indices:
+            image = self._images[[index]].to(some.device)
+            values.append(float(distance(self._model(image.to(dtype)), work(image))))
+        return sum(values) / len(values) if values else 1.0
+
+    @contextmanager
+    def _bar(self, what: str, total: int) -> Iterator[Any]:
+        from rich.console import Console
+        from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), disable=not self._run.main) as bar:
+            task = bar.add_task(f"obs: {what}", total=total)
+            yield lambda: bar.advance(task)
+
+
+@hookimpl
+def prune_methods() -> list[type]:
+    """Offer it."""
+    return [Obs]
+
+
+@contextmanager
+def _normal() -> Iterator[None]:
+    """Out of the inference mode in which val.py runs: its tensors know no gradients."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def _working_copy(model: nn.Module) -> nn.Module:
+    with _normal():
+        return copy.deepcopy(model).float().eval()
+
+
+def _pattern(grain: Granularity, drop: Mapping[str, int], name: str, scores: Tensor, share: float) -> Tensor:
+    """The mask of a layer with a share of what is to go gone, lowest scores first."""
+    if not grain.m:
+        return lowest_dropped(scores.flatten(), round(share * drop[name])).view(scores.shape)
+    mask = nm_mask(scores, grain.n, grain.m)
+    return mask if share == 1 else mask | lowest_dropped(scores.flatten(), round(share * scores.numel())).view_as(mask)
+
+
+def _magnitude(target: Target, request: Request) -> Tensor:
+    return magnitude(target.weight)
+
+
+def _seed(run: Run) -> int:
+    return int(getattr(run.options, "prune_seed", 0))

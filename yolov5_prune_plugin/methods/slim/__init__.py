@@ -1,0 +1,1 @@
+"""Channel pruning: --slim and --bn-l1 of train.py."""

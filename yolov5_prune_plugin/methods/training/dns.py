@@ -1,0 +1,165 @@
+"""train.py --dns: Dynamic Network Surgery, pruning and splicing while the model trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import ClassVar, Optional
+
+from torch import Tensor, nn
+
+from yolov5_prune_plugin.core.pruning.distribution import NAMES, distribute
+from yolov5_prune_plugin.core.pruning.granularity import Granularity
+from yolov5_prune_plugin.core.pruning.parameters import Selection, find_targets
+from yolov5_prune_plugin.core.training.dns import Surgery
+from yolov5_prune_plugin.core.training.thresholds import Hysteresis
+from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.option_types import at_least_zero, check_order, moment, share
+from yolov5_prune_plugin.options import checked, flag
+from yolov5_prune_plugin.plugin_api.run import Run, Training
+
+
+def _rate(text: str) -> str:
+    try:
+        float(text.rpartition("=")[2])
+    except ValueError:
+        raise PruneError(f"must be a number, or GLOB=NUMBER such as 'model.24.*=0.5'; got {text!r}") from None
+    return text
+
+
+@dataclass
+class DnsOptions:
+    """Dynamic Network Surgery (yolov5-prune-plugin)."""
+
+    dns: bool = flag(False, "prune and splice while training: small weights are masked, and come back if they grow")
+    dns_sparsity: float = flag(
+        0.8, "share of the Conv2d weights that is zero in the end, in (0, 1) (default 0.8)", type=checked(share),
+        metavar="S")  # fmt: skip
+    dns_distribution: str = flag(
+        "lamp", "how the layers share it: uniform, global (one threshold for the weights at the start), erk (by shape)"
+        " or lamp (default: global, by layer-adaptive scores)", choices=NAMES)  # fmt: skip
+    dns_c_rate: tuple[str, ...] = flag(
+        (), "instead of a sparsity the paper's thresholds, max(mu + c * sigma, 0) of each layer at the start: c for all"
+        " layers, or GLOB=c by parameter name; the last that matches counts", nargs="+", type=checked(_rate),
+        metavar="C")  # fmt: skip
+    dns_gamma: float = flag(
+        1e-3, "masks are updated with probability (1 + gamma * step)^-power (default 0.001)",
+        type=checked(at_least_zero), metavar="GAMMA")  # fmt: skip
+    dns_power: float = flag(1.0, "the power in it (default 1)", type=checked(at_least_zero), metavar="POWER")
+    dns_start: float = flag(
+        0.05, "when masks begin to change: a share of the training up to 1, or a number of optimizer steps (default"
+        " 0.05)", type=checked(moment), metavar="WHEN")  # fmt: skip
+    dns_stop: float = flag(
+        0.4, "when they are frozen, and trimmed to the sparsity (default 0.4); the weights left are trained on",
+        type=checked(moment), metavar="WHEN")  # fmt: skip
+    dns_layers: tuple[str, ...] = flag(
+        (), "only Conv2d weights whose parameter name matches, such as 'model.1?.*'", nargs="+", metavar="GLOB"
+    )
+    dns_groups: tuple[str, ...] = flag(
+        (), "layers in turn, each group for its part of the time between start and stop: GLOB[,GLOB...] a group",
+        nargs="+", metavar="GLOBS")  # fmt: skip
+    dns_hysteresis: tuple[float, ...] = flag(
+        (0.9, 1.1), "factors of the lower and the upper threshold (default 0.9 1.1)", nargs=2, type=float,
+        metavar=("LOWER", "UPPER"))  # fmt: skip
+
+
+class Dns:
+    """What --dns does in a training."""
+
+    flag: ClassVar[str] = "--dns"
+
+    def __init__(self, run: Run) -> None:
+        """Check the flags.
+
+        Raises:
+            PruneError: If they don't go together.
+        """
+        self.options: DnsOptions = run.config(DnsOptions)
+        self.seed = int(getattr(run.arguments, "seed", 0) or 0)
+        given = run.given(DnsOptions)
+        check_order("--dns-start", self.options.dns_start, "--dns-stop", self.options.dns_stop)
+        for other in ("--dns-sparsity", "--dns-distribution"):
+            if self.options.dns_c_rate and other in given:
+                raise PruneError(f"--dns-c-rate sets the thresholds themselves; leave out {other}")
+        try:
+            self.hysteresis = Hysteresis(*self.options.dns_hysteresis)
+        except PruneError as error:
+            raise PruneError(f"--dns-hysteresis: {error}") from None
+
+    def facts(self) -> dict[str, object]:
+        """For the report."""
+        options = self.options
+        how: dict[str, object] = {"c_rate": list(options.dns_c_rate)}
+        if not options.dns_c_rate:
+            how = {"requested_sparsity": options.dns_sparsity, "distribution": options.dns_distribution}
+        return {"method": "dns", **how, "gamma": options.dns_gamma, "power": options.dns_power,
+                "start": options.dns_start, "stop": options.dns_stop, "seed": self.seed}  # fmt: skip
+
+    def find(self, model: nn.Module) -> Selection:
+        """The weights by --dns-layers."""
+        try:
+            return find_targets(model, Granularity("weight"), self.options.dns_layers)
+        except PruneError as error:
+            raise PruneError(f"--dns-layers: {str(error).removeprefix('include: ')}") from None
+
+    def rule(self, selection: Selection, training: Training) -> tuple[Surgery, Optional[Mapping[str, Tensor]]]:
+        """The rule, and the masks to start from."""
+        options, names = self.options, [target.name for target in selection.targets]
+
+        def drops(weights: Mapping[str, Tensor]) -> dict[str, int]:
+            shapes = {name: weight.shape for name, weight in weights.items()}
+            scores = [(name, weight.abs()) for name, weight in weights.items()]
+            lost = distribute(options.dns_distribution, shapes, lambda: scores, options.dns_sparsity)
+            return {name: min(count, weights[name].numel() - 1) for name, count in lost.items()}
+
+        rates = c_rates(options.dns_c_rate, names) if options.dns_c_rate else None
+        groups, wanted = groups_of(options.dns_groups, names), None if rates else drops
+        rule = Surgery(groups, options.dns_start, options.dns_stop, rates, wanted, self.hysteresis, options.dns_gamma,
+                       options.dns_power, self.seed)  # fmt: skip
+        return rule, None
+
+
+def c_rates(entries: Sequence[str], names: Sequence[str]) -> dict[str, float]:
+    """c_rate by name; the last entry that matches counts.
+
+    Raises:
+        PruneError: If a glob matches no layer, or a layer has none.
+    """
+    rates: dict[str, float] = {}
+    for entry in entries:
+        glob, _, number = entry.rpartition("=")
+        found = [name for name in names if fnmatchcase(name, glob or "*")]
+        if not found:
+            raise PruneError(f"--dns-c-rate {entry}: no Conv2d weight matches {glob!r}; they run from {names[0]} to"
+                             f" {names[-1]}")  # fmt: skip
+        rates.update(dict.fromkeys(found, float(number)))
+    for name in names:
+        if name not in rates:
+            raise PruneError(f"--dns-c-rate says nothing of {name}; put a number for all layers first, or leave layers"
+                             " out with --dns-layers")  # fmt: skip
+    return rates
+
+
+def groups_of(entries: Sequence[str], names: Sequence[str]) -> list[list[str]]:
+    """Names by group, each in the first that matches; one group without entries.
+
+    Raises:
+        PruneError: If a group is empty, or a layer is in none.
+    """
+    if not entries:
+        return [list(names)]
+    groups: list[list[str]] = [[] for _ in entries]
+    for name in names:
+        for group, entry in zip(groups, entries):
+            if any(fnmatchcase(name, glob) for glob in entry.split(",")):
+                group.append(name)
+                break
+        else:
+            raise PruneError(f"--dns-groups: {name} is in none of them; add a last group '*', or leave it out with"
+                             " --dns-layers")  # fmt: skip
+    for group, entry in zip(groups, entries):
+        if not group:
+            raise PruneError(f"--dns-groups: no Conv2d weight is left for {entry!r}; they run from {names[0]} to"
+                             f" {names[-1]}")  # fmt: skip
+    return groups

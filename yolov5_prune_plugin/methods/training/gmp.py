@@ -1,0 +1,71 @@
+"""train.py --gmp: gradual magnitude pruning along a cubic schedule; the baseline that everybody knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Optional
+
+from torch import Tensor, nn
+
+from yolov5_prune_plugin.core.pruning.distribution import NAMES
+from yolov5_prune_plugin.core.pruning.granularity import Granularity
+from yolov5_prune_plugin.core.pruning.importance import magnitude
+from yolov5_prune_plugin.core.pruning.oneshot import Request
+from yolov5_prune_plugin.core.pruning.parameters import Selection, find_targets
+from yolov5_prune_plugin.core.training.gradual import Gradual, gradual_plan
+from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.option_types import check_order, moment, share, whole
+from yolov5_prune_plugin.options import checked, flag
+from yolov5_prune_plugin.plugin_api.run import Run, Training
+
+
+@dataclass
+class GmpOptions:
+    """Gradual magnitude pruning (yolov5-prune-plugin)."""
+
+    gmp: bool = flag(False, "prune the smallest weights little by little while training; what is pruned stays so")
+    gmp_sparsity: float = flag(
+        0.8, "share of the Conv2d weights that is zero in the end, in (0, 1) (default 0.8)", type=checked(share),
+        metavar="S")  # fmt: skip
+    gmp_distribution: str = flag("lamp", "how the layers share it: uniform, global, erk, lamp (default)", choices=NAMES)
+    gmp_start: float = flag(
+        0.05, "the first pruning: a share of the training up to 1, or a number of optimizer steps (default 0.05)",
+        type=checked(moment), metavar="WHEN")  # fmt: skip
+    gmp_stop: float = flag(0.6, "the last (default 0.6)", type=checked(moment), metavar="WHEN")
+    gmp_every: Optional[int] = flag(
+        None, "optimizer steps between two prunings (default: a hundredth of those from start to stop)",
+        type=checked(whole), metavar="STEPS")  # fmt: skip
+    gmp_layers: tuple[str, ...] = flag(
+        (), "only Conv2d weights whose parameter name matches, such as 'model.1?.*'", nargs="+", metavar="GLOB"
+    )
+
+
+class Gmp:
+    """What --gmp does in a training."""
+
+    flag: ClassVar[str] = "--gmp"
+
+    def __init__(self, run: Run) -> None:
+        self.options: GmpOptions = run.config(GmpOptions)
+        check_order("--gmp-start", self.options.gmp_start, "--gmp-stop", self.options.gmp_stop)
+
+    def facts(self) -> dict[str, object]:
+        """For the report."""
+        options = self.options
+        return {"method": "gmp", "requested_sparsity": options.gmp_sparsity, "distribution": options.gmp_distribution,
+                "start": options.gmp_start, "stop": options.gmp_stop, "every": options.gmp_every}  # fmt: skip
+
+    def find(self, model: nn.Module) -> Selection:
+        """The weights by --gmp-layers."""
+        try:
+            return find_targets(model, Granularity("weight"), self.options.gmp_layers)
+        except PruneError as error:
+            raise PruneError(f"--gmp-layers: {str(error).removeprefix('include: ')}") from None
+
+    def rule(self, selection: Selection, training: Training) -> tuple[Gradual, Optional[Mapping[str, Tensor]]]:
+        """The rule, and the masks to start from."""
+        options = self.options
+        plan = gradual_plan(options.gmp_start, options.gmp_stop, options.gmp_every, options.gmp_sparsity)
+        request = Request(options.gmp_sparsity, options.gmp_distribution)
+        return Gradual(selection.targets, lambda target, request: magnitude(target.weight), request, plan), None

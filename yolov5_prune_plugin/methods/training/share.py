@@ -1,0 +1,70 @@
+"""train.py --share-bits N: the weights that are not zero share few values, and these are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Optional
+
+from torch import Tensor, nn
+
+from yolov5_prune_plugin.core.coding.bits import by_layer
+from yolov5_prune_plugin.core.coding.codebook import BEST, INITS
+from yolov5_prune_plugin.core.pruning.granularity import Granularity
+from yolov5_prune_plugin.core.pruning.parameters import Selection, find_targets
+from yolov5_prune_plugin.core.training.masked import Masked
+from yolov5_prune_plugin.core.training.rule import Rule
+from yolov5_prune_plugin.core.training.shared_weights import GRADIENTS, Tied
+from yolov5_prune_plugin.options import flag
+from yolov5_prune_plugin.plugin_api.run import Run, Training
+
+
+@dataclass
+class ShareOptions:
+    """Shared weights, with trained centroids (yolov5-prune-plugin)."""
+
+    share_bits: tuple[str, ...] = flag(
+        (), "the Conv2d and Linear weights that are not zero share 2^N values in each layer, and these are trained;"
+        " zeros stay. N from 1 to 8 for all layers, or GLOB=N by parameter name, the last that matches counts",
+        nargs="+", metavar="N")  # fmt: skip
+    share_init: str = flag(
+        BEST,
+        "how k-means begins: linear (the paper's), density, k-means++, or the one of them that loses least in a"
+        " layer (best, default)",
+        choices=(BEST, *INITS),
+    )
+    share_gradient: str = flag(
+        "mean", "gradient of a value: mean of its members' (default; their sum at a learning rate divided by their"
+        " number), or the paper's sum, which needs a small --lr", choices=GRADIENTS)  # fmt: skip
+
+
+class Share:
+    """What --share-bits does in a training."""
+
+    flag: ClassVar[str] = "--share-bits"
+
+    def __init__(self, run: Run) -> None:
+        self.options: ShareOptions = run.config(ShareOptions)
+        self._bits: dict[str, int] = {}
+        numbers = [entry.rpartition("=")[2] for entry in self.options.share_bits]
+        by_layer(numbers, ["model.0.conv.weight"], self.flag)  # before there is a model
+
+    def facts(self) -> dict[str, object]:
+        """For the report."""
+        options = self.options
+        return {"method": "shared weights", "bits": list(options.share_bits), "init": options.share_init,
+                "gradient": options.share_gradient}  # fmt: skip
+
+    def find(self, model: nn.Module) -> Selection:
+        """All of them."""
+        return find_targets(model, Granularity("weight"), linear=True)
+
+    def rule(self, selection: Selection, training: Training) -> tuple[Rule, Optional[Mapping[str, Tensor]]]:
+        """Masks that stay, from the zeros there are."""
+        names = [target.name for target in selection.targets]
+        self._bits = by_layer(self.options.share_bits, names, self.flag)
+        return Rule(), {target.name: target.weight.detach() != 0 for target in selection.targets}
+
+    def masked(self, parameters: Mapping[str, nn.Parameter], rule: Rule) -> Masked:
+        """The weights, tied to their centroids."""
+        return Tied(parameters, rule, self._bits, self.options.share_init, self.options.share_gradient)

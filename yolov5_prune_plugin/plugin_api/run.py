@@ -1,0 +1,194 @@
+"""What a plug-in gets to see of a run: the script, its arguments, our options, and what it may ask for."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+from yolov5_prune_plugin.options import build, given
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from yolov5_prune_plugin.core.pruning.parameters import Selection
+    from yolov5_prune_plugin.core.pruning.sparsity import Sparsity
+    from yolov5_prune_plugin.core.training.masked import Masked
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a script measured of its model.
+
+    Attributes:
+        figures: By name, in the script's order: precision, recall, map50, map; or top1, top5; each in [0, 1].
+        ms: Milliseconds per image by phase: preprocess, inference, nms; empty if the script returns none.
+        coco: The twelve COCO figures by name; empty if they can't be had.
+        batch_size: Images in a batch of the run that counts; None if the script has no such argument.
+        failed: Why the figures are not a measurement; empty if they are one.
+    """
+
+    figures: dict[str, float]
+    ms: dict[str, float] = field(default_factory=dict)
+    coco: dict[str, float] = field(default_factory=dict)
+    batch_size: Optional[int] = None
+    failed: str = ""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One validation that a plug-in asks for.
+
+    Attributes:
+        folder: Where the script writes its own files, below ``Run.folder``; empty is the run folder itself.
+        changed: False measures the model as its file has it: the event ``model_loaded`` does not come.
+        weights: Another checkpoint than --weights.
+        coco: Whether the twelve COCO figures are wanted too.
+    """
+
+    folder: str = ""
+    changed: bool = True
+    weights: Optional[Path] = None
+    coco: bool = False
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What ``Run.save`` wrote.
+
+    Attributes:
+        file: The checkpoint.
+        weights: ``unfused`` or ``fused``: which weights it holds.
+        largest_difference: Between a weight of the model in memory and the same one reloaded by the script's loader.
+        bytes: Size of the file.
+    """
+
+    file: Path
+    weights: str
+    largest_difference: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Images for a method to look at, without labels, as the script would feed them to its model.
+
+    It may be walked as often as wanted; the same arguments give the same images in the same order.
+
+    Attributes:
+        files: The images, in the order in which they come.
+        open: A fresh walk in batches of a size; ``batches`` is what to call.
+    """
+
+    files: list[str]
+    open: Callable[[int], Iterator[Tensor]] = field(repr=False)
+
+    @property
+    def images(self) -> int:
+        """How many there are."""
+        return len(self.files)
+
+    def batches(self, size: int = 8) -> Iterator[Tensor]:
+        """Batches [B, 3, H, W] on the model's device and in its precision; H and W may differ between batches.
+
+        Args:
+            size: Images in a batch, at least 1; the last may be smaller.
+
+        Yields:
+            Values in [0, 1]; for a classifier normalised, as upstream does it.
+        """
+        return self.open(size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self.batches()
+
+
+@dataclass
+class Training:
+    """One training of a model.
+
+    Attributes:
+        model: As the script made it, with the weights it starts from.
+        trained: Names of the parameters that the optimizer trains; the others are frozen, or not its business.
+        epochs: How many are asked for.
+        resumed: Whether it goes on where an interrupted one was; its masks are put back after ``training_begins``.
+        masked: A plug-in sets it in ``training_begins`` to have weights masked.
+        selection: And with it what it found, for counting zeros.
+        optimizer: The optimizer, before its first step; None where there is none to see.
+        widths: Layers that a plug-in cut in ``training_begins``, as ``core.cut.widths_left`` has them; they are kept in
+            every checkpoint, so that train.py builds its model in these widths when it goes on or starts from it.
+        history: One entry a finished epoch: epoch, and with masks step, sparsity (of the masked weights), pruned,
+            spliced, updates; a plug-in adds the figures of its own in ``epoch_trained``.
+        saved: Zeros of the model in each checkpoint that was written, by file name, as it is kept in the end.
+    """
+
+    model: nn.Module
+    trained: set[str]
+    epochs: int
+    resumed: bool = False
+    optimizer: Optional[torch.optim.Optimizer] = None
+    widths: dict[str, dict[str, int]] = field(default_factory=dict)
+    masked: Optional[Masked] = None
+    selection: Optional[Selection] = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    saved: dict[str, Sparsity] = field(default_factory=dict)
+
+
+def _not_built(model: Any) -> Any:
+    raise RuntimeError("the dense architecture can be had in train.py")
+
+
+def _not_yet(images: int, split: str, seed: int) -> Calibration:
+    raise RuntimeError("calibration images can be had from the event model_loaded on")
+
+
+@dataclass
+class Run:
+    """One run of one script.
+
+    Attributes:
+        script: Path relative to the checkout, such as ``segment/val.py``.
+        role: ``validate``, ``use``, ``export`` or ``train``.
+        arguments: The script's own arguments, as it parsed them.
+        options: Our flags that were given.
+        main: False in all but the first process of a distributed run; files and tables are the first one's.
+        folder: Where the run writes its files; known from ``model_loaded`` on.
+        figure: The figure of an evaluation that a model is judged by: map, mask_map or top1; empty if there is none.
+        figures: Names in each entry of ``Training.history`` that go where upstream logs. If there are any, the history
+            is kept beside last.pt for --resume.
+        wants_baseline: A plug-in sets it to have the unchanged model measured first.
+        save: Writes the model as an upstream checkpoint: (model, names of changed weights, file, facts) -> Saved.
+        dense: Builds the architecture of a model as it was before any channel of it was removed, with other weights; in
+            train.py.
+        calibration: Draws images from the data set, from ``model_loaded`` on: (number, split, seed) -> Calibration.
+    """
+
+    script: str
+    role: str
+    arguments: argparse.Namespace
+    options: argparse.Namespace
+    main: bool
+    save: Callable[[Any, list[str], Path, dict[str, Any]], Saved]
+    folder: Optional[Path] = None
+    figure: str = ""
+    figures: list[str] = field(default_factory=list)
+    wants_baseline: bool = False
+    dense: Callable[[Any], Any] = _not_built
+    calibration: Callable[[int, str, int], Calibration] = _not_yet
+
+    def given(self, cls: type) -> list[str]:
+        """The flags of one of our dataclasses that were given."""
+        return given(self.options, cls)
+
+    def config(self, cls: type) -> Any:
+        """One of our dataclasses, filled from the flags given and its defaults."""
+        return build(self.options, cls)
+
+    @property
+    def weights(self) -> list[str]:
+        """The script's --weights, always as a list."""
+        weights = getattr(self.arguments, "weights", None) or []
+        return [str(w) for w in (weights if isinstance(weights, (list, tuple)) else [weights])]

@@ -1,0 +1,130 @@
+"""What a person looks at: the table of a file's layers, its ratios, a picture and a page."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from yolov5_prune_plugin.core.coding.sizes import Sizes
+from yolov5_prune_plugin.files import written_whole
+from yolov5_prune_plugin.reporting.html_page import html_page, svg
+
+COLUMNS = ("weights", "kept", "clusters", "codebook", "indices", "positions", "bytes", "bits/weight")
+_PARTS = (("positions", "#2a6f97"), ("values", "#e9c46a"), ("codebook", "#e76f51"))
+
+
+def rows(found: Sizes) -> list[tuple[str, ...]]:
+    """One row per layer: name, shape, and ``COLUMNS``."""
+    return [
+        (layer.name, "x".join(map(str, layer.shape)), f"{layer.weights:,}", f"{layer.kept / max(1, layer.weights):.3f}",
+         str(layer.clusters or "own"), f"{layer.codebook:,}", f"{layer.values:,}", f"{layer.positions:,}",
+         f"{layer.size:,}", f"{layer.bits_per_weight:.3f}")
+        for layer in found.layers
+    ]  # fmt: skip
+
+
+def totals(found: Sizes) -> list[tuple[str, ...]]:
+    """The rows below: all weights, other tensors, the header, the file."""
+    parts = [
+        sum(getattr(layer, name) for layer in found.layers) for name in ("codebook", "values", "positions", "size")
+    ]
+    weights = f"{found.weights:,}", f"{found.kept / max(1, found.weights):.3f}"
+    bits = 8 * parts[3] / max(1, found.weights)
+    return [
+        ("all weights", "", *weights, "", *(f"{part:,}" for part in parts), f"{bits:.3f}"),
+        ("BatchNorm, biases, anchors", "", f"{found.other_entries:,}", *[""] * 5, f"{found.others:,}", ""),
+        ("header, with the architecture", *[""] * 7, f"{found.header:,}", ""),
+        ("file", *[""] * 7, f"{found.total:,}", ""),
+    ]
+
+
+def ratios(found: Sizes, content: Mapping[str, Any]) -> list[str]:
+    """How much smaller the file is than others of the same model."""
+    lines = [f"{found.total:,} bytes, {found.fp32 / found.total:.1f}x smaller than its numbers in fp32"
+             f" ({found.fp32:,} bytes)"]  # fmt: skip
+    source = content.get("source")
+    for key, what in (("fp16_bytes", "the checkpoint in fp16"), ("zip_bytes", "that checkpoint zipped")):
+        size = source.get(key) if isinstance(source, Mapping) else None
+        if isinstance(size, int):
+            lines.append(f"{size / found.total:.1f}x smaller than {what} ({size:,} bytes)")
+    return lines
+
+
+def say_ratios(console: Console, found: Sizes, content: Mapping[str, Any]) -> None:
+    """Print the ratios, and what sharing changed."""
+    for line in ratios(found, content):
+        console.print(line, soft_wrap=True)
+    sharing = content.get("sharing")
+    if isinstance(sharing, Mapping) and isinstance(sharing.get("error"), float):
+        floor = sharing.get("floor")
+        what = ", ".join(f"{name} was measured, no less than {value:.4f}" for name, value in (floor or {}).items())
+        if not sharing["error"]:
+            console.print("weights shared: they had no more values already, nothing was lost")
+            return
+        console.print(f"weights shared: squared error {sharing['error']:.2e} of their squares;"
+                      f" {what or 'measure it with val.py'}")  # fmt: skip
+
+
+def table(found: Sizes, title: str) -> Table:
+    """For the terminal."""
+    made = Table(title=Text(title, style="table.title"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    made.add_column("layer")
+    for column in ("shape", *COLUMNS):
+        made.add_column(column, justify="right", no_wrap=column != "shape")
+    for row in rows(found):
+        made.add_row(Text(row[0]), *row[1:])
+    made.add_section()
+    for row in totals(found):
+        made.add_row(*row)
+    return made
+
+
+def draw(found: Sizes, title: str) -> Figure:
+    """Bars of each layer's bytes, by what they are for, and its bits per weight."""
+    figure = Figure(figsize=(max(8.0, 0.17 * (len(found.layers) + 2)), 6.5), layout="constrained")
+    FigureCanvasAgg(figure)  # no pyplot: the backend stays as it is
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    names = [layer.name.removesuffix(".weight") for layer in found.layers]
+    base = [0.0] * len(names)
+    for part, colour in _PARTS:
+        heights = [getattr(layer, part) / 1000 for layer in found.layers]
+        label = "indices" if part == "values" and any(layer.clusters for layer in found.layers) else part
+        top.bar(range(len(names)), heights, bottom=base, color=colour, label=label)
+        base = [low + height for low, height in zip(base, heights)]
+    rest = [found.others / 1000, found.header / 1000]
+    top.bar([len(names), len(names) + 1], rest, color="#888", label="BatchNorm and biases; header")
+    top.set_ylabel("kB")
+    top.set_title(f"{title}: {found.total:,} bytes", loc="left", fontsize=10)
+    top.legend(frameon=False)
+    bottom.bar(range(len(names)), [layer.bits_per_weight for layer in found.layers], color="#2a6f97")
+    bottom.set_ylabel("bits per weight")
+    bottom.set_xticks(range(len(names) + 2), [*names, "BatchNorm, biases", "header"], rotation=90, fontsize=6)
+    for axes in (top, bottom):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(x=0.01)
+    return figure
+
+
+def write_png(file: Path, found: Sizes, title: str) -> None:
+    """The picture."""
+    with written_whole(file) as temporary:
+        draw(found, title).savefig(temporary, dpi=120)
+
+
+def write_html(file: Path, found: Sizes, content: Mapping[str, Any], title: str) -> None:
+    """One page that needs nothing else."""
+    frame = pd.DataFrame([*rows(found), *totals(found)], columns=["layer", "shape", *COLUMNS])
+    page = html_page(title, *(f"<p>{html.escape(line)}</p>" for line in ratios(found, content)),
+                     svg(draw(found, title)), frame.to_html(index=False, escape=True, border=0))  # fmt: skip
+    with written_whole(file) as temporary:
+        temporary.write_text(page, encoding="utf-8")

@@ -1,0 +1,104 @@
+"""The record of a sparse training: a line an epoch; report.json, history.csv, layers.csv and plots in its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from rich.console import Console
+
+from yolov5_prune_plugin import __version__
+from yolov5_prune_plugin.core.pruning.sparsity import Sparsity
+from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.files import written_whole
+from yolov5_prune_plugin.plugin_api.run import Run, Training
+from yolov5_prune_plugin.reporting.layers import layers_frame, layers_table, plot_layers
+from yolov5_prune_plugin.reporting.oneshot_report import NOTE
+from yolov5_prune_plugin.reporting.training_figure import plot_history
+
+
+class TrainingRecord:
+    """What is said about one training; kept up to date on disk after each epoch."""
+
+    def __init__(self, run: Run, facts: dict[str, Any], training: Training) -> None:
+        self.run, self.training, self.facts = run, training, facts
+        self._console = Console(width=120, highlight=False, markup=False, emoji=False, quiet=not run.main)
+
+    def epoch(self) -> None:
+        """One line, and the files."""
+        masked, last = self.training.masked, self.training.history[-1]
+        assert masked is not None
+        state = "masks frozen" if masked.settled else "masks changing"
+        self._say(
+            f"epoch {last['epoch']}/{self.training.epochs - 1}, step {last['step']}: {last['sparsity']:.2%} of"
+            f" {masked.weights:,} weights zero, {last['pruned']:,} pruned, {last['spliced']:,} spliced, {state}"
+        )
+        self._write({"history.csv": self._history, "report.json": self._report})
+
+    def end(self) -> None:
+        """The layers, and all files."""
+        masked, saved = self.training.masked, self.training.saved
+        assert masked is not None
+        if not masked.settled:
+            self._say("the training ended before the masks were frozen: the sparsity that was asked for is not there")
+        files: dict[str, Callable[[Path], Any]] = {"history.csv": self._history, "history.png": self._plot,
+                                                   "report.json": self._report}  # fmt: skip
+        name = next((name for name in ("best.pt", "last.pt") if name in saved), None)
+        if name:
+            title = f"{name} of {self.run.arguments.save_dir}: {self.facts['method']}"
+            self._console.print(layers_table(saved[name], title))
+            self._console.print(NOTE, style="dim")
+            files["layers.csv"] = lambda file: layers_frame(saved[name]).to_csv(file, index=False)
+            files["layers.png"] = lambda file: plot_layers(saved[name], title, file)
+        for name, sparsity in saved.items():
+            self._say(f"{name}: {sparsity.conv_sparsity:.2%} of {sparsity.conv_weights:,} conv weights zero,"
+                      f" {sparsity.total_sparsity:.2%} of all parameters")  # fmt: skip
+        self._write(files)
+        if self.run.main:
+            self._console.print(f"report: {self.run.folder}", soft_wrap=True)
+
+    def _say(self, text: str) -> None:
+        if self.run.main:
+            print(f"yolov5-prune: {text}", flush=True)
+
+    def _history(self, file: Path) -> None:
+        pd.DataFrame(self.training.history).to_csv(file, index=False)
+
+    def _plot(self, file: Path) -> None:
+        assert self.training.masked is not None
+        plot_history(self.training.history, self.training.masked.weights, str(self.facts["method"]), file)
+
+    def _report(self, file: Path) -> None:
+        masked, selection = self.training.masked, self.training.selection
+        assert masked is not None
+        assert selection is not None
+        content = {
+            "script": self.run.script, "weights": self.run.weights, **self.facts, "pruned_weights": "unfused",
+            "masked_weights": masked.weights, "masked_sparsity": masked.sparsity, "frozen": masked.settled,
+            "steps": masked.step, "updates": masked.updates,
+            "saved": {name: _numbers(sparsity) for name, sparsity in self.training.saved.items()},
+            "skipped": selection.skipped, "history": self.training.history, "note": NOTE,
+            "versions": {"yolov5_prune_plugin": __version__, "torch": torch.__version__},
+        }  # fmt: skip
+        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    def _write(self, files: dict[str, Callable[[Path], Any]]) -> None:
+        folder = self.run.folder
+        if not self.run.main or folder is None:
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, write in files.items():
+                with written_whole(folder / name) as file:
+                    write(file)
+        except OSError as error:
+            raise PruneError(f"the report cannot be written to {folder}: {error}") from error
+
+
+def _numbers(sparsity: Sparsity) -> dict[str, Any]:
+    names = ("conv_sparsity", "total_sparsity", "conv_zeros", "conv_weights", "zeros", "parameters")
+    return {name: getattr(sparsity, name) for name in names}

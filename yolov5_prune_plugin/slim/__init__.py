@@ -1,1 +1,0 @@
-"""yolov5-prune slim and bench: smaller models, and what they gain."""

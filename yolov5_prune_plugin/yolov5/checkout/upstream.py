@@ -1,0 +1,155 @@
+"""A YOLOv5 that a command of ours works with: found, made importable, and asked for models and images."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from torch import nn
+
+from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.plugin_api.run import Calibration, Run
+from yolov5_prune_plugin.yolov5.checkpoints.checkpoint import check_weights
+from yolov5_prune_plugin.yolov5.compat.apply import apply
+from yolov5_prune_plugin.yolov5.seams.seams import load_scripts
+
+TASKS = {"ClassificationModel": "classify/", "SegmentationModel": "segment/"}
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """A checkout, or the installed package.
+
+    Attributes:
+        root: The folder with ``models`` and ``utils``.
+        package: What dotted names of it start with: empty, or ``yolov5.`` for the package.
+    """
+
+    root: Path
+    package: str
+
+    def script(self, path: str) -> str:
+        """What ``yolov5-prune run`` calls one of its scripts."""
+        return self.package + path[:-3].replace("/", ".") if self.package else str(self.root / path)
+
+    def load(self, weights: Path) -> tuple[dict[str, Any], nn.Module]:
+        """A checkpoint without training state, and its model (the EMA if there is one) in float32, in eval mode.
+
+        Raises:
+            PruneError: If there is no such file, or no model in it that this YOLOv5 can unpickle.
+        """
+        check_weights([str(weights)])
+        if not weights.exists():
+            raise PruneError(f"{weights}: no such file here; download it first, official weights come from upstream's"
+                             " releases")  # fmt: skip
+        try:
+            checkpoint = torch.load(weights, map_location="cpu", weights_only=False)
+        except Exception as error:
+            raise PruneError(f"{weights}: the YOLOv5 at {self.root} cannot open it: {_line(error)}"
+                             "; --repo names another checkout") from error  # fmt: skip
+        model = (checkpoint.get("ema") or checkpoint.get("model")) if isinstance(checkpoint, dict) else None
+        if not isinstance(model, nn.Module):
+            raise PruneError(f"{weights}: has no model in it (no entry 'model'); give a checkpoint that train.py wrote,"
+                             " or an official one")  # fmt: skip
+        for key in ("optimizer", "best_fitness", "ema", "updates"):
+            if key in checkpoint:
+                checkpoint[key] = None
+        checkpoint["epoch"] = -1
+        return checkpoint, _completed(model.float()).eval()
+
+    def calibration(
+        self, task: str, model: nn.Module, data: str, size: int, images: int, split: str, seed: int
+    ) -> Calibration:
+        """Images as upstream's validation of this task would feed them; see calibration.py."""
+        from yolov5_prune_plugin.yolov5.checkout.calibration import draw
+
+        script = load_scripts()[f"{task}val.py"]
+        arguments = argparse.Namespace(data=data, imgsz=size)
+        run = Run(script.path, script.role, arguments, argparse.Namespace(), True, _no_save)
+        return draw(script, self.package, run, model, images, split, seed)
+
+
+def find_upstream(repo: Optional[Path]) -> Upstream:
+    """Find a YOLOv5 and make it importable, with what it needs to run here.
+
+    Args:
+        repo: A checkout; None takes the working directory if it is one, and else the package ``yolov5``.
+
+    Raises:
+        PruneError: If there is none.
+    """
+    root, package = repo or Path.cwd(), ""
+    if not _is_one(root):
+        if repo:
+            raise PruneError(f"--repo {repo}: is no YOLOv5 checkout: it has no models/ and utils/")
+        spec = importlib.util.find_spec("yolov5")
+        places = list(spec.submodule_search_locations or []) if spec else []
+        if not places:
+            raise PruneError("needs a YOLOv5: start it in a checkout, name one with --repo DIR, or pip install yolov5")
+        root, package = Path(places[0]), "yolov5."
+    root = root.resolve()
+    apply(root)
+    if str(root) not in sys.path:
+        # a clone's folders must win over others of these names, the package's must not
+        sys.path.insert(len(sys.path) if package else 0, str(root))
+    return Upstream(root, package)
+
+
+def task_of(model: nn.Module) -> str:
+    """The folder of the scripts for a model's task: empty for detection, ``segment/`` or ``classify/``."""
+    return TASKS.get(type(model).__name__, "")
+
+
+def stride_of(model: nn.Module) -> int:
+    """The largest stride of a model."""
+    return max(int(torch.as_tensor(getattr(model, "stride", 32)).max()), 32)
+
+
+def as_used(model: nn.Module) -> nn.Module:
+    """A copy with BatchNorms folded into the convolutions, as upstream's loader leaves it."""
+    used = copy.deepcopy(model).eval()
+    if not hasattr(used, "fuse"):
+        return used
+    import contextlib
+    import io
+    import logging
+
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            fused = used.fuse()
+        return fused if isinstance(fused, nn.Module) else used
+    finally:
+        logging.disable(before)
+
+
+def _completed(model: nn.Module) -> nn.Module:
+    """What upstream's own loader adds to models of older releases."""
+    for module in model.modules():
+        if type(module) is nn.Upsample and not hasattr(module, "recompute_scale_factor"):
+            module.recompute_scale_factor = None
+        if isinstance(module, (nn.SiLU, nn.ReLU, nn.Hardswish, nn.LeakyReLU)) or hasattr(module, "anchor_grid"):
+            module.inplace = True
+        if hasattr(module, "anchor_grid") and not isinstance(module.anchor_grid, list):
+            del module.anchor_grid
+            module.anchor_grid = [torch.zeros(1)] * module.nl
+    return model
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _is_one(folder: Path) -> bool:
+    return (folder / "models" / "yolo.py").is_file() and (folder / "utils").is_dir()
+
+
+def _no_save(*_: Any) -> Any:
+    raise RuntimeError("the command writes its files itself")

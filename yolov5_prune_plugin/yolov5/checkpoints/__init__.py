@@ -1,0 +1,1 @@
+"""Upstream's checkpoints and ours: read, written, packed and unpacked."""

@@ -1,0 +1,90 @@
+"""``--weights best.y5z`` in upstream's scripts: they get the ordinary checkpoint that it stands for, in a folder of its
+own that goes when the run ends."""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import functools
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.yolov5.seams.seams import Script, package_of
+
+SUFFIX = ".y5z"
+FLAGS = ("weights", "model")  # classify/train.py calls it --model
+_found: dict[str, str] = {}  # checkpoints of this run, by what was given
+
+
+def expanded(weights: str) -> str:
+    """The checkpoint that was made of a .y5z file in this run; anything else as it is."""
+    return _found.get(weights, weights)
+
+
+def expand(script: Script, namespace: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """Put checkpoints in the place of .y5z files among a script's arguments; without any, do nothing.
+
+    export.py keeps the name it was given, since its output goes beside the weights, and gets the checkpoint where it
+    loads it.
+
+    Args:
+        script: What we know of it.
+        namespace: Its globals.
+        arguments: Its own, changed in place.
+
+    Raises:
+        PruneError: If a file is missing, damaged, or does not fit this YOLOv5.
+    """
+    for flag in FLAGS:
+        given = getattr(arguments, flag, None)
+        many = given if isinstance(given, list) else [given]
+        if not any(_is_one(one) for one in many):
+            continue
+        event = "averaged" if script.role == "train" else "model_loaded"
+        name = script.find(event, namespace)
+        package = package_of(namespace[name])
+        for one in many:
+            if _is_one(one) and str(one) not in _found:
+                _found[str(one)] = _unpacked(flag, Path(one), package)
+        if script.role == "export":
+            namespace[name] = _loading(namespace[name])
+        else:
+            places = [expanded(str(one)) if _is_one(one) else one for one in many]
+            setattr(arguments, flag, places if isinstance(given, list) else places[0])
+
+
+def _is_one(weights: Any) -> bool:
+    return isinstance(weights, (str, Path)) and str(weights).endswith(SUFFIX)
+
+
+def _unpacked(flag: str, file: Path, package: str) -> str:
+    from yolov5_prune_plugin.yolov5.checkpoints.y5z import open_model, save_checkpoint
+
+    if not file.is_file():
+        raise PruneError(f"--{flag} {file}: no such file; yolov5-prune compress makes one of a checkpoint")
+    try:
+        opened, model = open_model(file, package)
+    except PruneError as error:
+        raise PruneError(f"--{flag} {error}") from None
+    folder = Path(tempfile.mkdtemp(prefix="yolov5-prune-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    place = folder / f"{file.stem}.pt"
+    try:
+        size = save_checkpoint(place, opened.content, model)
+    except OSError as error:
+        raise PruneError(f"--{flag} {file}: the checkpoint in it cannot be written to {folder}: {error.strerror}; set"
+                         " TMPDIR to a folder with more room") from error  # fmt: skip
+    print(f"yolov5-prune: {file}: {opened.size:,} bytes, {size:,} as a checkpoint", flush=True)
+    return str(place)
+
+
+def _loading(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def load(weights: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(expanded(str(weights)) if _is_one(weights) else weights, *args, **kwargs)
+
+    return load

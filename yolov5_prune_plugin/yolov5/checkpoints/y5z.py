@@ -1,0 +1,141 @@
+"""A checkpoint as a .y5z file, and the .y5z file as upstream's model and checkpoint again."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yolov5_prune_plugin import __version__
+from yolov5_prune_plugin.core.coding import container
+from yolov5_prune_plugin.core.outputs.objective import tensors as tensors_of
+from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.files import written_whole
+from yolov5_prune_plugin.yolov5.checkpoints import architecture, portable
+from yolov5_prune_plugin.yolov5.checkpoints.model_yaml import plain
+
+SUFFIX = ".y5z"
+KEPT = ("date", "prune", "slim", "git")  # what else of a checkpoint is carried: plain values
+
+
+def module_of(package: str) -> Any:
+    """Upstream's ``models.yolo``; a YOLOv5 must have been found or be running."""
+    return importlib.import_module(f"{package}models.yolo")
+
+
+def describe(model: nn.Module, checkpoint: Mapping[str, Any], package: str) -> dict[str, Any]:
+    """The content of a file for a model.
+
+    Raises:
+        PruneError: If upstream's classes do not give the same layers again.
+    """
+    content = architecture.describe(model)
+    built = architecture.bare(module_of(package), content)
+    facts = {key: plain(checkpoint[key]) for key in KEPT if checkpoint.get(key) is not None}
+    return {"writer": f"yolov5-prune-plugin {__version__}", **content, "widths": architecture.widths(model, built),
+            "facts": facts}  # fmt: skip
+
+
+def weights_of(model: nn.Module) -> list[str]:
+    """Names of the weights that are shared and packed one by one: of convolutions and linear layers, [out, ...]."""
+    kinds, found = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear), []
+    for name, module in model.named_modules():
+        if isinstance(module, kinds):
+            found.append(f"{name}.weight")
+        elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+            found.append(f"{name}.in_proj_weight")
+    return found
+
+
+def open_model(file: Path, package: str) -> tuple[container.Container, nn.Module]:
+    """Read a file and build its model, in eval mode, in the types of the file.
+
+    Raises:
+        PruneError: If the file is damaged, or does not fit its own architecture or this YOLOv5.
+    """
+    opened = container.read(file)
+    tensors = opened.decode()
+    try:
+        model = architecture.build(module_of(package), opened.content, tensors)
+        if opened.content.get("widths"):
+            _try_out(model)
+    except PruneError as error:
+        raise PruneError(f"{file}: {error}") from None
+    return opened, model
+
+
+def as_checkpoint(content: Mapping[str, Any], model: nn.Module, half: bool = False) -> Callable[[Any], None]:
+    """What writes a model to a stream as an ordinary checkpoint of upstream's.
+
+    Args:
+        content: Of its file.
+        model: Which.
+        half: Write it in fp16, whatever it is in.
+    """
+    facts = content.get("facts")
+    entries = {"epoch": -1, "best_fitness": None, "ema": None, "updates": None, "optimizer": None, "opt": None,
+               "wandb_id": None, **(facts if isinstance(facts, dict) else {})}  # fmt: skip
+    written = copy.deepcopy(model).half() if half else model
+    return lambda stream: portable.save({**entries, "model": written}, stream)
+
+
+def save_checkpoint(file: Path, content: Mapping[str, Any], model: nn.Module) -> int:
+    """Write a model as an ordinary checkpoint of upstream's; returns its bytes.
+
+    Raises:
+        OSError: If it can't be written; nothing is left then.
+    """
+    with written_whole(file) as temporary:
+        with open(temporary, "wb") as stream:
+            as_checkpoint(content, model)(stream)
+    return file.stat().st_size
+
+
+@torch.no_grad()
+def check_alike(model: nn.Module, again: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Compare a model that was read with the one that was written: every tensor, and what it makes of an image.
+
+    Args:
+        model: That was written, with other weights; it gets those of ``state``.
+        again: That was read.
+        state: The tensors that should be in it.
+
+    Raises:
+        PruneError: If they differ.
+    """
+    read = again.state_dict()
+    for name, tensor in state.items():
+        if read[name].dtype != tensor.dtype or not torch.equal(read[name], tensor):
+            raise PruneError(f"{name} does not come back as it was written")
+    model.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor
+                           for name, tensor in state.items()})  # fmt: skip
+    example = torch.rand(1, _inputs(model), 64, 64, generator=torch.Generator().manual_seed(0))
+    for ours, theirs in zip(_outputs(model.eval(), example), _outputs(again.float().eval(), example)):
+        if not torch.equal(ours, theirs):
+            raise PruneError("the model that comes back gives other outputs: it has something that its yaml does not"
+                             " say, such as another activation")  # fmt: skip
+
+
+def _try_out(model: nn.Module) -> None:
+    """Widths that contradict each other show when the model runs."""
+    types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    try:
+        with torch.no_grad():
+            _outputs(model.float(), torch.zeros(1, _inputs(model), 64, 64))
+    except RuntimeError as error:
+        raise PruneError(f"its widths do not fit each other: {' '.join(str(error).split())[:160]}") from None
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        tensor.data = tensor.data.to(types[name])
+
+
+def _outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
+    return list(tensors_of(model(example)))
+
+
+def _inputs(model: nn.Module) -> int:
+    return next(layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d))

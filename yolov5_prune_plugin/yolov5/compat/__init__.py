@@ -1,0 +1,1 @@
+"""What lets old YOLOv5 releases run on a current Python stack."""

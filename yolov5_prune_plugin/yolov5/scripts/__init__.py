@@ -1,0 +1,1 @@
+"""How our code gets into upstream's scripts: the activation line, the patcher, the launcher."""

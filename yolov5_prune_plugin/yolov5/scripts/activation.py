@@ -1,0 +1,139 @@
+"""The activation: our flags join the script's own parser; if one is given, the run gets its seams (session.py)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from types import ModuleType
+from typing import Any, NoReturn, Optional
+
+from yolov5_prune_plugin.errors import PruneError, UpstreamError
+from yolov5_prune_plugin.stop import clear_exit
+from yolov5_prune_plugin.yolov5.seams.seams import Script, find_script, load_scripts
+
+
+def activate_script(namespace: dict[str, Any], seams: Optional[str] = None) -> None:
+    """Put a parser that knows our flags into the script's namespace. Twice is as good as once.
+
+    Raises:
+        UpstreamError: If the script is none we know, or has no parser where we know it.
+    """
+    scripts = load_scripts(seams)
+    script = find_script(namespace["__file__"], scripts)
+    if script is None:
+        raise UpstreamError(
+            f"{namespace['__file__']} is no script we know ({', '.join(scripts)}); name it with --seams FILE"
+        )
+    name = script.find("parser", namespace)
+    if isinstance(namespace[name], _Argparse) or (
+        isinstance(namespace[name], type) and issubclass(namespace[name], _Parser)
+    ):
+        return
+    parser = type("ArgumentParser", (_Parser,), {"script": script, "scripts": scripts, "namespace": namespace})
+    namespace[name] = _Argparse(parser) if isinstance(namespace[name], ModuleType) else parser
+
+
+class _Argparse:
+    """Stands for the module argparse in one script; only its ArgumentParser is another."""
+
+    def __init__(self, parser: type[argparse.ArgumentParser]) -> None:
+        self.ArgumentParser = parser
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(argparse, name)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Upstream's parser sees the command line without our flags, so its abbreviations mean what they always meant."""
+
+    script: Script
+    scripts: dict[str, Script]
+    namespace: dict[str, Any]
+    _slim = False  # whether it was looked for slim weights
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        arguments = list(sys.argv[1:] if args is None else args)
+        opt, unknown = super().parse_known_args(arguments, namespace)
+        if not unknown:  # upstream knows them all, so none is ours: nothing of us is loaded
+            if self.script.role == "train" and getattr(opt, "resume", False):  # but the run may have had some
+                self._start(argparse.Namespace(), opt)
+            self._expand(opt)
+            self._keep_widths(opt)
+            return opt, unknown
+        from yolov5_prune_plugin.options import split_arguments
+
+        with clear_exit():
+            plugins, classes = self._offer()
+            ours, rest = split_arguments(classes, arguments, self.prog, self._fail)
+        opt, unknown = super().parse_known_args(rest, namespace)
+        if not unknown:
+            self._expand(opt)
+            self._keep_widths(opt)
+        if vars(ours) and not unknown:
+            self._start(ours, opt, plugins)
+        return opt, unknown
+
+    def _start(self, ours: argparse.Namespace, opt: argparse.Namespace, plugins: Any = None) -> None:
+        with clear_exit():
+            try:
+                if self.script.role == "train":
+                    from yolov5_prune_plugin.yolov5.sessions import resume
+
+                    resume.start(self.script, self.namespace, ours, opt, self._offer)
+                else:
+                    from yolov5_prune_plugin.yolov5.sessions import session
+
+                    session.start(self.script, self.namespace, ours, opt, plugins)
+            except PruneError as error:
+                self._fail(str(error))
+
+    def _expand(self, opt: argparse.Namespace) -> None:
+        """A .y5z file among the weights becomes the checkpoint that it stands for."""
+        if ".y5z" in str(vars(opt)):
+            from yolov5_prune_plugin.yolov5.checkpoints.unpacking import expand
+
+            with clear_exit():
+                try:
+                    expand(self.script, self.namespace, opt)
+                except PruneError as error:
+                    self._fail(str(error))
+
+    def _keep_widths(self, opt: argparse.Namespace) -> None:
+        """Slim weights are as good as a flag: a train.py that starts from them, or is resumed, gets their widths."""
+        if self.script.role != "train" or self._slim:
+            return
+        type(self)._slim = True
+        if getattr(opt, "resume", False) or str(getattr(opt, "weights", "")).endswith(".pt"):
+            from yolov5_prune_plugin.yolov5.sessions.widths import keep_widths
+
+            try:
+                keep_widths(self.script, self.namespace, opt)
+            except PruneError as error:
+                self._fail(str(error))
+
+    def format_help(self) -> str:
+        from yolov5_prune_plugin.options import help_text
+
+        _, classes = self._offer()
+        return super().format_help() + ("\n" + help_text(classes, self) if classes else "")
+
+    def error(self, message: str) -> NoReturn:
+        super().error(message + self._hint(message))
+
+    def _fail(self, message: str) -> NoReturn:
+        """One line for a wrong flag of ours; upstream's usage, which does not know it, would only hide it."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+    def _offer(self) -> tuple[Any, list[type]]:
+        from yolov5_prune_plugin.plugin_api.manager import load_plugins, offered
+
+        plugins = load_plugins()
+        return plugins, offered(plugins, self.script.path, self.script.role)
+
+    def _hint(self, message: str) -> str:
+        """Where a flag of ours that this script does not take would be taken."""
+        from yolov5_prune_plugin.plugin_api.manager import scripts_with
+
+        ours = [word.split("=")[0] for word in message.split() if word.startswith("--")]
+        places = {word: scripts_with(word, self.scripts) for word in ours} if "unrecognized" in message else {}
+        return "".join(f"; {word} works in {', '.join(found)}" for word, found in places.items() if found)

@@ -1,0 +1,76 @@
+"""``yolov5-prune run``: a script or module runs as Python would run it, with shims and activation, in memory only."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Optional
+
+from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.yolov5.compat.apply import apply
+from yolov5_prune_plugin.yolov5.scripts.guard import main_guard
+
+
+def launch(target: str, arguments: Sequence[str], seams: Optional[str] = None) -> None:
+    """Run ``python target arguments...``, or ``python -m target arguments...``, with our activation.
+
+    Args:
+        target: A file such as ``val.py`` or ``yolov5/segment/val.py``, or a module such as ``yolov5.val``.
+        arguments: Its command line.
+        seams: A fork's own YAML.
+
+    Raises:
+        PruneError: If there is no such file or module.
+        UpstreamError: If it is no YOLOv5 script.
+    """
+    file, package = locate(target)
+    apply(file)
+    code = compile(_activated(file, seams), str(file), "exec", dont_inherit=True)
+    main = ModuleType("__main__")
+    main.__dict__.update(__file__=str(file), __package__=package, __builtins__=__builtins__)
+    sys.modules["__main__"] = main
+    sys.argv = [str(file), *arguments]
+    sys.path[0] = os.getcwd() if package else str(file.resolve().parent)
+    exec(code, main.__dict__)
+
+
+def locate(target: str, command: str = "run") -> tuple[Path, Optional[str]]:
+    """The file, and the package it belongs to if it was named as a module. Nothing is imported.
+
+    Raises:
+        PruneError: If there is no such file or module.
+    """
+    if target.endswith(".py") or os.sep in target:
+        if not Path(target).is_file():
+            raise PruneError(f"{command} {target}: no such file; give a YOLOv5 script, or a module such as yolov5.val")
+        return Path(target), None
+    top, *rest = target.split(".")
+    sys.path.insert(0, os.getcwd())  # as python -m does
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        spec = None
+    finally:
+        sys.path.pop(0)
+    for folder in spec.submodule_search_locations or [] if spec else []:
+        file = Path(folder, *rest).with_suffix(".py")
+        if rest and file.is_file():
+            return file, target.rpartition(".")[0]
+    raise PruneError(f"{command} {target}: neither a file nor an installed module; give val.py, or yolov5.val after"
+                     " pip install yolov5")  # fmt: skip
+
+
+def _activated(file: Path, seams: Optional[str]) -> ast.Module:
+    """The script's syntax tree with a call of ``activate`` before its main guard."""
+    tree, index = main_guard(file, file.read_bytes())
+    call = f"__import__({__package__!r}, fromlist=['activate']).activate(globals(), {seams!r})"
+    statement = ast.parse(call).body[0]
+    for node in ast.walk(statement):
+        ast.copy_location(node, tree.body[index])
+    tree.body.insert(index, statement)
+    return ast.fix_missing_locations(tree)

@@ -1,0 +1,155 @@
+"""``yolov5-prune patch``: the activation line in the scripts of a checkout; put in, looked for, taken out."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import shutil
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Optional
+
+from yolov5_prune_plugin.errors import PruneError, UpstreamError
+from yolov5_prune_plugin.yolov5.compat.apply import early_needed
+from yolov5_prune_plugin.yolov5.scripts.guard import first_line, main_guard
+from yolov5_prune_plugin.yolov5.seams.seams import load_scripts
+
+ACTIVE, INACTIVE = "active", "not active"
+MARK = b"  # yolov5-prune: take out with yolov5-prune patch --revert"
+PREPARE = b"import yolov5_prune_plugin.yolov5 as _prune; _prune.prepare(__file__)"
+ACTIVATE = b"import yolov5_prune_plugin.yolov5 as _prune; _prune.activate(globals()%s)"
+
+
+class Checkout:
+    """The scripts of a YOLOv5 checkout that can be activated.
+
+    Attributes:
+        folder: The checkout.
+        scripts: Files by path relative to it.
+        early: Whether its release needs shims before the scripts' own imports.
+        seams: A fork's own YAML, which the activation line then names.
+    """
+
+    def __init__(self, folder: Path, scripts: Mapping[str, Path], seams: Optional[str]) -> None:
+        self.folder, self.scripts = folder, dict(scripts)
+        self.early = bool(early_needed(folder))
+        self.seams = Path(seams).resolve() if seams else None
+
+
+def find(folder: Path, seams: Optional[str] = None) -> Checkout:
+    """Find the scripts of a checkout.
+
+    Raises:
+        UpstreamError: If the folder is no YOLOv5.
+        PruneError: If there is no such folder, or the YAML is wrong.
+    """
+    if not folder.is_dir():
+        raise PruneError(f"patch {folder}: no such folder; give the folder of a YOLOv5 clone")
+    found = {path: folder / path for path in load_scripts(seams) if (folder / path).is_file()}
+    missing = [part for part in ("models", "utils") if not (folder / part).is_dir()]
+    if missing or not found:
+        what = f"{' and '.join(missing)}/" if missing else "any script we know"
+        raise UpstreamError(
+            f"patch {folder}: has no {what}, so it is no YOLOv5 checkout; give the folder that val.py is in"
+        )
+    return Checkout(folder, found, seams)
+
+
+def check(checkout: Checkout) -> dict[str, str]:
+    """State by script: ``active`` or ``not active``."""
+    return {path: ACTIVE if _without(content) != content else INACTIVE for path, content in _contents(checkout).items()}
+
+
+def patch(checkout: Checkout) -> dict[str, str]:
+    """Write the activation line before each main guard; where the release needs shims, one at the top too.
+
+    All scripts or none: everything is parsed and written under other names before the first file is replaced.
+
+    Returns:
+        State by script: ``activated`` or ``already active``.
+
+    Raises:
+        UpstreamError: If a script has no main guard.
+        PruneError: If a file can't be read or written; the checkout is as it was.
+    """
+    old = _contents(checkout)
+    new = {path: _with(checkout, path, _without(content)) for path, content in old.items()}
+    _replace(checkout, old, new)
+    return {path: "activated" if new[path] != old[path] else "already active" for path in old}
+
+
+def revert(checkout: Checkout) -> dict[str, str]:
+    """Take our lines out again; every other byte stays.
+
+    Returns:
+        State by script: ``reverted`` or ``was not active``.
+    """
+    old = _contents(checkout)
+    new = {path: _without(content) for path, content in old.items()}
+    _replace(checkout, old, new)
+    return {path: "reverted" if new[path] != old[path] else "was not active" for path in old}
+
+
+def _contents(checkout: Checkout) -> dict[str, bytes]:
+    try:
+        return {path: file.read_bytes() for path, file in checkout.scripts.items()}
+    except OSError as error:
+        raise PruneError(f"patch {checkout.folder}: cannot read {error.filename}: {error.strerror}") from error
+
+
+def _without(content: bytes) -> bytes:
+    mark, lines = _lines(content)
+    return mark + b"".join(line for line in lines if MARK not in line)
+
+
+def _with(checkout: Checkout, path: str, content: bytes) -> bytes:
+    file = checkout.scripts[path]
+    tree, index = main_guard(file, content)
+    mark, lines = _lines(content)
+    end = b"\r\n" if lines[0].endswith(b"\r\n") else b"\n"
+    seams = f", {str(checkout.seams)!a}".encode() if checkout.seams else b""  # whatever the script's coding is
+    lines.insert(tree.body[index].lineno - 1, ACTIVATE % seams + MARK + end)
+    if checkout.early:
+        lines.insert(first_line(tree) - 1, PREPARE + MARK + end)
+    patched = mark + b"".join(lines)
+    main_guard(file, patched)  # still parses
+    return patched
+
+
+def _lines(content: bytes) -> tuple[bytes, list[bytes]]:
+    """The byte order mark, which must stay in front, or nothing; and the lines after it."""
+    mark = codecs.BOM_UTF8 if content.startswith(codecs.BOM_UTF8) else b""
+    return mark, content[len(mark) :].splitlines(keepends=True)
+
+
+def _replace(checkout: Checkout, old: Mapping[str, bytes], new: Mapping[str, bytes]) -> None:
+    """Replace the files that differ, or none of them."""
+    files = {path: checkout.scripts[path].resolve() for path in old}
+    spare = {path: file.with_name(f".{file.name}.yolov5-prune") for path, file in files.items()}
+    changing = [path for path in old if new[path] != old[path]]
+    for path in changing:
+        if not files[path].stat().st_mode & stat.S_IWUSR or not os.access(files[path], os.W_OK):
+            raise PruneError(
+                f"patch {checkout.folder}: {path} is read-only; make it writable (chmod u+w) and try again."
+                " No file was changed"
+            )
+    try:
+        for path in changing:
+            spare[path].write_bytes(new[path])
+            shutil.copymode(files[path], spare[path])
+        for path in changing:
+            os.replace(spare[path], files[path])
+    except BaseException as error:  # Ctrl-C and a full disk included
+        for path in changing:
+            if files[path].read_bytes() != old[path]:
+                files[path].write_bytes(old[path])
+        if isinstance(error, OSError):
+            raise PruneError(
+                f"patch {checkout.folder}: {error.strerror}: {error.filename}; no file was changed"
+            ) from error
+        raise
+    finally:
+        for file in spare.values():  # those of a run that was killed included
+            if file.exists():
+                file.unlink()

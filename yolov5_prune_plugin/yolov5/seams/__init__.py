@@ -1,0 +1,1 @@
+"""Which name of upstream carries which event, and wrapping such a name."""

@@ -1,0 +1,171 @@
+"""Which name in a script's namespace carries which event: read from patches/*.yaml and a fork's own file."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+import yaml
+
+from yolov5_prune_plugin.errors import PruneError, UpstreamError
+from yolov5_prune_plugin.knowledge import patches_dir
+
+ROLES = ("validate", "use", "export", "train")
+EVENTS = ("parser", "model_loaded", "run_folder", "evaluation", "data_loaded", "callbacks", "suppression",
+          "training", "logged", "architecture", "model_made", "optimizer_made", "scheduled", "averaged", "loss",
+          "judged", "validated", "saved")  # fmt: skip
+STEPS = ("nominal", "warmup")
+TOOLS = ("check_yaml", "check_dataset", "check_img_size", "load_images", "load_classes", "verify_image", "suffixes")
+FAMILIES = ("val", "train", "detect", "export")
+
+
+@dataclass(frozen=True)
+class Script:
+    """One script of upstream's, as we know it.
+
+    Attributes:
+        path: Relative to the checkout, such as ``segment/val.py``.
+        role: One of ``ROLES``.
+        seams: Names by event; the first that the script has is wrapped.
+        results: Names of the figures that ``run`` returns.
+        results_in: Index of the item that holds them, or None if they are the returned tuple itself.
+        figure: The one of them that a model is judged by; by default the last.
+        times_in: Index of the item that holds the times in ms per image, or None if it returns none.
+        tools: Dotted names of what we call of the checkout, by what it is to us; the first that exists is taken.
+        steps: Regular expressions by ``STEPS`` that find in a train.py's source what its optimizer steps depend on.
+    """
+
+    path: str
+    role: str
+    seams: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    results: tuple[str, ...] = ()
+    results_in: Optional[int] = None
+    times_in: Optional[int] = None
+    figure: str = ""
+    tools: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    steps: dict[str, str] = field(default_factory=dict)
+
+    def has(self, event: str, namespace: dict[str, Any]) -> bool:
+        """Whether this script has one of the names that carry an event."""
+        return any(name.partition(".")[0] in namespace for name in self.seams.get(event, ()))
+
+    def find(self, event: str, namespace: dict[str, Any]) -> str:
+        """The name that carries an event in this script.
+
+        Raises:
+            UpstreamError: If the script has none of the names we know.
+        """
+        names = self.seams.get(event, ())
+        for name in names:
+            if name.partition(".")[0] in namespace:
+                return name
+        raise UpstreamError(
+            f"{namespace.get('__file__', self.path)} has none of {', '.join(names) or f'a name for {event}'}: not a"
+            f" YOLOv5 {self.path}, or a release before v6.0; a fork can name its own with --seams FILE"
+        )
+
+    def tool(self, name: str, package: str) -> Any:
+        """Something of the checkout that we call.
+
+        Args:
+            name: One of ``TOOLS``.
+            package: What the dotted names start with where the scripts run: empty in a clone, ``yolov5.`` from PyPI.
+
+        Raises:
+            UpstreamError: If the checkout has none of the names we know.
+        """
+        for dotted in self.tools.get(name, ()):
+            module, _, attribute = (package + dotted).rpartition(".")
+            try:
+                return getattr(importlib.import_module(module), attribute)
+            except (ImportError, AttributeError):
+                continue
+        known = ", ".join(self.tools.get(name, ())) or f"a name for {name}"
+        raise UpstreamError(f"this YOLOv5 has none of {known}, which calibration images for {self.path} need; a fork"
+                            " can name its own under tools with --seams FILE")  # fmt: skip
+
+
+def package_of(original: Any) -> str:
+    """What upstream's dotted names start with, by one of its own: empty in a clone, ``yolov5.`` from PyPI."""
+    found = re.match(r"((?:.*\.)?)(?:models|utils)\.", str(getattr(original, "__module__", "")))
+    return found[1] if found else ""
+
+
+def load_scripts(extra: Optional[str] = None) -> dict[str, Script]:
+    """All scripts we know, by path.
+
+    Args:
+        extra: A file of the same form; its scripts are added, or replace ours.
+
+    Raises:
+        PruneError: If a file can't be read or has something else in it.
+    """
+    scripts: dict[str, Script] = {}
+    for file in [*(patches_dir() / f"{family}.yaml" for family in FAMILIES), *([Path(extra)] if extra else [])]:
+        scripts.update(_read(file))
+    return scripts
+
+
+def find_script(file: str, scripts: dict[str, Script]) -> Optional[Script]:
+    """The script whose path is the longest tail of the file's; None if there is none."""
+    parts = Path(file).resolve().parts
+    fitting = [script for path, script in scripts.items() if parts[-len(Path(path).parts) :] == Path(path).parts]
+    return max(fitting, key=lambda script: len(script.path), default=None)
+
+
+def _read(file: Path) -> dict[str, Script]:
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise PruneError(f"--seams {file}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+    entries = content.get("scripts") if isinstance(content, dict) else None
+    if not isinstance(entries, dict) or not entries:
+        raise PruneError(f"--seams {file}: needs a mapping 'scripts' of script paths, as in patches/val.yaml")
+    return {path: _script(file, path, entry) for path, entry in entries.items()}
+
+
+def _script(file: Path, path: str, entry: Any) -> Script:
+    def refuse(what: str) -> PruneError:
+        return PruneError(f"--seams {file}: {path}: {what}")
+
+    role = entry.get("role") if isinstance(entry, dict) else None
+    if not isinstance(path, str) or role not in ROLES:
+        raise refuse(f"role must be one of {', '.join(ROLES)}, got {role!r}")
+    names = {}
+    for key, kind, known in (("seams", "event", EVENTS), ("tools", "tool", TOOLS)):
+        names[key] = entry.get(key) or {}
+        if not isinstance(names[key], dict) or not all(isinstance(value, list) for value in names[key].values()):
+            raise refuse(f"{key} must map {kind}s to lists of names")
+        unknown = sorted(set(names[key]) - set(known))
+        if unknown:
+            raise refuse(f"unknown {kind} {unknown[0]!r}; {kind}s are {', '.join(known)}")
+    if not isinstance(entry.get("results") or [], list):
+        raise refuse("results must be a list of names")
+    steps = entry.get("steps") or {}
+    if not isinstance(steps, dict) or set(steps) - set(STEPS):
+        raise refuse(f"steps must map {' and '.join(STEPS)} to regular expressions, got {steps!r}")
+    results = tuple(map(str, entry.get("results") or ()))
+    figure = entry.get("figure", results[-1] if results else "")
+    if results and figure not in results:
+        raise refuse(f"figure must be one of {', '.join(results)}, got {figure!r}")
+    for key in ("results_in", "times_in"):
+        if not isinstance(entry.get(key), (int, type(None))):
+            raise refuse(f"{key} must be a whole number, got {entry[key]!r}")
+    return Script(
+        path,
+        entry["role"],
+        {"parser": ("argparse",), **_tuples(names["seams"])},
+        results,
+        entry.get("results_in"),
+        entry.get("times_in"),
+        figure if results else "",
+        _tuples(names["tools"]),
+        {key: str(value) for key, value in steps.items()},
+    )
+
+
+def _tuples(names: dict[str, list[Any]]) -> dict[str, tuple[str, ...]]:
+    return {key: tuple(map(str, value)) for key, value in names.items()}

@@ -1,0 +1,1 @@
+"""One run of an upstream script with our flags: its events, measurements and checkpoints."""

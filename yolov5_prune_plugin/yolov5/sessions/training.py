@@ -1,0 +1,250 @@
+"""A train.py with our flags: where its model, optimizer, average, loss and checkpoints meet the plug-ins."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Optional
+
+import pluggy
+import torch
+from torch import nn
+
+from yolov5_prune_plugin.core.training.ranks import check_alike
+from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.plugin_api.run import Calibration, Run, Saved, Training
+from yolov5_prune_plugin.stop import clear_exit
+from yolov5_prune_plugin.yolov5.checkpoints import sidecar
+from yolov5_prune_plugin.yolov5.checkpoints.slim_file import note_widths
+from yolov5_prune_plugin.yolov5.seams.seams import Script, package_of
+from yolov5_prune_plugin.yolov5.seams.wrapping import wrap
+from yolov5_prune_plugin.yolov5.sessions.best import Best
+from yolov5_prune_plugin.yolov5.sessions.logged import Logged
+from yolov5_prune_plugin.yolov5.sessions.loss import Losses
+from yolov5_prune_plugin.yolov5.sessions.saving import save
+from yolov5_prune_plugin.yolov5.sessions.steps import steps_of
+from yolov5_prune_plugin.yolov5.sessions.widths import dense_of
+
+FLAGS = "yolov5_prune"  # of our flags in opt.yaml and in checkpoints
+
+
+class TrainingSession:
+    """Holds what the seams know of each other during one run of a train.py; --evolve trains several times in it.
+
+    Attributes:
+        run: What plug-ins see.
+        words: Our flags, as a command line has them.
+    """
+
+    def __init__(
+        self,
+        script: Script,
+        namespace: dict[str, Any],
+        options: argparse.Namespace,
+        arguments: argparse.Namespace,
+        plugins: pluggy.PluginManager,
+        words: list[str],
+    ) -> None:
+        self.script, self.namespace, self.plugins, self.words = script, namespace, plugins, words
+        main = int(os.environ.get("RANK", -1)) in (-1, 0)
+        self.run = Run(script.path, script.role, arguments, options, main, _no_save)
+        self.run.calibration, self.run.dense = self.calibrate, dense_of
+        self._package = ""  # what upstream's dotted names start with
+        self._hyperparameters: Any = None
+        self._model: Optional[nn.Module] = None
+        self._batches: Optional[tuple[int, int]] = None  # in an epoch, and images in one over all ranks
+        self._training: Optional[Training] = None
+        self._logged, self._best, self._losses = Logged(self.run), Best(), Losses(self.run, plugins.hook)
+
+    def install(self) -> None:
+        """Wrap the names of this script's events."""
+        first = "optimizer_made" if self.script.has("optimizer_made", self.namespace) else "model_made"
+        seams: dict[str, Callable[[Any], Any]] = {
+            first: self._given if first == "optimizer_made" else self._made,
+            "training": self._around,
+            "logged": self._logged.loggers,
+            "scheduled": self._scheduling,
+            "averaged": self._averaging,
+            "data_loaded": self._loading,
+            "judged": self._best.judging,
+            "validated": self._best.validating,
+            "saved": self._saving,
+        }
+        if self._losses.wanted:
+            seams["loss"] = self._losses.making
+        for event, wrapper in seams.items():
+            if self.script.seams.get(event):
+                wrap(self.namespace, self.script.find(event, self.namespace), wrapper)
+
+    def calibrate(self, images: int, split: str, seed: int) -> Calibration:
+        """Draw images for the model that is to be trained; see calibration.py."""
+        from yolov5_prune_plugin.yolov5.checkout.calibration import draw
+
+        assert self._model is not None
+        return draw(self.script, self._package, self.run, self._model, images, split, seed)
+
+    def _around(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def train(*args: Any, **kwargs: Any) -> Any:
+            with clear_exit():
+                return self.train(original, args, kwargs)
+
+        return train
+
+    def train(self, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """One training by the script's own function, with its arguments."""
+        given = [*args, *kwargs.values()]
+        opt = next(one for one in given if isinstance(one, argparse.Namespace))
+        setattr(opt, FLAGS, self.words)  # into opt.yaml, where --resume finds them
+        self.run.arguments, self.run.folder = opt, Path(opt.save_dir) / "prune"
+        self._hyperparameters, self._model, self._batches, self._training = given[0], None, None, None
+        self._logged.listen(given)
+        try:
+            returned = original(*args, **kwargs)
+        except KeyError as error:
+            if self._model is None and error.args == ("model",):
+                raise PruneError(f"--weights {opt.weights}: is a checkpoint without a model (no entry 'model'); give"
+                                 " one that train.py wrote, or an official one") from None  # fmt: skip
+            raise
+        finally:
+            self._best.follow(None)
+            self._losses.follow(None)
+            if self._training and self._training.masked:
+                self._training.masked.detach()
+        if self._training:
+            if self.run.main:
+                sidecar.remove(self._last)  # what is left of it is for use, not for --resume
+            self.plugins.hook.training_ended(run=self.run, training=self._training)
+        return returned
+
+    @property
+    def _last(self) -> Path:
+        return Path(self.run.arguments.save_dir) / "weights" / "last.pt"
+
+    def _given(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def smart_optimizer(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            self._model, self._package = model, package_of(original)
+            return original(model, *args, **kwargs)
+
+        return smart_optimizer
+
+    def _made(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original, updated=())
+        def make(*args: Any, **kwargs: Any) -> Any:
+            self._model, self._package = original(*args, **kwargs), package_of(original)
+            return self._model
+
+        return make
+
+    def _loading(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def load(*args: Any, **kwargs: Any) -> Any:
+            loaded = original(*args, **kwargs)
+            if self._batches is None:
+                loader = loaded[0] if isinstance(loaded, tuple) else loaded
+                self._batches = len(loader), loader.batch_size * int(os.environ.get("WORLD_SIZE", 1))
+            return loaded
+
+        return load
+
+    def _scheduling(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original, updated=())
+        def schedule(optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
+            scheduler = original(optimizer, *args, **kwargs)
+            self._begin(optimizer)
+            step = scheduler.step
+
+            @functools.wraps(step)
+            def end_epoch(*args: Any, **kwargs: Any) -> Any:
+                self._end_epoch()
+                return step(*args, **kwargs)
+
+            scheduler.step = end_epoch
+            return scheduler
+
+        return schedule
+
+    def _begin(self, optimizer: torch.optim.Optimizer) -> None:
+        assert self._model is not None
+        opt = self.run.arguments
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        trained = {name for name, p in self._model.named_parameters() if p.requires_grad and id(p) in held}
+        resumed = bool(getattr(opt, "resume", False)) and not getattr(opt, "evolve", None)
+        training = self._training = Training(self._model, trained, opt.epochs, resumed, optimizer)
+        state = sidecar.resume(Path(opt.weights)) if resumed and self.run.figures else None
+        self.plugins.hook.training_begins(run=self.run, training=training)
+        if training.widths:
+            note_widths(self._model, training.widths)
+        self._logged.follow(training)
+        self._losses.follow(self._model)
+        masked = training.masked
+        if state:
+            tensors, facts = state
+            try:
+                if masked:
+                    masked.load(tensors, facts["masked"])
+            except PruneError as error:
+                raise PruneError(f"--resume {opt.weights}: its side-car does not fit the model: {error}") from None
+            training.history.extend(facts["history"])
+        if masked:
+            masked.attach(optimizer, self._steps)
+            self._best.follow(masked)
+
+    def _steps(self) -> int:
+        assert self._batches is not None
+        batches, size = self._batches
+        source = Path(self.namespace["__file__"])
+        return steps_of(self.script, source, self._hyperparameters, batches, self.run.arguments.epochs, size)
+
+    def _end_epoch(self) -> None:
+        training = self._training
+        if training is None:
+            return
+        entry: dict[str, Any] = {"epoch": len(training.history)}
+        masked = training.masked
+        if masked:
+            masked.check()
+            check_alike(masked.masks)
+            pruned, spliced = masked.take()
+            entry.update(step=masked.step, sparsity=masked.sparsity, pruned=pruned, spliced=spliced,
+                         updates=masked.updates)  # fmt: skip
+        training.history.append(entry)
+        self.plugins.hook.epoch_trained(run=self.run, training=training)
+
+    def _averaging(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original, updated=())
+        def average(*args: Any, **kwargs: Any) -> Any:
+            ema = original(*args, **kwargs)
+            update = ema.update
+
+            @functools.wraps(update)
+            def updated(*args: Any, **kwargs: Any) -> None:
+                masked = self._training.masked if self._training else None
+                if masked:
+                    masked.average_follows(ema.ema)
+                update(*args, **kwargs)
+                if masked:
+                    masked.mask_average(ema.ema)
+
+            ema.update = updated
+            return ema
+
+        return average
+
+    def _saving(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def save_it(content: Any, file: Any, *args: Any, **kwargs: Any) -> Any:
+            def write(content: Any, file: Any) -> Any:
+                return original(content, file, *args, **kwargs)
+
+            return save(write, content, file, self.run, self._training, self.words, self._best)
+
+        return save_it
+
+
+def _no_save(model: Any, names: list[str], file: Path, facts: dict[str, Any]) -> Saved:
+    raise RuntimeError("train.py writes its checkpoints itself")
