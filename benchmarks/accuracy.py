@@ -19,7 +19,8 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.table import print_table
-from yolov5_prune_plugin.commands.demo import data_dir, lay_out
+from yolov5_prune_plugin.commands.demo import lay_out
+from yolov5_prune_plugin.files import data_dir
 
 WHEELS, TAGS = ("6.2.3", "6.1.9", "6.0.7"), ("v6.0", "v6.1", "v6.2", "v7.0", "master")
 FIGURES = ("precision", "recall", "map50", "map")

@@ -32,7 +32,7 @@ from yolov5_prune_plugin.core.coding.bits import by_layer
 from yolov5_prune_plugin.core.coding.codebook import Histogram
 from yolov5_prune_plugin.core.coding.sizes import sizes
 from yolov5_prune_plugin.core.training.rule import Rule
-from yolov5_prune_plugin.core.training.shared_weights import Tied
+from yolov5_prune_plugin.core.training.shared_weights import SharedWeights
 from yolov5_prune_plugin.files import written_whole
 
 LAYERS = {  # Han et al. 2015, tables 2 and 3: weights kept, bits of a value, bits of a position, share of fp32
@@ -43,7 +43,7 @@ LAYERS = {  # Han et al. 2015, tables 2 and 3: weights kept, bits of a value, bi
 PUBLISHED = {"lenet300": "40x at 1.58%", "lenet5": "39x at 0.74%"}  # Han et al. 2015, table 1
 
 
-def train(model: nn.Module, tied: Tied, data: tuple[Tensor, Tensor], options: argparse.Namespace) -> None:
+def train(model: nn.Module, tied: SharedWeights, data: tuple[Tensor, Tensor], options: argparse.Namespace) -> None:
     """SGD along a cosine from --lr to 0."""
     optimizer = torch.optim.SGD(model.parameters(), options.lr, momentum=0.9, nesterov=True)
     a_turn = len(data[1]) // options.batch
@@ -67,7 +67,7 @@ def share_biases(model: nn.Module, bits: int) -> None:
     """Give all biases that are not zero one of 2^bits values."""
     biases = [p for p in model.parameters() if p.dim() == 1]
     flat = torch.cat([p.detach() for p in biases]).half()
-    shared = Histogram(flat).share(bits, "best").weight.float()
+    shared = Histogram(flat).cluster(bits, "best").weight.float()
     with torch.no_grad():
         for p, part in zip(biases, shared.split([p.numel() for p in biases])):
             p.copy_(part)
@@ -111,7 +111,7 @@ def run(options: argparse.Namespace) -> None:
     before = error(model, held)
     weights = {key: p for key, p in model.named_parameters() if p.dim() > 1}
     masks = {key: p.detach() != 0 for key, p in weights.items()}
-    tied = Tied(weights, Rule(), by_layer(options.bits.split(","), list(weights)))
+    tied = SharedWeights(weights, Rule(), by_layer(options.bits.split(","), list(weights)))
     dead = {key: p.detach() == 0 for key, p in model.named_parameters() if p.dim() == 1}
     tied.prepare(masks)
     clustered = error(model, held)

@@ -72,8 +72,9 @@ def measure(
     content = y5z.describe(model, {}, "yolov5.")
     names = y5z.weights_of(model)
     state = {key: t.half() if t.is_floating_point() else t for key, t in model.state_dict().items()}
-    shared, seconds = timed(lambda: {key: Histogram(state[key]).share(bits).weight for key in names})
-    _, all_seconds = timed(lambda: [[Histogram(state[key]).share(bits, init).error for init in INITS] for key in names])
+    shared, seconds = timed(lambda: {key: Histogram(state[key]).cluster(bits).weight for key in names})
+    tries = [(key, init) for key in names for init in INITS]
+    _, all_seconds = timed(lambda: [Histogram(state[key]).cluster(bits, init).error for key, init in tries])
     others = {key: tensor for key, tensor in state.items() if key not in shared}
     file = folder / "x.y5z"
     size, encode = timed(lambda: container.write(file, content, shared, others))

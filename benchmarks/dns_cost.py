@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from benchmarks.table import print_table
-from yolov5_prune_plugin.core.training.dns import Surgery
+from yolov5_prune_plugin.core.training.dns import DnsRule
 from yolov5_prune_plugin.core.training.masked import Masked
 from yolov5_prune_plugin.core.training.rule import Rule
 
@@ -81,7 +81,7 @@ def prepare(contender: str, model: nn.Module) -> torch.optim.Optimizer:
         parameters = {name: m.weight for name, m in convs.items()}
         rule: Rule = Rule()
         if contender == "ours, updating":
-            rule = Surgery([list(parameters)], c_rates=dict.fromkeys(parameters, 0.0), gamma=0.0)
+            rule = DnsRule([list(parameters)], c_rates=dict.fromkeys(parameters, 0.0), gamma=0.0)
         masked = Masked(parameters, rule)
         masked.prepare(masks)
         masked.attach(optimizer, lambda: 10**6)

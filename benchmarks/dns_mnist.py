@@ -1,11 +1,11 @@
-"""Dynamic Network Surgery on MNIST: LeNet-300-100 and LeNet-5, dense, gradually pruned, and pruned and spliced.
+"""Dynamic Network DnsRule on MNIST: LeNet-300-100 and LeNet-5, dense, gradually pruned, and pruned and spliced.
 
     python -m benchmarks.dns_mnist --net lenet5 --way dns --rate 108 --seed 0          one run, on a validation split
     python -m benchmarks.dns_mnist --net lenet5 --way dns --rate 108 --seed 0 --final  all training data, then the test
     python -m benchmarks.dns_mnist --all [--final]                                     all runs of the table
     python -m benchmarks.dns_mnist --table                                             what there is, as tables
 
-It goes through the classes that train.py uses: core.masked.Masked with core.surgery.Surgery or core.gradual.Gradual. A
+It goes through the classes that train.py uses: core.masked.Masked with core.surgery.DnsRule or core.gradual.Gradual. A
 run trains a dense network, then goes on with it one of three ways, all for as many steps: the dense one too.
 Without --final the last 5,000 training images are the validation set, which choices are made on, and the test set is
 not opened. Results are JSON files in --out; a run whose file is there is passed over. Rates count every parameter,
@@ -36,7 +36,7 @@ from benchmarks.table import print_table
 from yolov5_prune_plugin.core.pruning.distribution import distribute
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.pruning.parameters import Target
-from yolov5_prune_plugin.core.training.dns import Surgery
+from yolov5_prune_plugin.core.training.dns import DnsRule
 from yolov5_prune_plugin.core.training.gradual import Gradual, gradual_plan
 from yolov5_prune_plugin.core.training.masked import Masked
 from yolov5_prune_plugin.core.training.rule import Rule
@@ -89,7 +89,7 @@ def rule_of(options: argparse.Namespace, model: nn.Module, names: Mapping[str, n
         return distribute(options.distribution, shapes, lambda: scores, sparsity)
 
     if options.way == "dns":
-        return Surgery([list(names)], options.start, options.stop, drops=drops, gamma=options.gamma,
+        return DnsRule([list(names)], options.start, options.stop, drops=drops, gamma=options.gamma,
                        power=options.power, seed=options.seed)  # fmt: skip
     targets = [Target(name, module) for name, module in names.items()]  # type: ignore[arg-type]
     plan = gradual_plan(options.start, options.stop, None, sparsity)
@@ -184,7 +184,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         **{key: getattr(options, key) for key in KEYS}, "lr": options.lr, "decay": options.decay,
         "batch": options.batch, "start": options.start, "stop": options.stop, "gamma": options.gamma,
         "power": options.power, "kept": kept, "parameters": total, "compression": total / kept, "units": units,
-        "layers": masked.kept, "updates": masked.updates, "steps": masked.step, "settled": masked.settled,
+        "layers": masked.kept, "updates": masked.updates, "steps": masked.step, "frozen": masked.frozen,
         "seconds": round(time.perf_counter() - began, 1), "torch": torch.__version__,
     }  # fmt: skip
     options.networks.mkdir(parents=True, exist_ok=True)

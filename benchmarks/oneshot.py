@@ -23,7 +23,8 @@ from pathlib import Path
 
 from benchmarks.accuracy import FIGURES, coco, prepare
 from benchmarks.table import print_table
-from yolov5_prune_plugin.commands.demo import data_dir, lay_out
+from yolov5_prune_plugin.commands.demo import lay_out
+from yolov5_prune_plugin.files import data_dir
 
 OBS = ("--prune-method", "obs")
 GLOBAL = ("--prune-distribution", "global")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from yolov5_prune_plugin.commands.compress.flags import CompressOptions
-from yolov5_prune_plugin.commands.curve.flags import CurveOptions, EngineOptions
+from yolov5_prune_plugin.commands.curve.flags import CurveOptions
+from yolov5_prune_plugin.jobs.options import EngineOptions
 from yolov5_prune_plugin.methods.slim.flags import SlimOptions, ValidationOptions
 from yolov5_prune_plugin.options import flag_name
 from yolov5_prune_plugin.plugin_api import hookspecs

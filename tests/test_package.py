@@ -11,9 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SEEN = """
-from yolov5_prune_plugin.knowledge import patches_dir
+from yolov5_prune_plugin.files import data_dir, patches_dir
 from yolov5_prune_plugin.yolov5.seams.seams import load_scripts
-from yolov5_prune_plugin.commands.demo import data_dir
+from yolov5_prune_plugin.files import data_dir
 import yolov5_prune_plugin as p
 assert "site-packages" in p.__file__, p.__file__
 assert len(load_scripts()) == 10 and (patches_dir() / "shims.yaml").is_file()

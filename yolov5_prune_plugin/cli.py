@@ -11,10 +11,11 @@ from typing import Optional
 
 from yolov5_prune_plugin import __version__
 from yolov5_prune_plugin.commands.compress.flags import CompressOptions
-from yolov5_prune_plugin.commands.curve.flags import CurveOptions, EngineOptions
+from yolov5_prune_plugin.commands.curve.flags import CurveOptions
+from yolov5_prune_plugin.errors import clear_exit
+from yolov5_prune_plugin.jobs.options import EngineOptions
 from yolov5_prune_plugin.methods.slim.flags import RUNTIMES, SlimOptions, ValidationOptions
 from yolov5_prune_plugin.options import add_flags
-from yolov5_prune_plugin.stop import clear_exit
 
 COMMANDS = ("run", "patch", "curve", "sensitivity", "slim", "bench", "compress", "decompress", "inspect", "demo")
 

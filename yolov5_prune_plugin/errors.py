@@ -1,8 +1,28 @@
-"""The two things that can be wrong: what the user gave us, and the YOLOv5 we were pointed at."""
+"""What can go wrong, what it is about, and how it ends a script: one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Optional
 
 
 class PruneError(ValueError):
-    """The user's input is wrong: a flag, a file or a combination of them."""
+    """The user's input is wrong: a flag, a file or a combination of them.
+
+    Attributes:
+        message: What is wrong, what was found, and what would do.
+        field: What it is about: a parameter of a function, a field of a config, or a flag or file as the user knows it;
+            None if the message says so itself. Callers that know the flag's name put it in with ``named``.
+    """
+
+    def __init__(self, message: str, field: Optional[str] = None) -> None:
+        super().__init__(message)
+        self.message, self.field = message, field
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}" if self.field else self.message
 
 
 class NoResultError(RuntimeError):
@@ -11,3 +31,39 @@ class NoResultError(RuntimeError):
 
 class UpstreamError(RuntimeError):
     """The YOLOv5 checkout or package is not what we know how to work with."""
+
+
+@contextmanager
+def named(default: Optional[str] = None, **names: str) -> Iterator[None]:
+    """Say errors of the block by the names that the user knows.
+
+    Args:
+        default: For an error whose field is None, or not in ``names``; put before its own field if it has one.
+        names: Fields -> flags or files, such as ``include="--prune-include"``.
+
+    Raises:
+        PruneError: The one of the block, with the field renamed.
+    """
+    try:
+        yield
+    except PruneError as error:
+        known = names.get(error.field or "")
+        if known is None and default is None:
+            raise
+        if known is None and error.field is not None:
+            raise PruneError(str(error), default) from None
+        raise PruneError(error.message, known or default) from None
+
+
+@contextmanager
+def clear_exit() -> Iterator[None]:
+    """Turn a PruneError or UpstreamError into one line and exit code 2, a NoResultError into one and exit code 1.
+
+    It passes through upstream's own ``except Exception``.
+    """
+    try:
+        yield
+    except (PruneError, UpstreamError, NoResultError) as error:
+        sys.stdout.flush()
+        print(f"yolov5-prune: error: {error}", file=sys.stderr)
+        raise SystemExit(1 if isinstance(error, NoResultError) else 2) from None

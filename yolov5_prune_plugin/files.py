@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place under another name, then moved."""
+"""Files that are whole or not there, written beside their place and then moved; and where our own data files are."""
 
 from __future__ import annotations
 
@@ -25,6 +25,16 @@ def check_new_file(flag: str, file: Path) -> None:
         raise PruneError(f"{flag} {file}: the folder {folder} does not exist; make it first")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PruneError(f"{flag} {file}: the folder {folder} cannot be written to")
+
+
+def patches_dir() -> Path:
+    """The folder of the YAML files that say what we know of each YOLOv5 release."""
+    return _packaged("patches")
+
+
+def data_dir() -> Path:
+    """The folder of the embedded detector and its data set."""
+    return _packaged("data")
 
 
 @contextmanager
@@ -59,3 +69,10 @@ def _move_new(temporary: Path, file: Path) -> None:
         if file.exists():
             raise FileExistsError(f"{file} exists already") from None
         os.replace(temporary, file)
+
+
+def _packaged(name: str) -> Path:
+    """A folder of ours: inside the package once installed, beside it in a checkout of ours."""
+    package = Path(__file__).resolve().parent
+    inside = package / name
+    return inside if inside.is_dir() else package.parent / name

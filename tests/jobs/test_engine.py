@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from yolov5_prune_plugin.commands.curve.flags import EngineOptions
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.jobs.engine import Pool, Result, open_pool, run_jobs
 from yolov5_prune_plugin.jobs.local import LocalPool
+from yolov5_prune_plugin.jobs.options import EngineOptions
 from yolov5_prune_plugin.jobs.process import Child, Ended, Job, last_lines
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray")

@@ -17,7 +17,8 @@ import yaml
 
 from tests.upstream.clone import clone_like
 from tests.upstream.nursery import Nursery
-from yolov5_prune_plugin.commands.demo import data_dir, lay_out
+from yolov5_prune_plugin.commands.demo import lay_out
+from yolov5_prune_plugin.files import data_dir
 
 OLD_WHEELS = ("6.2.3", "6.1.9", "6.0.7")
 TAGS = ("v6.0", "v6.1", "v6.2", "v7.0", "master")

@@ -11,13 +11,7 @@ from pathlib import Path
 import yaml
 
 from yolov5_prune_plugin.errors import PruneError
-
-
-def data_dir() -> Path:
-    """The folder of the embedded data: inside the package once installed, beside it in a checkout of ours."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "data"
-    return inside if inside.is_dir() else package.parent / "data"
+from yolov5_prune_plugin.files import data_dir
 
 
 def lay_out(folder: Path) -> Path:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Optional, Protocol
 
-from yolov5_prune_plugin.commands.curve.flags import EngineOptions
 from yolov5_prune_plugin.jobs.local import LocalPool, cores
+from yolov5_prune_plugin.jobs.options import EngineOptions
 from yolov5_prune_plugin.jobs.process import Ended, Job
 
 POLL = 0.25  # seconds; the progress display is refreshed between

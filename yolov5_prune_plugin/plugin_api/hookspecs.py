@@ -42,7 +42,7 @@ def measurements(run: Run) -> Generator[Measurement, Evaluation, None] | None:
 
 @hookspec
 def evaluated(run: Run, evaluation: Evaluation, baseline: Evaluation | None) -> None:
-    """The script measured the model; with ``run.wants_baseline`` the unchanged one too, before it."""
+    """The script measured the model; with ``run.needs_baseline`` the unchanged one too, before it."""
 
 
 @hookspec

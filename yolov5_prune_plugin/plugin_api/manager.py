@@ -6,14 +6,11 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
-from importlib import metadata
+from importlib import import_module, metadata
 from typing import Any
 
 import pluggy
 
-from yolov5_prune_plugin.methods.oneshot import calibration, magnitude, obs, oneshot, random
-from yolov5_prune_plugin.methods.slim import bn_l1, slim
-from yolov5_prune_plugin.methods.training import sparse_training as training
 from yolov5_prune_plugin.plugin_api import hookspecs
 
 GROUP = "yolov5_prune"
@@ -26,7 +23,9 @@ def load_plugins() -> pluggy.PluginManager:
     """
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
-    for plugin in (magnitude, random, obs):
+    methods = import_module("yolov5_prune_plugin.methods")
+    built_in = [import_module(f"{methods.__name__}.{name}") for name in methods.BUILT_IN]
+    for plugin in built_in[:3]:
         manager.register(plugin)
     if os.environ.get("YOLOV5_PRUNE_PLUGINS", "").lower() != "off":
         for entry in _entry_points():
@@ -36,11 +35,10 @@ def load_plugins() -> pluggy.PluginManager:
                 if manager.has_plugin(entry.name):  # older pluggy keeps the half it had registered
                     manager.unregister(name=entry.name)
                 warnings.warn(f"yolov5-prune: plug-in {entry.name!r} ({entry.value}) left out: {error!r}", stacklevel=2)
-    manager.register(oneshot.OneShot(manager.hook))
-    manager.register(training.SparseTraining(manager.hook))
-    manager.register(slim)
-    manager.register(bn_l1)
-    manager.register(calibration)
+    manager.register(built_in[3].OneShot(manager.hook))
+    manager.register(built_in[4].SparseTraining(manager.hook))
+    for plugin in built_in[5:]:
+        manager.register(plugin)
     return manager
 
 

@@ -159,7 +159,7 @@ class Run:
         figure: The figure of an evaluation that a model is judged by: map, mask_map or top1; empty if there is none.
         figures: Names in each entry of ``Training.history`` that go where upstream logs. If there are any, the history
             is kept beside last.pt for --resume.
-        wants_baseline: A plug-in sets it to have the unchanged model measured first.
+        needs_baseline: A plug-in sets it to have the unchanged model measured first.
         save: Writes the model as an upstream checkpoint: (model, names of changed weights, file, facts) -> Saved.
         dense: Builds the architecture of a model as it was before any channel of it was removed, with other weights; in
             train.py.
@@ -175,7 +175,7 @@ class Run:
     folder: Optional[Path] = None
     figure: str = ""
     figures: list[str] = field(default_factory=list)
-    wants_baseline: bool = False
+    needs_baseline: bool = False
     dense: Callable[[Any], Any] = _not_built
     calibration: Callable[[int, str, int], Calibration] = _not_yet
 

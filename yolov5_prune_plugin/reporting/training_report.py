@@ -32,7 +32,7 @@ class TrainingRecord:
         """One line, and the files."""
         masked, last = self.training.masked, self.training.history[-1]
         assert masked is not None
-        state = "masks frozen" if masked.settled else "masks changing"
+        state = "masks frozen" if masked.frozen else "masks changing"
         self._say(
             f"epoch {last['epoch']}/{self.training.epochs - 1}, step {last['step']}: {last['sparsity']:.2%} of"
             f" {masked.weights:,} weights zero, {last['pruned']:,} pruned, {last['spliced']:,} spliced, {state}"
@@ -43,7 +43,7 @@ class TrainingRecord:
         """The layers, and all files."""
         masked, saved = self.training.masked, self.training.saved
         assert masked is not None
-        if not masked.settled:
+        if not masked.frozen:
             self._say("the training ended before the masks were frozen: the sparsity that was asked for is not there")
         files: dict[str, Callable[[Path], Any]] = {"history.csv": self._history, "history.png": self._plot,
                                                    "report.json": self._report}  # fmt: skip
@@ -78,7 +78,7 @@ class TrainingRecord:
         assert selection is not None
         content = {
             "script": self.run.script, "weights": self.run.weights, **self.facts, "pruned_weights": "unfused",
-            "masked_weights": masked.weights, "masked_sparsity": masked.sparsity, "frozen": masked.settled,
+            "masked_weights": masked.weights, "masked_sparsity": masked.sparsity, "frozen": masked.frozen,
             "steps": masked.step, "updates": masked.updates,
             "saved": {name: _numbers(sparsity) for name, sparsity in self.training.saved.items()},
             "skipped": selection.skipped, "history": self.training.history, "note": NOTE,

@@ -11,7 +11,7 @@ def prepare(script: str) -> None:
     Args:
         script: ``__file__`` of the script.
     """
-    from yolov5_prune_plugin.stop import clear_exit
+    from yolov5_prune_plugin.errors import clear_exit
     from yolov5_prune_plugin.yolov5.compat.apply import apply
 
     with clear_exit():
@@ -26,7 +26,7 @@ def activate(namespace: dict[str, Any], seams: Optional[str] = None) -> None:
         seams: A YAML file like those in ``patches``, for a script of a fork's own.
     """
     if namespace.get("__name__") == "__main__":
-        from yolov5_prune_plugin.stop import clear_exit
+        from yolov5_prune_plugin.errors import clear_exit
         from yolov5_prune_plugin.yolov5.scripts.activation import activate_script
 
         with clear_exit():

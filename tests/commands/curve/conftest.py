@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from yolov5_prune_plugin.cli import main
-from yolov5_prune_plugin.commands.curve import study as subject
-from yolov5_prune_plugin.commands.demo import data_dir
+from yolov5_prune_plugin.commands.curve import study as study
+from yolov5_prune_plugin.files import data_dir
 
 FAKE = Path(__file__).with_name("fake.py")
 
@@ -55,7 +55,7 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Bench:
     """Script, weights, data file, and no traps yet."""
-    monkeypatch.setattr(subject, "RUNNER", (str(FAKE),))
+    monkeypatch.setattr(study, "RUNNER", (str(FAKE),))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "traps").mkdir()
     monkeypatch.setenv("FAKE", str(tmp_path / "traps"))

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yolov5_prune_plugin.commands.curve.flags import EngineOptions, amounts, names
+from yolov5_prune_plugin.commands.curve.flags import amounts, names
 from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.jobs.options import EngineOptions
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Points: which key, when one is reused, what is read from a report; and what a command line says of its subject."""
+"""Points: which key, when one is reused, what is read from a report; and what a command line says of its study."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.commands.curve.conftest import Bench
 from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.commands.curve import study as subject_module
 from yolov5_prune_plugin.commands.curve.points import Point, Store, zipped_bytes
-from yolov5_prune_plugin.commands.curve.study import Subject, study
+from yolov5_prune_plugin.commands.curve.study import Study, open_study
 from yolov5_prune_plugin.errors import PruneError, UpstreamError
 from yolov5_prune_plugin.jobs.engine import Result
 from yolov5_prune_plugin.jobs.process import Ended
@@ -25,9 +25,9 @@ from yolov5_prune_plugin.plugin_api.manager import load_plugins
 REPORT = {"precision": 0.9, "recall": 0.6, "map50": 0.5, "map": 0.25, "conv_sparsity": 0.3, "total_sparsity": 0.29}
 
 
-def subject_of(*arguments: str, script: str = "val.py") -> Subject:
+def subject_of(*arguments: str, script: str = "val.py") -> Study:
     """Of a command line in the bench's folder."""
-    return study("curve", script, ["--weights", "w.pt", "--data", "d.yaml", *arguments], None, True, {})
+    return open_study("curve", script, ["--weights", "w.pt", "--data", "d.yaml", *arguments], None, True, {})
 
 
 def point(*arguments: str) -> Point:
@@ -36,7 +36,7 @@ def point(*arguments: str) -> Point:
 
 
 def key(*arguments: str) -> str:
-    """Of that point for the subject as it is now."""
+    """Of that point for the study as it is now."""
     return Store(Path("run"), subject_of()).key(point(*arguments))
 
 
@@ -162,9 +162,9 @@ def test_devices(bench: Bench, monkeypatch: pytest.MonkeyPatch, given: list[str]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    subject = subject_of(*given)
-    assert subject.gpus == gpus
-    assert ("--device" in subject.own) == stays
+    study = subject_of(*given)
+    assert study.gpus == gpus
+    assert ("--device" in study.own) == stays
 
 
 def test_flags_of_a_method_go_to_it_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,15 +192,15 @@ def test_flags_of_a_method_go_to_it_alone(bench: Bench, monkeypatch: pytest.Monk
         return manager
 
     monkeypatch.setattr(subject_module, "load_plugins", with_plugin)
-    subject = subject_of("--wise-power", "2", "--imgsz", "320", "--prune-seed", "7")
-    assert subject.own[-2:] == ("--imgsz", "320")
-    assert subject.arguments_for("magnitude")[-4:] == ("--imgsz", "320", "--prune-seed", "7")
-    assert subject.arguments_for("wise")[-6:] == ("--wise-power", "2", "--imgsz", "320", "--prune-seed", "7")
-    subject.check_methods("--methods", ("magnitude", "wise"))
+    study = subject_of("--wise-power", "2", "--imgsz", "320", "--prune-seed", "7")
+    assert study.own[-2:] == ("--imgsz", "320")
+    assert study.arguments_for("magnitude")[-4:] == ("--imgsz", "320", "--prune-seed", "7")
+    assert study.arguments_for("wise")[-6:] == ("--wise-power", "2", "--imgsz", "320", "--prune-seed", "7")
+    study.check_methods("--methods", ("magnitude", "wise"))
     with pytest.raises(
         PruneError, match="--wise-power belongs to the method wise, which --methods magnitude leaves out"
     ):
-        subject.check_methods("--methods", ("magnitude",))
+        study.check_methods("--methods", ("magnitude",))
 
 
 def test_script_must_measure(bench: Bench) -> None:

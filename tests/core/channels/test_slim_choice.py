@@ -181,7 +181,7 @@ class Left(nn.Module):
 def test_positions_that_do_not_matter_count_less() -> None:
     """Channel 1 is channel 0 on the left, and its negative on the right: all alike, 0 would be the best of it.
 
-    The left has a salience of 2, the right of 0; weights are 0.3 + 0.7 times that, and (1.7 - 0.3) / 2 the best.
+    The left has a position weight of 2, the right of 0; weights are 0.3 + 0.7 times that, and (1.7 - 0.3) / 2 the best.
     """
     net = Left().eval()
     one = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(2))

@@ -42,9 +42,9 @@ def test_units_of_channels_are_their_means() -> None:
 
 def test_expand_spreads_a_channel_over_its_weights() -> None:
     weight = torch.zeros(2, 1, 1, 2)
-    kept = Granularity("channel").expand(torch.tensor([True, False]), weight)
+    kept = Granularity("channel").to_weights(torch.tensor([True, False]), weight)
     assert kept.tolist() == [[[[True, True]]], [[[False, False]]]]
-    kept = Granularity("weight").expand(torch.tensor([True, False, False, True]), weight)
+    kept = Granularity("weight").to_weights(torch.tensor([True, False, False, True]), weight)
     assert kept.tolist() == [[[[True, False]]], [[[False, True]]]]
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from yolov5_prune_plugin.core.second_order.sequential_calibration import walk
+from yolov5_prune_plugin.core.second_order.sequential_calibration import calibrate_sequentially
 
 
 class Times(nn.Module):
@@ -52,7 +52,7 @@ def test_a_layer_sees_what_earlier_changes_produce() -> None:
         seen.append((layer is model[1], [x.item() for x in inputs]))
         layer.factor = 5
 
-    walk(model, [torch.ones(1), torch.full((1,), 3.0)], list(model), visit)
+    calibrate_sequentially(model, [torch.ones(1), torch.full((1,), 3.0)], list(model), visit)
     assert seen == [(False, [1, 3]), (True, [5, 15])]
 
 
@@ -61,7 +61,9 @@ def test_batches_keep_their_order_whatever_their_shapes() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 1, 1)).eval()
     batches = [torch.randn(1 + i % 2, 1, 5 + i, 9 - i) for i in range(6)]
     shapes = []
-    walk(model, batches, [model[0], model[2]], lambda _, inputs: shapes.append([tuple(x.shape) for x in inputs]))
+    calibrate_sequentially(
+        model, batches, [model[0], model[2]], lambda _, inputs: shapes.append([tuple(x.shape) for x in inputs])
+    )
     assert shapes[0] == [tuple(batch.shape) for batch in batches]
     assert shapes[1] == [(1 + i % 2, 2, 3 + i, 7 - i) for i in range(6)]
 
@@ -70,7 +72,9 @@ def test_a_layer_used_twice_is_visited_twice() -> None:
     """The second time with what the first gave."""
     shared = Times(2)
     seen = []
-    walk(nn.Sequential(shared, shared), [torch.ones(1)], [shared], lambda _, inputs: seen.append(inputs[0].item()))
+    calibrate_sequentially(
+        nn.Sequential(shared, shared), [torch.ones(1)], [shared], lambda _, inputs: seen.append(inputs[0].item())
+    )
     assert seen == [1, 2]
 
 
@@ -78,7 +82,7 @@ def test_layers_that_are_not_asked_for_are_not_visited() -> None:
     """And one that the forward pass does not reach is not either."""
     model = nn.Sequential(Times(2), Times(3))
     seen = []
-    walk(model, [torch.ones(1)], [model[1], Times(4)], lambda layer, _: seen.append(layer.factor))
+    calibrate_sequentially(model, [torch.ones(1)], [model[1], Times(4)], lambda layer, _: seen.append(layer.factor))
     assert seen == [3]
 
 
@@ -86,7 +90,7 @@ def test_no_gradients_are_kept() -> None:
     """In the threads too, where torch's switch starts afresh."""
     model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1))
     kept = []
-    walk(model, [torch.ones(1, 1, 2, 2)] * 2, list(model), lambda _, inputs: kept.extend(inputs))
+    calibrate_sequentially(model, [torch.ones(1, 1, 2, 2)] * 2, list(model), lambda _, inputs: kept.extend(inputs))
     assert not any(x.requires_grad for x in kept)
 
 
@@ -100,7 +104,7 @@ def test_what_visit_raises_comes_out_and_hooks_are_gone(batches: int) -> None:
             raise ValueError("enough")
 
     with pytest.raises(ValueError, match=r"^enough$"):
-        walk(model, [torch.ones(1)] * batches, list(model), visit)
+        calibrate_sequentially(model, [torch.ones(1)] * batches, list(model), visit)
     assert not any(layer._forward_pre_hooks for layer in model)
     assert set(threading.enumerate()) <= before
 
@@ -119,7 +123,7 @@ def test_ctrl_c_ends_all_threads() -> None:
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            walk(model, [torch.ones(1)], list(model), lambda *_: os.kill(os.getpid(), signal.SIGINT))
+            calibrate_sequentially(model, [torch.ones(1)], list(model), lambda *_: os.kill(os.getpid(), signal.SIGINT))
     finally:
         signal.signal(signal.SIGINT, handler)
     assert worked == [2]
@@ -130,11 +134,11 @@ def test_what_the_model_raises_comes_out() -> None:
     """For one of the batches only: 4 channels do not fit."""
     model = nn.Sequential(nn.Conv2d(3, 3, 1))
     with pytest.raises(RuntimeError, match="expected input"):
-        walk(model, [torch.ones(1, 3, 2, 2), torch.ones(1, 4, 2, 2)], list(model), lambda *_: None)
+        calibrate_sequentially(model, [torch.ones(1, 3, 2, 2), torch.ones(1, 4, 2, 2)], list(model), lambda *_: None)
 
 
 @pytest.mark.parametrize("model", [Choosy(), Early()])
 def test_a_model_that_decides_by_its_inputs_is_refused(model: nn.Module) -> None:
     """Not waited for without end."""
     with pytest.raises(RuntimeError, match="calls its layers in another order for another batch"):
-        walk(model, [torch.ones(1), -torch.ones(1)], [model.a, model.b], lambda *_: None)
+        calibrate_sequentially(model, [torch.ones(1), -torch.ones(1)], [model.a, model.b], lambda *_: None)

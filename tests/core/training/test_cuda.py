@@ -14,11 +14,11 @@ from yolov5_prune_plugin.core.pruning.distribution import distribute
 from yolov5_prune_plugin.core.pruning.importance import lamp
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.pruning.parameters import Target
-from yolov5_prune_plugin.core.training.dns import Surgery
+from yolov5_prune_plugin.core.training.dns import DnsRule
 from yolov5_prune_plugin.core.training.gradual import Gradual, gradual_plan
 from yolov5_prune_plugin.core.training.masked import Masked
 from yolov5_prune_plugin.core.training.rule import Rule
-from yolov5_prune_plugin.core.training.shared_weights import Tied
+from yolov5_prune_plugin.core.training.shared_weights import SharedWeights
 from yolov5_prune_plugin.core.training.thresholds import first_threshold
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -55,7 +55,7 @@ def rule(kind: str, weights: dict[str, nn.Parameter], model: nn.Sequential) -> R
         shapes = {name: weight.shape for name, weight in dense.items()}
         return distribute("lamp", shapes, lambda: [(name, weight.abs()) for name, weight in dense.items()], 0.8)
 
-    return Surgery([list(weights)], 0.0, 0.5, drops=drops, gamma=0.01)  # type: ignore[arg-type]
+    return DnsRule([list(weights)], 0.0, 0.5, drops=drops, gamma=0.01)  # type: ignore[arg-type]
 
 
 def trained(kind: str) -> list[Tensor]:
@@ -67,7 +67,7 @@ def trained(kind: str) -> list[Tensor]:
             for p in weights.values():
                 p.copy_((p * 20).round() / 20)
     masked = (
-        Tied(weights, Rule(), dict.fromkeys(weights, 4))
+        SharedWeights(weights, Rule(), dict.fromkeys(weights, 4))
         if kind == "tied"
         else Masked(weights, rule(kind, weights, model))
     )

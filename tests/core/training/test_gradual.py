@@ -52,10 +52,10 @@ def test_what_is_pruned_stays_so(net: nn.Module, distribution: str) -> None:
             assert not (masked.masks[target.name] & ~before[target.name]).any()
             before[target.name] = masked.masks[target.name].clone()
         sparsity.append(masked.sparsity)
-    assert masked.settled
+    assert masked.frozen
     assert sparsity[2] == 0 < sparsity[3]
     assert sparsity[17] == sparsity[29] == pytest.approx(0.8, abs=0.01)
-    assert masked.take() == (masked.weights - sum(masked.kept.values()), 0)
+    assert masked.take_counts() == (masked.weights - sum(masked.kept.values()), 0)
 
 
 def test_first_round_comes_before_training(net: nn.Module) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from yolov5_prune_plugin.core.training.dns import Surgery
+from yolov5_prune_plugin.core.training.dns import DnsRule
 from yolov5_prune_plugin.core.training.masked import Masked
 from yolov5_prune_plugin.core.training.rule import Rule
 from yolov5_prune_plugin.core.training.schedule import drawn, update_probability
@@ -39,9 +39,9 @@ def batches(number: int) -> list[tuple[Tensor, Tensor]]:
             for _ in range(number)]  # fmt: skip
 
 
-def surgery(stop: float = 1.0) -> Surgery:
+def surgery(stop: float = 1.0) -> DnsRule:
     """The paper's mode, with updates that become rare."""
-    return Surgery([NAMES], 0.0, stop, c_rates={"0.weight": 0.5, "2.weight": 0.0}, gamma=0.2, seed=3)
+    return DnsRule([NAMES], 0.0, stop, c_rates={"0.weight": 0.5, "2.weight": 0.0}, gamma=0.2, seed=3)
 
 
 def of(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -80,7 +80,7 @@ def test_weights_in_channels_last_are_masked_alike() -> None:
     found = []
     for order in (torch.contiguous_format, torch.channels_last):
         model = network().to(memory_format=order)  # type: ignore[call-overload]
-        masked = Masked(of(model), Surgery([NAMES], 0.0, 0.8, drops=lambda weights: dict(zip(NAMES, (50, 100)))))
+        masked = Masked(of(model), DnsRule([NAMES], 0.0, 0.8, drops=lambda weights: dict(zip(NAMES, (50, 100)))))
         masked.prepare()
         optimizer = OPTIMIZERS["sgd"](model.parameters())
         masked.attach(optimizer, lambda: 10)
@@ -123,8 +123,8 @@ def test_it_is_the_straight_through_form(kind: str, accumulate: int) -> None:
         assert torch.equal(tensors[f"mask/{name}"], masks[name].bool())
     assert 0 < masked.sparsity < 1
     assert 1 < facts["updates"] < steps
-    assert sum(masked.take()) > 0
-    assert masked.take() == (0, 0)
+    assert sum(masked.take_counts()) > 0
+    assert masked.take_counts() == (0, 0)
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, number: int, first: int = 0) -> None:
@@ -181,7 +181,7 @@ def test_frozen_masks() -> None:
     masked = Masked(of(model), surgery(stop=0.5))
     masked.attach(optimizer, lambda: 20)
     train(model, optimizer, 10)
-    assert masked.settled
+    assert masked.frozen
     masks = {name: mask.clone() for name, mask in masked.masks.items()}
     weights = {name: p.detach().clone() for name, p in of(model).items()}
     assert not any(name.startswith("dense/") for name in masked.state()[0])
@@ -196,10 +196,10 @@ def test_frozen_masks() -> None:
 def test_interrupted_and_resumed(target: bool) -> None:
     """State saved after step 7 and loaded into a fresh model goes on to the same bits."""
 
-    def rule() -> Surgery:
+    def rule() -> DnsRule:
         if not target:
             return surgery()
-        return Surgery([NAMES[:1], NAMES[1:]], 0.1, 0.9, drops=lambda ws: {n: w.numel() // 2 for n, w in ws.items()})
+        return DnsRule([NAMES[:1], NAMES[1:]], 0.1, 0.9, drops=lambda ws: {n: w.numel() // 2 for n, w in ws.items()})
 
     def start() -> tuple[nn.Module, torch.optim.Optimizer, Masked]:
         model = network()

@@ -6,20 +6,20 @@ import torch
 from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from yolov5_prune_plugin.core.training.dns import Surgery
+from yolov5_prune_plugin.core.training.dns import DnsRule
 from yolov5_prune_plugin.core.training.masked import Masked
 from yolov5_prune_plugin.core.training.ranks import check_alike, of_the_first
 
 
 def train(rank: int, folder: str) -> None:
-    """Dynamic Network Surgery on data and noise of its own; only the model starts alike, as DDP broadcasts it."""
+    """Dynamic Network DnsRule on data and noise of its own; only the model starts alike, as DDP broadcasts it."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
     torch.manual_seed(rank)
     assert of_the_first(lambda: {"layer": {"out": rank + 5}}) == {"layer": {"out": 5}}
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
     weights = {name: p for name, p in model.named_parameters() if p.dim() > 1}
-    rule = Surgery([list(weights)], 0.0, 0.8, drops=lambda ws: {n: w.numel() // 2 for n, w in ws.items()}, gamma=0.1)
+    rule = DnsRule([list(weights)], 0.0, 0.8, drops=lambda ws: {n: w.numel() // 2 for n, w in ws.items()}, gamma=0.1)
     masked = Masked(weights, rule)
     masked.prepare({name: torch.rand(p.shape) < 0.9 for name, p in weights.items()})  # another mask on each
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)

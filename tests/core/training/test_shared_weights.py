@@ -15,7 +15,7 @@ from yolov5_prune_plugin.core.coding import packing
 from yolov5_prune_plugin.core.coding.codebook import Histogram
 from yolov5_prune_plugin.core.coding.cursor import Cursor
 from yolov5_prune_plugin.core.training.rule import Rule
-from yolov5_prune_plugin.core.training.shared_weights import Tied
+from yolov5_prune_plugin.core.training.shared_weights import SharedWeights
 from yolov5_prune_plugin.errors import PruneError
 
 
@@ -28,10 +28,10 @@ def sparse_network() -> nn.Sequential:
     return model
 
 
-def tied(model: nn.Module, kind: str = "sgd", gradient: str = "mean", bits: int = 2) -> Tied:
+def tied(model: nn.Module, kind: str = "sgd", gradient: str = "mean", bits: int = 2) -> SharedWeights:
     """On an optimizer of its own, put aside as ``optimizer``."""
     parameters = of(model)
-    masked = Tied(parameters, Rule(), dict.fromkeys(parameters, bits), "linear", gradient)
+    masked = SharedWeights(parameters, Rule(), dict.fromkeys(parameters, bits), "linear", gradient)
     masked.prepare({name: p.detach() != 0 for name, p in parameters.items()})
     masked.optimizer = OPTIMIZERS[kind](model.parameters())  # type: ignore[attr-defined]
     masked.attach(masked.optimizer, lambda: 100)  # type: ignore[attr-defined]
@@ -41,7 +41,7 @@ def tied(model: nn.Module, kind: str = "sgd", gradient: str = "mean", bits: int 
 def explicitly(kind: str, steps: int, gradient: str) -> tuple[nn.Module, dict[str, Tensor], dict[str, Tensor]]:
     """Centroids are parameters, weights are looked up in them: autograd sums over the members itself."""
     model = sparse_network()
-    first = Tied(of(model), Rule(), dict.fromkeys(NAMES, 2), "linear", gradient)
+    first = SharedWeights(of(model), Rule(), dict.fromkeys(NAMES, 2), "linear", gradient)
     first.prepare({name: p.detach() != 0 for name, p in of(model).items()})
     books, sizes = {}, {}
     for name in NAMES:
@@ -82,7 +82,7 @@ def test_the_gradient_by_hand() -> None:
     """Weights 1 1 3 0 with gradients 1 2 5 7: means 1.5 1.5 5 and nothing for the zero; sums 3 3 5."""
     for gradient, expected in (("mean", [1.5, 1.5, 5, 0]), ("sum", [3, 3, 5, 0])):
         p = nn.Parameter(torch.tensor([1.0, 1, 3, 0]))
-        masked = Tied({"w": p}, Rule(), {"w": 1}, "linear", gradient)
+        masked = SharedWeights({"w": p}, Rule(), {"w": 1}, "linear", gradient)
         masked.prepare({"w": p.detach() != 0})
         optimizer = torch.optim.SGD([p], 1.0)
         masked.attach(optimizer, lambda: 1)
@@ -127,7 +127,7 @@ def test_compress_finds_the_codebook_exactly() -> None:
     train(model, masked.optimizer, 5)  # type: ignore[attr-defined]
     for p in of(model).values():
         half = p.detach().half()
-        assert torch.equal(Histogram(half).share(2).weight, half)
+        assert torch.equal(Histogram(half).cluster(2).weight, half)
         cursor = Cursor(memoryview(packing.write_weight(half)))
         coded = packing.read_weight(cursor, tuple(half.shape), "F16")
         assert coded.codebook is not None
@@ -146,7 +146,7 @@ def test_going_on_after_an_interruption() -> None:
     tensors, facts, weights, optimizer = torch.load(stream)
     again = network()
     again.load_state_dict({name: tensor.half().float() for name, tensor in weights.items()})
-    other = Tied(of(again), Rule(), dict.fromkeys(NAMES, 2))
+    other = SharedWeights(of(again), Rule(), dict.fromkeys(NAMES, 2))
     other.load(tensors, facts)
     for name in NAMES:
         assert torch.equal(of(again)[name], of(model)[name])
@@ -183,7 +183,7 @@ def test_dead_layers_and_few_weights() -> None:
     """A layer of zeros only, and one with fewer weights than values."""
     for weight in (torch.zeros(4), torch.tensor([0, 2.0, 3])):
         p = nn.Parameter(weight.clone())
-        masked = Tied({"w": p}, Rule(), {"w": 4})
+        masked = SharedWeights({"w": p}, Rule(), {"w": 4})
         masked.prepare({"w": weight != 0})
         optimizer = torch.optim.SGD([p], 0.5)
         masked.attach(optimizer, lambda: 1)

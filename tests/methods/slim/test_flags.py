@@ -28,13 +28,13 @@ def test_defaults_depend_on_images_and_on_training() -> None:
     """Taylor and sensitivity need images; what is trained afterwards is chosen by l2."""
     for images, trained, expected in ((True, False, ("taylor", "sensitivity")), (True, True, ("l2", "sensitivity")),
                                       (False, False, ("l2", "global"))):  # fmt: skip
-        settled = SlimOptions().settled(images, trained)
-        assert (settled.slim_importance, settled.slim_allocation) == expected
+        resolved = SlimOptions().resolved(images, trained)
+        assert (resolved.slim_importance, resolved.slim_allocation) == expected
     cut_only = SlimOptions(slim_allocation="global", slim_no_repair=True)
     assert cut_only.uses_images(trained=False)
     assert not cut_only.uses_images(trained=True)
     kept = SlimOptions(slim_importance="bn", slim_allocation="uniform")
-    assert kept.settled(images=True, trained=False) == kept
+    assert kept.resolved(images=True, trained=False) == kept
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from yolov5_prune_plugin.core.training.dns import Surgery
+from yolov5_prune_plugin.core.training.dns import DnsRule
 from yolov5_prune_plugin.core.training.gradual import Gradual
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.methods.training.dns import c_rates, groups_of
@@ -111,7 +111,7 @@ def test_dns_by_default(net: nn.Module) -> None:
     """80%, shared by shape, from a twentieth of the training to four tenths, all layers at once."""
     training = begun(net, "--dns")
     rule = training.masked.rule
-    assert isinstance(rule, Surgery)
+    assert isinstance(rule, DnsRule)
     assert list(training.masked.masks) == ["0.weight", "2.weight", "3.weight"]
     assert (rule.start, rule.stop, rule.gamma, rule.power) == (0.05, 0.4, 1e-3, 1.0)
     assert (rule.hysteresis.lower, rule.hysteresis.upper) == (0.9, 1.1)
@@ -166,7 +166,7 @@ def test_shared_weights(net: nn.Module) -> None:
     assert counts == [2, 8, 2]
     assert not net[0].weight[0].any()
     assert training.masked is not None
-    assert training.masked.settled or training.masked.step == 0
+    assert training.masked.frozen or training.masked.step == 0
     with pytest.raises(PruneError, match=r"--share-bits 9\.\*=3: no conv or linear weight matches '9\.\*'"):
         begun(net, "--share-bits", 1, "9.*=3")
 

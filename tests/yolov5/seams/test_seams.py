@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from yolov5_prune_plugin.errors import PruneError, UpstreamError
-from yolov5_prune_plugin.knowledge import patches_dir
+from yolov5_prune_plugin.files import patches_dir
 from yolov5_prune_plugin.yolov5.seams.seams import EVENTS, FAMILIES, ROLES, TOOLS, find_script, load_scripts, package_of
 
 

@@ -87,7 +87,7 @@ def session(val: Val, *plugins: object, baseline: bool = False) -> Run:
     for plugin in plugins:
         manager.register(plugin)
     made = Session(SCRIPT, val.names, argparse.Namespace(), argparse.Namespace(weights="a.pt"), manager)
-    made.run.wants_baseline = baseline
+    made.run.needs_baseline = baseline
     made.install()
     return made.run
 

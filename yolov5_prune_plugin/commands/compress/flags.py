@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.option_types import points, whole
-from yolov5_prune_plugin.options import checked, flag
+from yolov5_prune_plugin.options import checked, flag, map_points, whole
 
 # as core has them, which is not imported for a command line: it brings torch
 INITS = ("best", "linear", "density", "k-means++")
@@ -62,8 +61,8 @@ class CompressOptions:
         " in fp16. Layers get the bits that lose least", type=checked(parse_size), metavar="SIZE")  # fmt: skip
     budget: Optional[float] = flag(
         None, "with --bits auto: the smallest file whose mAP50-95 (segmenters: that of the masks; classifiers: top1) on"
-        " --data is at most this many points (hundredths) below the checkpoint's, by bisection", type=checked(points),
-        metavar="POINTS")  # fmt: skip
+        " --data is at most this many points (hundredths) below the checkpoint's, by bisection",
+        type=checked(map_points), metavar="POINTS")  # fmt: skip
     data: str = flag("", "data set of these validations", metavar="DATA")
     imgsz: Optional[int] = flag(None, "their image size (640; classifiers 224)", type=checked(whole), metavar="N")
     batch_size: int = flag(8, "images in a batch of theirs (default 8)", type=checked(whole), metavar="N")

@@ -52,7 +52,7 @@ def share_all(
         for name, number in track(
             by_name.items(), "sharing", console=console, transient=True, disable=not console.is_terminal
         ):
-            shared[name] = histograms[name].share(number, config.init, config.seed)
+            shared[name] = histograms[name].cluster(number, config.init, config.seed)
         content["sharing"] = {"bits": dict(by_name), "init": config.init, "seed": config.seed,
                               "error": _error(shared)}  # fmt: skip
         if judge:
@@ -67,7 +67,7 @@ def share_all(
     for name, histogram in track(
         histograms.items(), "trying bits", console=console, transient=True, disable=not console.is_terminal
     ):
-        tried = {number: histogram.share(number, config.init, config.seed) for number in BITS}
+        tried = {number: histogram.cluster(number, config.init, config.seed) for number in BITS}
         choices[name] = [chosen.Choice(number, one.index_bytes, one.error / (one.energy or 1))
                          for number, one in tried.items()]  # fmt: skip
     if judge:

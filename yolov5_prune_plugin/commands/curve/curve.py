@@ -16,14 +16,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from yolov5_prune_plugin.commands.curve.flags import CurveOptions, EngineOptions
+from yolov5_prune_plugin.commands.curve.flags import CurveOptions
 from yolov5_prune_plugin.commands.curve.measure import Measured, locked, measure
 from yolov5_prune_plugin.commands.curve.points import Outcome, Point, Store
-from yolov5_prune_plugin.commands.curve.study import Subject, fail, study
+from yolov5_prune_plugin.commands.curve.study import Study, fail, open_study
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import written_whole
+from yolov5_prune_plugin.jobs.options import EngineOptions
 from yolov5_prune_plugin.options import build, split_arguments
 from yolov5_prune_plugin.reporting.curve_figure import draw
 from yolov5_prune_plugin.reporting.curve_page import write_page
@@ -61,29 +62,29 @@ def curve(target: str, arguments: Sequence[str], before: argparse.Namespace, com
     flags = argparse.Namespace(**{**vars(before), **vars(after)})
     options: CurveOptions = build(flags, CurveOptions)
     engine: EngineOptions = build(flags, EngineOptions)
-    subject = study("curve", target, [*rest, *verbatim], flags.seams, not flags.no_shims, TAKEN)
-    points = _points(subject, options)
-    folder = Path(options.project or "runs/curve", options.name or subject.weights.stem).resolve()
+    study = open_study("curve", target, [*rest, *verbatim], flags.seams, not flags.no_shims, TAKEN)
+    points = _points(study, options)
+    folder = Path(options.project or "runs/curve", options.name or study.weights.stem).resolve()
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False, emoji=False)
     with locked(folder, "--project/--name"):
-        measured = measure(points, Store(folder, subject), engine, console, options.keep_models)
-        _report(measured, subject, folder, console, command)
+        measured = measure(points, Store(folder, study), engine, console, options.keep_models)
+        _report(measured, study, folder, console, command)
     return measured.exit_code
 
 
-def _points(subject: Subject, options: CurveOptions) -> list[Point]:
+def _points(study: Study, options: CurveOptions) -> list[Point]:
     """Dense first, then the amounts from low to high, so that an interrupted curve has all its lines begun."""
-    subject.check_methods("--methods", options.methods)
-    subject.check_distributions("--distributions", options.distributions, options.methods)
-    grain = Granularity.parse(getattr(subject.flags, "prune_granularity", "weight"))
+    study.check_methods("--methods", options.methods)
+    study.check_distributions("--distributions", options.distributions, options.methods)
+    grain = Granularity.parse(getattr(study.flags, "prune_granularity", "weight"))
     points = []
     for amount in options.amounts:
         if amount == 0:
             points.append(Point(DENSE, {"method": None, "distribution": None, "amount": 0.0},
-                                (*subject.own, "--prune", "0")))  # fmt: skip
+                                (*study.own, "--prune", "0")))  # fmt: skip
             continue
         for method in options.methods:
-            for distribution in subject.distributions_of(method, "--distributions", options.distributions):
+            for distribution in study.distributions_of(method, "--distributions", options.distributions):
                 try:
                     Request(amount, distribution, grain)
                 except PruneError as error:
@@ -91,21 +92,21 @@ def _points(subject: Subject, options: CurveOptions) -> list[Point]:
                 how = ("--prune", f"{amount:.12g}", "--prune-method", method, "--prune-distribution", distribution)
                 points.append(Point(f"{method} {distribution} {amount:.12g}",
                                     {"method": method, "distribution": distribution, "amount": amount},
-                                    (*subject.arguments_for(method), *how)))  # fmt: skip
+                                    (*study.arguments_for(method), *how)))  # fmt: skip
     return points
 
 
-def _report(measured: Measured, subject: Subject, folder: Path, console: Console, command: Sequence[str]) -> None:
-    figures = subject.script.results
+def _report(measured: Measured, study: Study, folder: Path, console: Console, command: Sequence[str]) -> None:
+    figures = study.script.results
     outcomes = measured.outcomes
     console.print(_table(outcomes, figures))
     rows = [_row(outcome, figures) for outcome in outcomes]
     done = sum(outcome.done for outcome in outcomes)
-    title = f"{subject.weights.name}, {subject.script.path}: {done} of {len(outcomes)} points"
+    title = f"{study.weights.name}, {study.script.path}: {done} of {len(outcomes)} points"
     content = {
-        "command": shlex.join(command), "script": subject.script.path, "weights": str(subject.weights),
+        "command": shlex.join(command), "script": study.script.path, "weights": str(study.weights),
         "complete": done == len(outcomes), "interrupted": measured.interrupted, "figures": list(figures),
-        "points": rows, "decided_by": subject.facts,
+        "points": rows, "decided_by": study.facts,
     }  # fmt: skip
     import pandas as pd
 

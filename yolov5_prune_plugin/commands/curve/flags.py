@@ -68,15 +68,6 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _whole(least: int) -> object:
-    def check(text: str) -> int:
-        if not text.strip().isdecimal() or int(text) < least:
-            raise PruneError(f"must be a whole number of at least {least}, got {text!r}")
-        return int(text)
-
-    return checked(check)
-
-
 @dataclass(frozen=True)
 class CurveOptions:
     """Accuracy against sparsity."""
@@ -94,28 +85,3 @@ class CurveOptions:
     project: Optional[str] = flag(None, "the run folder is PROJECT/NAME (default runs/curve)", metavar="PROJECT")
     name: Optional[str] = flag(None, "see --project (default: the name of the weights)", metavar="NAME")
     keep_models: bool = flag(False, "keep each point's pruned checkpoint, beside its log")
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """Where the evaluations run."""
-
-    engine: str = flag(
-        "local", "local: processes on this machine (default); ray: on a Ray cluster", choices=("local", "ray")
-    )
-    address: Optional[str] = flag(
-        None, "with --engine ray: the cluster, such as 10.0.0.1:6379 or auto (default: one of its own on this machine)",
-        metavar="ADDRESS")  # fmt: skip
-    workers: Optional[int] = flag(
-        None, "evaluations side by side (default: one a GPU; without GPUs half the cores). The script's own --workers"
-        " goes after --", type=_whole(1), metavar="N")  # fmt: skip
-    threads: Optional[int] = flag(
-        None, "CPU threads of each evaluation (default: cores / workers); another number may change"
-        " sums in their last bits", type=_whole(1), metavar="N")  # fmt: skip
-    retries: int = flag(
-        1, "how often an evaluation is started again whose process was killed or whose worker was lost (default 1)",
-        type=_whole(0), metavar="N")  # fmt: skip
-
-    def __post_init__(self) -> None:
-        if self.address is not None and self.engine != "ray":
-            raise PruneError(f"--address {self.address} belongs to --engine ray, not {self.engine}")

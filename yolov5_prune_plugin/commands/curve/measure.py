@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from yolov5_prune_plugin.commands.curve.flags import EngineOptions
 from yolov5_prune_plugin.commands.curve.points import Outcome, Point, Store
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.jobs.engine import Result, open_pool, run_jobs
+from yolov5_prune_plugin.jobs.options import EngineOptions
 from yolov5_prune_plugin.jobs.process import Job, last_lines
 from yolov5_prune_plugin.reporting.oneshot_report import LABELS
 
@@ -63,7 +63,7 @@ def measure(
     if not wanted:
         return measured
     try:
-        pool = open_pool(options, store.subject.gpus)
+        pool = open_pool(options, store.study.gpus)
         console.print(f"{len(wanted)} points to measure, engine {options.engine}: {pool.workers} side by side,"
                       f" {pool.threads} threads each", soft_wrap=True)  # fmt: skip
         with (

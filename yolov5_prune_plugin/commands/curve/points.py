@@ -13,7 +13,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, Optional
 
-from yolov5_prune_plugin.commands.curve.study import Subject
+from yolov5_prune_plugin.commands.curve.study import Study
 from yolov5_prune_plugin.files import written_whole
 from yolov5_prune_plugin.jobs.engine import Result
 from yolov5_prune_plugin.jobs.process import Job, last_lines
@@ -62,12 +62,12 @@ class Outcome:
 class Store:
     """The points of a run folder, one folder each."""
 
-    def __init__(self, folder: Path, subject: Subject) -> None:
-        self.folder, self.subject = folder, subject
+    def __init__(self, folder: Path, study: Study) -> None:
+        self.folder, self.study = folder, study
 
     def key(self, point: Point) -> str:
         """SHA-256 of all that decides the result."""
-        decides = {**self.subject.facts, "arguments": point.arguments}
+        decides = {**self.study.facts, "arguments": point.arguments}
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     def job(self, point: Point, cwd: Path) -> Job:
@@ -75,7 +75,7 @@ class Store:
         key = self.key(point)
         folder = self._folder(point, key)
         where = ("--prune-save", str(folder / MODEL), "--project", str(folder), "--name", "val", "--exist-ok")
-        return Job((*self.subject.runner, *point.arguments, *where), folder, key, cwd)
+        return Job((*self.study.runner, *point.arguments, *where), folder, key, cwd)
 
     def kept(self, point: Point, keep_model: bool) -> Optional[Outcome]:
         """What an earlier run measured; None if it did not, failed, or if what is needed of it is gone or damaged."""
@@ -92,7 +92,7 @@ class Store:
 
     def ended(self, point: Point, result: Result, threads: int, keep_model: bool) -> Outcome:
         """Read what a job left, and keep it."""
-        outcome = _read(point, result, self.subject.script.results)
+        outcome = _read(point, result, self.study.script.results)
         model = result.job.folder / MODEL
         if model.is_file() and outcome.done:
             outcome.content.update(bytes=model.stat().st_size, zip_bytes=zipped_bytes(model))
@@ -100,7 +100,7 @@ class Store:
             model.unlink(missing_ok=True)
         content = {"key": result.job.key, "asked": point.asked, "failed": outcome.failed, "measured": outcome.content,
                    "tries": result.tries, "threads": threads, "arguments": point.arguments,
-                   "decided_by": self.subject.facts}  # fmt: skip
+                   "decided_by": self.study.facts}  # fmt: skip
         result.job.folder.mkdir(parents=True, exist_ok=True)
         with written_whole(result.job.folder / FILE) as file:
             file.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")

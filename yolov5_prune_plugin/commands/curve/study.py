@@ -1,4 +1,4 @@
-"""The subject of a study: the script with its arguments, and the fingerprints of all that decides what it measures."""
+"""What a curve studies: the script with its arguments, and the fingerprints of all that decides what it measures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RUNNER = ("-m", "yolov5_prune_plugin", "run")
 
 
 @dataclass(frozen=True)
-class Subject:
+class Study:
     """What is measured.
 
     Attributes:
@@ -100,9 +100,9 @@ class Subject:
         return getattr(self.methods[method], "distributions", NAMES)
 
 
-def study(
+def open_study(
     command: str, target: str, arguments: Sequence[str], seams: Optional[str], shims: bool, taken: dict[str, str]
-) -> Subject:
+) -> Study:
     """Find out what a command line of SCRIPT and its arguments measures; nothing of it is run.
 
     Args:
@@ -147,7 +147,7 @@ def study(
     }  # fmt: skip
     runner = (*RUNNER, *(("--seams", str(seams)) if seams else ()), *(() if shims else ("--no-shims",)), target)
     methods = {cls.name: cls for given_by in reversed(plugins.hook.prune_methods()) for cls in given_by}
-    return Subject(script, runner, tuple(own), tuple(passed), flags, weights, facts, gpus, methods,
+    return Study(script, runner, tuple(own), tuple(passed), flags, weights, facts, gpus, methods,
                    _distributions(classes))  # fmt: skip
 
 

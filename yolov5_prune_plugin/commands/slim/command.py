@@ -62,7 +62,7 @@ def slim_file(options: argparse.Namespace) -> int:
     if options.data and config.uses_images(trained=False):
         drawn = upstream.calibration(task, dense, options.data, size, config.slim_calib, "train", config.slim_seed)
         images = Images(drawn.batches(1))
-    config = config.settled(images is not None, trained=False)
+    config = config.resolved(images is not None, trained=False)
     report = Report(options.output.with_name(f"{options.output.stem}_slim"),
                     {"weights": str(options.weights), "what": what, "options": asdict(config)})  # fmt: skip
     before = facts_of(checkpoint)

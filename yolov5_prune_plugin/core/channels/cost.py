@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from yolov5_prune_plugin.core.channels.groups import KINDS, Group, depthwise
 
-COSTS = ("flops", "params")
-
 
 class Cost:
     """Counts without cutting.

@@ -22,7 +22,7 @@ TWICE = "the forward pass uses it more than once"
 
 
 @dataclass
-class Coupled:
+class DependentChannels:
     """All channels that depend on the output channels of one layer.
 
     Attributes:
@@ -37,10 +37,10 @@ class Coupled:
 
 
 @dataclass
-class Traced:
+class DependencyGraph:
     """What a trace shows: groups in the order of the forward pass, and layers whose outputs must stay, with reasons."""
 
-    groups: list[Coupled] = field(default_factory=list)
+    groups: list[DependentChannels] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
 
 
@@ -58,7 +58,7 @@ def tracer() -> Any:
     return torch_pruning
 
 
-def couple(model: nn.Module, example: Tensor) -> Traced:
+def trace_dependencies(model: nn.Module, example: Tensor) -> DependencyGraph:
     """Trace a copy of a model: what autograd keeps of a trace would know its parameters in their old shapes.
 
     Args:
@@ -72,7 +72,7 @@ def couple(model: nn.Module, example: Tensor) -> Traced:
     graph = _graph(package, model, example)
     names = {module: name for name, module in model.named_modules()}
     order = _order(model, example)
-    traced = Traced()
+    traced = DependencyGraph()
     last = _outputs(graph)
     reached = {id(module) for module in graph.module2node}
     done: set[str] = set()
@@ -96,7 +96,7 @@ def couple(model: nn.Module, example: Tensor) -> Traced:
                 if node.module in names:
                     members.setdefault((names[node.module], _side(graph, fn, node)), set()).update(pairs)
             channels = int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)  # type: ignore
-            traced.groups.append(Coupled(roots, channels, members))
+            traced.groups.append(DependentChannels(roots, channels, members))
     return traced
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from yolov5_prune_plugin.core.channels.dependency_graph import Coupled, couple
+from yolov5_prune_plugin.core.channels.dependency_graph import DependentChannels, trace_dependencies
 from yolov5_prune_plugin.core.outputs.objective import tensors
 
-Cuttable = Union[nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d]
 KINDS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
 
 
@@ -89,23 +88,23 @@ def find_channels(model: nn.Module, example: Tensor, progress: Callable[[], None
         Fang et al. 2023, DepGraph, https://arxiv.org/abs/2301.12900
     """
     found = Channels()
-    traced = couple(model, example)
+    traced = trace_dependencies(model, example)
     found.kept.update(traced.kept)
     layers = dict(model.named_modules())
-    for coupled in traced.groups:
+    for dependent in traced.groups:
         progress()
-        group = _group(coupled)
+        group = _group(dependent)
         reason = _refused(group, layers) or _tried(model, group, example, layers)
         if reason:
-            found.kept.update(dict.fromkeys(coupled.roots, reason))
+            found.kept.update(dict.fromkeys(dependent.roots, reason))
         else:
             found.groups.append(group)
     return found
 
 
-def _group(coupled: Coupled) -> Group:
+def _group(dependent: DependentChannels) -> Group:
     """Roots that meet in one channel of a layer are one unit."""
-    parent = list(range(coupled.channels))
+    parent = list(range(dependent.channels))
 
     def top(root: int) -> int:
         while parent[root] != root:
@@ -113,19 +112,19 @@ def _group(coupled: Coupled) -> Group:
             root = parent[root]
         return root
 
-    for pairs in coupled.members.values():
+    for pairs in dependent.members.values():
         first: dict[int, int] = {}
         for channel, root in sorted(pairs):
             parent[top(root)] = top(first.setdefault(channel, root))
-    tops = sorted({top(root) for root in range(coupled.channels)})
+    tops = sorted({top(root) for root in range(dependent.channels)})
     unit_of = {root: index for index, root in enumerate(tops)}
     members = []
-    for (layer, side), pairs in coupled.members.items():
+    for (layer, side), pairs in dependent.members.items():
         lists: list[set[int]] = [set() for _ in tops]
         for channel, root in pairs:
             lists[unit_of[top(root)]].add(channel)
         members.append(Member(layer, side, tuple(tuple(sorted(channels)) for channels in lists)))
-    return Group(coupled.roots[0], len(tops), tuple(members))
+    return Group(dependent.roots[0], len(tops), tuple(members))
 
 
 def _refused(group: Group, layers: Mapping[str, nn.Module]) -> str:

@@ -14,7 +14,7 @@ from yolov5_prune_plugin.core.channels.cut import Removed, readers, silence
 from yolov5_prune_plugin.core.channels.groups import Group, depthwise
 from yolov5_prune_plugin.core.outputs.images import Images
 from yolov5_prune_plugin.core.outputs.objective import distance, probe
-from yolov5_prune_plugin.core.second_order.position_weights import Salience
+from yolov5_prune_plugin.core.second_order.position_weights import PositionWeights
 from yolov5_prune_plugin.core.second_order.reconstruct import images_that_fit, sequentially
 
 MEMORY = 1 << 30
@@ -100,13 +100,13 @@ def _least_squares(
     fit = images_that_fit(mended, images[[0]].to(device), MEMORY)
     shapes = [[i for i in indices if i not in set(held)] for indices in images.shapes(fit)]
     chosen = [indices for indices in shapes if indices]
-    salience = _salience(mended, list(masks), images, chosen, seed)
-    sequentially(mended, masks, [images[indices].to(device) for indices in chosen], seed=seed, salience=salience,
-                 progress=progress)  # fmt: skip
+    position_weights = _position_weights(mended, list(masks), images, chosen, seed)
+    sequentially(mended, masks, [images[indices].to(device) for indices in chosen], seed=seed,
+                 position_weights=position_weights, progress=progress)  # fmt: skip
     return mended
 
 
-def _salience(
+def _position_weights(
     model: nn.Module, names: Sequence[str], images: Images, chosen: Sequence[Sequence[int]], seed: int
 ) -> list[list[dict[str, Tensor]]]:
     """What each output position of the layers matters to the outputs, for each image of each shape."""
@@ -114,13 +114,13 @@ def _salience(
     device = next(model.parameters()).device
     found = []
     for indices in chosen:
-        with Salience(model, names, len(indices)) as salience, torch.enable_grad():
+        with PositionWeights(model, names, len(indices)) as position_weights, torch.enable_grad():
             for index in indices:
                 image = images[[index]].to(device).requires_grad_(True)  # so has all that comes of it
                 value = probe(model(image), generator)
                 if value.requires_grad:
                     torch.autograd.grad(value, image)
-        found.append(salience.maps)
+        found.append(position_weights.maps)
     return found
 
 

@@ -87,7 +87,7 @@ class Histogram:
         """Sum of squares of all weights, by their importance."""
         return float(self._sums[2][-1])
 
-    def share(self, bits: int, init: str = "linear", seed: int = 0) -> Shared:
+    def cluster(self, bits: int, init: str = "linear", seed: int = 0) -> Shared:
         """Give the survivors at most 2^bits values; a layer that has no more keeps its own.
 
         Args:
@@ -99,7 +99,7 @@ class Histogram:
             Han et al. 2015, section 3, https://arxiv.org/abs/1510.00149
         """
         if init == BEST:
-            return min((self.share(bits, one, seed) for one in INITS), key=lambda shared: shared.error)
+            return min((self.cluster(bits, one, seed) for one in INITS), key=lambda shared: shared.error)
         if len(self.values) <= 1 << bits:
             labels, centroids = np.arange(len(self.values)), self.values
         else:

@@ -18,7 +18,7 @@ class Cursor:
         """Bytes behind the cursor."""
         return len(self._data) - self._at
 
-    def take(self, count: int) -> memoryview:
+    def read(self, count: int) -> memoryview:
         """The next bytes, without a copy.
 
         Raises:
@@ -31,7 +31,7 @@ class Cursor:
 
     def byte(self) -> int:
         """The next byte."""
-        return self.take(1)[0]
+        return self.read(1)[0]
 
     def number(self) -> int:
         """The next whole number, seven bits a byte, lowest first; the top bit says that more follow.

@@ -128,7 +128,7 @@ def read(cursor: Cursor, count: int, alphabet: int) -> Stream:
     coder = cursor.byte()
     if coder >= len(CODERS):
         raise PruneError(f"has a stream of coder {coder}; this version knows 0 to {len(CODERS) - 1}")
-    payload = cursor.take(cursor.number())
+    payload = cursor.read(cursor.number())
     return Stream(CODERS[coder], count, alphabet, payload, before - cursor.left)
 
 

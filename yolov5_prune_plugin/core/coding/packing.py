@@ -143,7 +143,7 @@ def read_weight(cursor: Cursor, shape: tuple[int, ...], dtype: str) -> Coded:
     if not entries:
         planes = tuple(entropy.read(cursor, kept, 256) for _ in range(kind.itemsize))
         return Coded(shape, dtype, kept, where, position_bytes, None, planes)
-    codebook = np.frombuffer(cursor.take(entries * kind.itemsize), kind.newbyteorder("<")).astype(kind)
+    codebook = np.frombuffer(cursor.read(entries * kind.itemsize), kind.newbyteorder("<")).astype(kind)
     streams = (entropy.read(cursor, kept, entries),) if entries > 1 else ()
     return Coded(shape, dtype, kept, where, position_bytes, codebook, streams)
 

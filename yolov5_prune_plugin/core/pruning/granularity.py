@@ -58,7 +58,7 @@ class Granularity:
         """Scores of what goes together, flat: [numel] for weights, [output channels] (their means) for channels."""
         return scores.flatten(1).mean(1) if self.kind == "channel" else scores.flatten()
 
-    def expand(self, kept: Tensor, weight: Tensor) -> Tensor:
+    def to_weights(self, kept: Tensor, weight: Tensor) -> Tensor:
         """A flat mask of units as a mask shaped like the weight."""
         if self.kind == "channel":
             return kept.view(-1, *[1] * (weight.dim() - 1)).expand_as(weight)

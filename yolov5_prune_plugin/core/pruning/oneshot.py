@@ -133,7 +133,7 @@ def mask_of(target: Target, scores: Tensor, drop: Mapping[str, int], grain: Gran
     """
     if grain.m:
         return nm_mask(scores, grain.n, grain.m)
-    return grain.expand(lowest_dropped(grain.unit_scores(scores), drop[target.name]), target.weight)
+    return grain.to_weights(lowest_dropped(grain.unit_scores(scores), drop[target.name]), target.weight)
 
 
 def _checked(score: ScoreFunction, target: Target, request: Request) -> Tensor:

@@ -67,25 +67,23 @@ class Moments:
         self._sum: Tensor | None = None
         self._squares: Tensor | None = None
 
-    def add(self, inputs: Tensor, images: int = 1, salience: Sequence[Tensor | None] = ()) -> None:
+    def add(self, inputs: Tensor, images: int = 1, position_weights: Sequence[Tensor | None] = ()) -> None:
         """Add a batch.
 
         Args:
             inputs: Of the layer; with four dimensions the first is that of the images.
             images: How many images there are in inputs of other dimensions.
-            salience: Of each image, how much each output position matters [positions], >= 0 with a mean of 1; none, or
-                None for an image, counts all alike.
+            position_weights: Of each image, how much each output position matters [positions], >= 0 with a mean
+                of 1; none, or None for an image, counts all alike.
 
         Raises:
             PruneError: If it has NaN or infinite values.
         """
         by_image = inputs.dim() == 4
         limit = self._positions * (1 if by_image else images)
-        by_image = inputs.dim() == 4
-        limit = self._positions * (1 if by_image else images)
         for index, image in enumerate(inputs.detach() if by_image else [inputs.detach()]):
             columns = unfold(self._layer, image.unsqueeze(0) if by_image else image).float()
-            given = salience[index] if by_image and salience else None
+            given = position_weights[index] if by_image and position_weights else None
             columns, counts = self._drawn(columns, given, limit)
             if self._shift is None:
                 self._shift = columns.mean(2, keepdim=True)
@@ -99,15 +97,15 @@ class Moments:
             self._sum = total if self._sum is None else self._sum.add_(total)
             self._squares = squares.double() if self._squares is None else self._squares.add_(squares)
 
-    def _drawn(self, columns: Tensor, salience: Tensor | None, limit: int) -> tuple[Tensor, Tensor]:
+    def _drawn(self, columns: Tensor, position_weights: Tensor | None, limit: int) -> tuple[Tensor, Tensor]:
         """At most ``limit`` of the columns, and how much each counts.
 
         Where there are more, they are drawn, likelier if they matter, and then count alike.
         """
         count = columns.shape[2]
         weights = None
-        if salience is not None and len(salience) == count:
-            weights = BACKGROUND + (1 - BACKGROUND) * salience.float()
+        if position_weights is not None and len(position_weights) == count:
+            weights = BACKGROUND + (1 - BACKGROUND) * position_weights.float()
         if count <= limit:
             return columns, columns.new_ones(count) if weights is None else weights.to(columns.device)
         if weights is None:

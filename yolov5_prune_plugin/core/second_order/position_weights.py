@@ -1,4 +1,4 @@
-"""Salience: how much each output position of a layer matters to the detections, image by image."""
+"""PositionWeights: how much each output position of a layer matters to the detections, image by image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Salience:
+class PositionWeights:
     """Notes, during backward passes of a scalar v, the mean of (dv / dy)^2 over a layer's output channels y.
 
     A context around passes of one image each. With the probes of ``objective.probe`` this is what a squared error at
@@ -33,7 +33,7 @@ class Salience:
         self._passes = 0
         self.maps: list[dict[str, Tensor]] = []
 
-    def __enter__(self) -> Salience:
+    def __enter__(self) -> PositionWeights:
         self._hooks = [self._model.register_forward_pre_hook(self._next)]
         for name in self._names:
             layer = self._model.get_submodule(name.rpartition(".")[0])

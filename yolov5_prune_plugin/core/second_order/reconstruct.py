@@ -14,7 +14,7 @@ from yolov5_prune_plugin.core.pruning.mask import apply_mask
 from yolov5_prune_plugin.core.pruning.parameters import Layer
 from yolov5_prune_plugin.core.second_order.admm import choose
 from yolov5_prune_plugin.core.second_order.hessian import Moments
-from yolov5_prune_plugin.core.second_order.sequential_calibration import walk
+from yolov5_prune_plugin.core.second_order.sequential_calibration import calibrate_sequentially
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-9}  # of a residual, relative to the first one
 WIDE, TOLERANCE_WIDE = 2048, 1e-4  # layers with more columns are solved in float32: the minimum is met to a millionth
@@ -114,7 +114,7 @@ def sequentially(
     damp: float = 0.01,
     positions: int = 512,
     seed: int = 0,
-    salience: Sequence[Sequence[Mapping[str, Tensor]]] = (),
+    position_weights: Sequence[Sequence[Mapping[str, Tensor]]] = (),
     curvature: Mapping[str, Tensor] = MappingProxyType({}),
     pattern: Optional[Callable[[str, Tensor, float], Tensor]] = None,
     progress: Callable[[], None] = lambda: None,
@@ -128,7 +128,8 @@ def sequentially(
         damp: As for ``solve``.
         positions: Output positions looked at, an image and layer.
         seed: Of their choice.
-        salience: For each batch, for each of its images, what ``Salience.maps`` has of it; none counts all alike.
+        position_weights: For each batch, for each of its images, what ``PositionWeights.maps`` has of it; none
+            counts all alike.
         curvature: Of each weight, shaped like it; with a pattern only, says which output channels matter.
         pattern: (name, scores shaped like the weight, share) as for ``admm.choose``. If it is given, a layer's mask is
             chosen anew when its turn comes, from what the pruned layers before it give, and written to ``masks``.
@@ -149,14 +150,14 @@ def sequentially(
         assert isinstance(layer, (nn.Conv2d, nn.Linear))
         moments = Moments(layer, name, positions, seed)
         for index, (batch, images) in enumerate(zip(inputs, batches)):
-            maps = [of_image.get(name) for of_image in salience[index]] if salience else ()
+            maps = [of_image.get(name) for of_image in position_weights[index]] if position_weights else ()
             moments.add(batch, len(images), maps)
         if pattern is not None:
             masks[name] = _chosen(layer, moments, curvature[name], partial(pattern, name), damp)
         compensate(layer, layer.weight.clone(), masks[name], moments, damp)
         progress()
 
-    walk(model, batches, list(names), visit)
+    calibrate_sequentially(model, batches, list(names), visit)
     for layer, name in left.items():  # the forward pass does not reach it
         weight = layer.weight
         assert isinstance(weight, Tensor)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 
-def walk(
+def calibrate_sequentially(
     model: nn.Module,
     batches: Sequence[Tensor],
     layers: Sequence[nn.Module],

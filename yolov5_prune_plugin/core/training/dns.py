@@ -1,4 +1,4 @@
-"""Dynamic Network Surgery as a rule: when masks are updated, with which thresholds, and when they are frozen."""
+"""Dynamic Network DnsRule as a rule: when masks are updated, with which thresholds, and when they are frozen."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from yolov5_prune_plugin.core.training.thresholds import Hysteresis, first_thres
 
 
 @dataclass
-class Surgery(Rule):
+class DnsRule(Rule):
     """Prunes and splices with a probability that falls, group of layers by group, then freezes the masks.
 
     Attributes:
@@ -53,7 +53,7 @@ class Surgery(Rule):
         if self.drops:
             self.lost = dict(self.drops({name: masked.weight(name) for name in masked.masks}))
 
-    def wants(self, step: int) -> bool:
+    def changes_at(self, step: int) -> bool:
         """By chance; at the last step of a group's turn always."""
         window = self._turn(step)[0]
         if window is None:
@@ -67,7 +67,7 @@ class Surgery(Rule):
         assert window is not None
         return {name: self._update(name, step, window, masked) for name in names}
 
-    def settled(self, step: int) -> bool:
+    def frozen(self, step: int) -> bool:
         """After the last step of the last window."""
         return bool(self.windows) and step >= self.windows[-1].stop - 1
 

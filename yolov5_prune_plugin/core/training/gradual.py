@@ -49,7 +49,7 @@ class Gradual(Rule):
         """Lay out the plan."""
         self.steps, self.begun = dict(self.plan(total)), True
 
-    def wants(self, step: int) -> bool:
+    def changes_at(self, step: int) -> bool:
         """At the steps of the plan."""
         return step in self.steps
 
@@ -57,7 +57,7 @@ class Gradual(Rule):
         """One more round."""
         return self._prune(self.steps[step], masked)
 
-    def settled(self, step: int) -> bool:
+    def frozen(self, step: int) -> bool:
         """After the last round."""
         return self.begun and step >= max(self.steps, default=-1)
 

@@ -8,7 +8,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
-from yolov5_prune_plugin.core.training.ranks import share
+from yolov5_prune_plugin.core.training.ranks import broadcast_masks
 from yolov5_prune_plugin.core.training.rule import Rule
 from yolov5_prune_plugin.errors import NoResultError, PruneError
 
@@ -18,7 +18,7 @@ class Masked:
 
     Before each optimizer step the dense weights take the parameters' place (their storage, so nothing is copied); after
     it the rule may change masks, and the parameters hold weight times mask again. That is the straight-through form of
-    Dynamic Network Surgery, bit for bit, without a trace in the model.
+    Dynamic Network DnsRule, bit for bit, without a trace in the model.
 
     Attributes:
         parameters: By name.
@@ -27,8 +27,8 @@ class Masked:
         kept: How many weights each mask keeps.
         step: Optimizer steps done.
         updates: Mask updates done.
-        pruned: Weights that were dropped since ``take``.
-        spliced: Weights that came back since ``take``.
+        pruned: Weights that were dropped since ``take_counts``.
+        spliced: Weights that came back since ``take_counts``.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], rule: Rule) -> None:
@@ -56,9 +56,9 @@ class Masked:
         return 1 - sum(self.kept.values()) / self.weights
 
     @property
-    def settled(self) -> bool:
+    def frozen(self) -> bool:
         """Whether masks will not change any more."""
-        return self._begun and self.rule.settled(self.step - 1)
+        return self._begun and self.rule.frozen(self.step - 1)
 
     def weight(self, name: str) -> Tensor:
         """A weight as the rule is to see it: dense if it may come back."""
@@ -107,7 +107,7 @@ class Masked:
             handle.remove()
         self._handles = []
 
-    def take(self) -> tuple[int, int]:
+    def take_counts(self) -> tuple[int, int]:
         """Weights pruned and spliced since the last call."""
         counts, self.pruned, self.spliced = (self.pruned, self.spliced), 0, 0
         return counts
@@ -180,7 +180,7 @@ class Masked:
         if not dense:
             self._apply()
         self.step += 1
-        if self.rule.wants(self.step - 1):
+        if self.rule.changes_at(self.step - 1):
             self._check()
             self._count(self.rule.update(self.step - 1, self))
             self.updates += 1
@@ -190,12 +190,12 @@ class Masked:
             p = self.parameters[name]
             p.data = resting.copy_(self.masks[name]).mul_(p.data)  # a product of unlike types is four times as slow
         self._resting = {}
-        if self.settled:
+        if self.frozen:
             self._dense = {}  # nothing can come back
 
     @torch.no_grad()
     def _begin(self) -> None:
-        share(self.masks)  # a model that starts from noise has other masks on each rank
+        broadcast_masks(self.masks)  # a model that starts from noise has other masks on each rank
         self.kept = {name: int(mask.count_nonzero()) for name, mask in self.masks.items()}
         if self.rule.splices:
             self._dense = {name: p.detach().clone() for name, p in self.parameters.items()}

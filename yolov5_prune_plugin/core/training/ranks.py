@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, distributed
 
 
-def share(masks: Mapping[str, Tensor]) -> None:
+def broadcast_masks(masks: Mapping[str, Tensor]) -> None:
     """Give all processes the masks of the first, in place; nothing without a process group. A collective call."""
     if not _distributed():
         return

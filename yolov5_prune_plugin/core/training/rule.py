@@ -36,7 +36,7 @@ class Rule:
             total: Optimizer steps of the whole training.
         """
 
-    def wants(self, step: int) -> bool:
+    def changes_at(self, step: int) -> bool:
         """Whether masks may change after this optimizer step, counted from 0."""
         return False
 
@@ -48,7 +48,7 @@ class Rule:
         """
         return {}
 
-    def settled(self, step: int) -> bool:
+    def frozen(self, step: int) -> bool:
         """Whether masks will not change after this optimizer step."""
         return True
 

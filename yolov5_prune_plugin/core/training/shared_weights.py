@@ -16,7 +16,7 @@ from yolov5_prune_plugin.errors import PruneError
 GRADIENTS = ("mean", "sum")
 
 
-class Tied(Masked):
+class SharedWeights(Masked):
     """Masked weights whose survivors have few values.
 
     Before each optimizer step the gradients of a centroid's members are put in the place of each member's own: their
@@ -52,15 +52,15 @@ class Tied(Masked):
             for name, p in self.parameters.items():
                 half = p.data.half()  # checkpoints are in fp16, which is faster to count
                 weight = (half if torch.equal(half.to(p.dtype), p.data) else p.data).cpu()
-                found = Histogram(weight, by_filter(weight)).share(self.bits[name], self.init)
+                found = Histogram(weight, by_filter(weight)).cluster(self.bits[name], self.init)
                 shared = found.weight.to(p.device, p.dtype)
                 values: Tensor = torch.unique(shared[self.masks[name]])
                 labels = torch.bucketize(shared, values).masked_fill(~self.masks[name], len(values))
                 self._label(name, labels)
                 p.data.copy_(shared)
-                self.tie(name, p.data)
+                self.make_equal(name, p.data)
 
-    def tie(self, name: str, weight: Tensor) -> None:
+    def make_equal(self, name: str, weight: Tensor) -> None:
         """Make all members of a centroid what the first of them is, and the rest zero, in place."""
         self._spread(name, weight.reshape(-1)[self._first[name]], weight)
 
@@ -69,7 +69,7 @@ class Tied(Masked):
         averages = dict(average.named_parameters())
         with torch.no_grad():
             for name in self.labels:
-                self.tie(name, averages[name].data)
+                self.make_equal(name, averages[name].data)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that ``load`` needs: also labels, and centroids as they are, not rounded to fp16."""
@@ -129,4 +129,4 @@ class Tied(Masked):
     def _after(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         super()._after(optimizer, args, kwargs)
         for name, p in self.parameters.items():
-            self.tie(name, p.data)
+            self.make_equal(name, p.data)

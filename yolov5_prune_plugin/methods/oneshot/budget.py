@@ -15,8 +15,7 @@ from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.core.pruning.budget import ASSUMES, Bisection, Trial
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.errors import NoResultError, PruneError
-from yolov5_prune_plugin.option_types import points
-from yolov5_prune_plugin.options import checked, flag
+from yolov5_prune_plugin.options import checked, flag, map_points
 from yolov5_prune_plugin.plugin_api.run import Evaluation, Measurement, Run
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class BudgetOptions:
     prune_budget: Optional[float] = flag(
         None, "instead of --prune S: the sparsest model whose mAP50-95 (segmenters: that of the masks; classifiers:"
         " top1) is at most this many points (hundredths) below the dense one's; saved and measured again",
-        type=checked(points), metavar="POINTS")  # fmt: skip
+        type=checked(map_points), metavar="POINTS")  # fmt: skip
     prune_budget_step: float = flag(
         0.01, "distance of the sparsities that are tried (default 0.01)", type=checked(_step), metavar="STEP"
     )

@@ -24,7 +24,7 @@ from yolov5_prune_plugin.core.pruning.mask import lowest_dropped
 from yolov5_prune_plugin.core.pruning.oneshot import Request, mask_of, units_to_drop
 from yolov5_prune_plugin.core.pruning.parameters import Target
 from yolov5_prune_plugin.core.second_order.fisher import diagonal
-from yolov5_prune_plugin.core.second_order.position_weights import Salience
+from yolov5_prune_plugin.core.second_order.position_weights import PositionWeights
 from yolov5_prune_plugin.core.second_order.reconstruct import images_that_fit, sequentially
 from yolov5_prune_plugin.core.second_order.tune import Tuning, tune
 from yolov5_prune_plugin.errors import PruneError
@@ -83,7 +83,7 @@ class Obs:
     def __post_init__(self) -> None:
         self._curvature: dict[str, Tensor] = {}
         self._ordered: Mapping[str, Tensor] = {}  # the same, in the order of the channels of the model at hand
-        self._salience: list[dict[str, Tensor]] = []
+        self._position_weights: list[dict[str, Tensor]] = []
         self._images: Optional[Images] = None
         self.facts: dict[str, Any] = {}
 
@@ -102,10 +102,10 @@ class Obs:
             with _normal(), self._bar("curvature", len(self._images)) as advance:
                 first = next(self._images.singles()).to(next(work.parameters()).device)
                 fit = images_that_fit(work, first, MEMORY)
-                with Salience(work, names, fit) as salience:
+                with PositionWeights(work, names, fit) as position_weights:
                     weights = [named[name] for name in names]
                     curvature = diagonal(work, weights, self._images.singles(), _seed(run), advance)
-            self._curvature, self._salience = dict(zip(names, curvature)), salience.maps
+            self._curvature, self._position_weights = dict(zip(names, curvature)), position_weights.maps
         self._ordered = self._curvature
 
     def scores(self, target: Target, request: Request) -> Tensor:
@@ -127,13 +127,15 @@ class Obs:
         work = _working_copy(self._model)
         with _normal():
             device = next(work.parameters()).device
-            chosen = self._images.shapes(len(self._salience))
+            chosen = self._images.shapes(len(self._position_weights))
             batches = [self._images[indices].to(device) for indices in chosen]
-            salience = [[self._salience[index] for index in indices] for indices in chosen]
+            position_weights = [[self._position_weights[index] for index in indices] for indices in chosen]
             pattern = None if request.granularity.kind == "channel" else partial(_pattern, request.granularity, drop)
             with self._bar("reconstruction", len(masks)) as advance:
-                sequentially(work, masks, batches, self.prune_damp, seed=request.seed, salience=salience,
-                             curvature=self._ordered, pattern=pattern, progress=advance)  # fmt: skip
+                sequentially(
+                    work, masks, batches, self.prune_damp, seed=request.seed, position_weights=position_weights,
+                    curvature=self._ordered, pattern=pattern, progress=advance,
+                )  # fmt: skip
             del batches
             steps = STEPS_PATTERN if request.granularity.m else STEPS
             steps = steps if self.prune_tune is None else self.prune_tune

@@ -78,7 +78,7 @@ class OneShot:
         request = request_of(options, chosen)
         if options.prune_save is not None and run.main:  # the others come later, and find what the first has written
             _check_save(options.prune_save, run)
-        run.wants_baseline = run.config(BaselineOptions).prune_baseline
+        run.needs_baseline = run.config(BaselineOptions).prune_baseline
         oneshot = OneShotRun(run, options, method, request)
         return oneshot if budget.prune_budget is None else BudgetRun(run, budget, oneshot)
 

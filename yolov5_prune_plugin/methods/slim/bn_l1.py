@@ -9,8 +9,7 @@ from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.core.training.bn_penalty import NEAR, QUANTILES, Penalty, scales_of, summary
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import written_whole
-from yolov5_prune_plugin.option_types import above_zero, share
-from yolov5_prune_plugin.options import checked, flag
+from yolov5_prune_plugin.options import above_zero, checked, flag, open_fraction
 from yolov5_prune_plugin.plugin_api.run import Run, Training
 
 
@@ -24,7 +23,7 @@ class BnL1Options:
         metavar="RATE")  # fmt: skip
     bn_l1_ready: float = flag(
         0.3, f"share of the scales below {NEAR} at which the model is called ready to be slimmed (default 0.3: about"
-        " half of the FLOPs)", type=checked(share), metavar="SHARE")  # fmt: skip
+        " half of the FLOPs)", type=checked(open_fraction), metavar="SHARE")  # fmt: skip
 
 
 @hookimpl

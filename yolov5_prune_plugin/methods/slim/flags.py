@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.option_types import whole
-from yolov5_prune_plugin.options import checked, flag
+from yolov5_prune_plugin.options import checked, flag, whole
 
 if TYPE_CHECKING:
     from yolov5_prune_plugin.core.channels.slim import Slimming
@@ -84,10 +83,10 @@ class SlimOptions:
 
     def uses_images(self, trained: bool) -> bool:
         """Whether images that there are would be looked at."""
-        settled = self.settled(images=True, trained=trained)
-        return bool(settled.looks_at_images()) or not self.slim_no_repair
+        resolved = self.resolved(images=True, trained=trained)
+        return bool(resolved.looks_at_images()) or not self.slim_no_repair
 
-    def settled(self, images: bool, trained: bool) -> SlimOptions:
+    def resolved(self, images: bool, trained: bool) -> SlimOptions:
         """The same with the defaults that depend on whether there are images, and on whether training follows."""
         return replace(
             self,

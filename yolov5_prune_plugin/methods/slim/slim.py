@@ -104,7 +104,7 @@ class SlimTraining:
         if options.uses_images(trained=True):
             drawn = self.run.calibration(options.slim_calib, "train", options.slim_seed)
             images = Images(drawn.batches(1))
-        options = options.settled(images is not None, trained=True)
+        options = options.resolved(images is not None, trained=True)
         facts = {"weights": self.run.weights, "what": self.target, "options": asdict(options)}
         report = Report(_folder(self.run), facts)
         device = next(model.parameters()).device

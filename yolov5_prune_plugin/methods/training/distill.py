@@ -14,8 +14,7 @@ from yolov5_prune_plugin.core.channels.cut import fit
 from yolov5_prune_plugin.core.outputs.distill import distillation
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import written_whole
-from yolov5_prune_plugin.option_types import above_zero
-from yolov5_prune_plugin.options import checked, flag
+from yolov5_prune_plugin.options import above_zero, checked, flag
 from yolov5_prune_plugin.plugin_api.run import Run
 
 WEIGHT_DETECTOR, WEIGHT_CLASSIFIER = 0.5, 1.0

@@ -1,4 +1,4 @@
-"""train.py --dns: Dynamic Network Surgery, pruning and splicing while the model trains."""
+"""train.py --dns: Dynamic Network DnsRule, pruning and splicing while the model trains."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from yolov5_prune_plugin.core.pruning.distribution import NAMES, distribute
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.parameters import Selection, find_targets
-from yolov5_prune_plugin.core.training.dns import Surgery
+from yolov5_prune_plugin.core.training.dns import DnsRule
 from yolov5_prune_plugin.core.training.thresholds import Hysteresis
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.option_types import at_least_zero, check_order, moment, share
-from yolov5_prune_plugin.options import checked, flag
+from yolov5_prune_plugin.options import at_least_zero, check_order, checked, flag, open_fraction, schedule_point
 from yolov5_prune_plugin.plugin_api.run import Run, Training
 
 
@@ -30,12 +29,12 @@ def _rate(text: str) -> str:
 
 @dataclass
 class DnsOptions:
-    """Dynamic Network Surgery (yolov5-prune-plugin)."""
+    """Dynamic Network DnsRule (yolov5-prune-plugin)."""
 
     dns: bool = flag(False, "prune and splice while training: small weights are masked, and come back if they grow")
     dns_sparsity: float = flag(
-        0.8, "share of the Conv2d weights that is zero in the end, in (0, 1) (default 0.8)", type=checked(share),
-        metavar="S")  # fmt: skip
+        0.8, "share of the Conv2d weights that is zero in the end, in (0, 1) (default 0.8)",
+        type=checked(open_fraction), metavar="S")  # fmt: skip
     dns_distribution: str = flag(
         "lamp", "how the layers share it: uniform, global (one threshold for the weights at the start), erk (by shape)"
         " or lamp (default: global, by layer-adaptive scores)", choices=NAMES)  # fmt: skip
@@ -49,10 +48,10 @@ class DnsOptions:
     dns_power: float = flag(1.0, "the power in it (default 1)", type=checked(at_least_zero), metavar="POWER")
     dns_start: float = flag(
         0.05, "when masks begin to change: a share of the training up to 1, or a number of optimizer steps (default"
-        " 0.05)", type=checked(moment), metavar="WHEN")  # fmt: skip
+        " 0.05)", type=checked(schedule_point), metavar="WHEN")  # fmt: skip
     dns_stop: float = flag(
         0.4, "when they are frozen, and trimmed to the sparsity (default 0.4); the weights left are trained on",
-        type=checked(moment), metavar="WHEN")  # fmt: skip
+        type=checked(schedule_point), metavar="WHEN")  # fmt: skip
     dns_layers: tuple[str, ...] = flag(
         (), "only Conv2d weights whose parameter name matches, such as 'model.1?.*'", nargs="+", metavar="GLOB"
     )
@@ -103,7 +102,7 @@ class Dns:
         except PruneError as error:
             raise PruneError(f"--dns-layers: {str(error).removeprefix('include: ')}") from None
 
-    def rule(self, selection: Selection, training: Training) -> tuple[Surgery, Optional[Mapping[str, Tensor]]]:
+    def rule(self, selection: Selection, training: Training) -> tuple[DnsRule, Optional[Mapping[str, Tensor]]]:
         """The rule, and the masks to start from."""
         options, names = self.options, [target.name for target in selection.targets]
 
@@ -115,7 +114,7 @@ class Dns:
 
         rates = c_rates(options.dns_c_rate, names) if options.dns_c_rate else None
         groups, wanted = groups_of(options.dns_groups, names), None if rates else drops
-        rule = Surgery(groups, options.dns_start, options.dns_stop, rates, wanted, self.hysteresis, options.dns_gamma,
+        rule = DnsRule(groups, options.dns_start, options.dns_stop, rates, wanted, self.hysteresis, options.dns_gamma,
                        options.dns_power, self.seed)  # fmt: skip
         return rule, None
 

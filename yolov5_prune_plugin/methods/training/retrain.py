@@ -19,8 +19,7 @@ from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.methods.oneshot.calibration import check_images
 from yolov5_prune_plugin.methods.oneshot.flags import WhatOptions
 from yolov5_prune_plugin.methods.oneshot.oneshot import chosen_method, find, prune_by, request_of
-from yolov5_prune_plugin.option_types import whole
-from yolov5_prune_plugin.options import checked, flag
+from yolov5_prune_plugin.options import checked, flag, whole
 from yolov5_prune_plugin.plugin_api.run import Run, Training
 
 FEW = 0.001  # a model with a smaller share of zeros is dense

@@ -14,7 +14,7 @@ from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.parameters import Selection, find_targets
 from yolov5_prune_plugin.core.training.masked import Masked
 from yolov5_prune_plugin.core.training.rule import Rule
-from yolov5_prune_plugin.core.training.shared_weights import GRADIENTS, Tied
+from yolov5_prune_plugin.core.training.shared_weights import GRADIENTS, SharedWeights
 from yolov5_prune_plugin.options import flag
 from yolov5_prune_plugin.plugin_api.run import Run, Training
 
@@ -67,4 +67,4 @@ class Share:
 
     def masked(self, parameters: Mapping[str, nn.Parameter], rule: Rule) -> Masked:
         """The weights, tied to their centroids."""
-        return Tied(parameters, rule, self._bits, self.options.share_init, self.options.share_gradient)
+        return SharedWeights(parameters, rule, self._bits, self.options.share_init, self.options.share_gradient)

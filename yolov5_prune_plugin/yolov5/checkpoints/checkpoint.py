@@ -14,7 +14,7 @@ from torch import nn
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import written_whole
 from yolov5_prune_plugin.plugin_api.run import Saved
-from yolov5_prune_plugin.yolov5.checkpoints.unpacking import expanded
+from yolov5_prune_plugin.yolov5.checkpoints.unpacking import unpacked_checkpoint
 
 EXPORTED = (".onnx", ".torchscript", ".engine", ".xml", ".mlmodel", ".mlpackage", ".pb", ".tflite", ".pdmodel",
             ".param", "_openvino_model", "_saved_model", "_web_model", "_paddle_model")  # fmt: skip
@@ -30,7 +30,7 @@ def check_weights(weights: list[str]) -> None:
     Raises:
         PruneError: If weights are an exported model, missing, or not a whole PyTorch file.
     """
-    for name in map(expanded, weights):
+    for name in map(unpacked_checkpoint, weights):
         if name.rstrip("/").endswith(EXPORTED):
             raise PruneError(
                 f"--weights {name}: an exported model cannot be pruned; give the PyTorch weights (.pt) it was made"
@@ -60,7 +60,7 @@ def _check_whole(file: Path) -> None:
 
 def source_of(weights: str) -> Path:
     """The local file behind a --weights value, after upstream loaded it (and perhaps downloaded it)."""
-    weights = expanded(weights)
+    weights = unpacked_checkpoint(weights)
     for file in (Path(weights), Path(Path(weights).name), Path(weights.split("?")[0].rpartition("/")[2])):
         if file.is_file():
             return file

@@ -20,12 +20,12 @@ FLAGS = ("weights", "model")  # classify/train.py calls it --model
 _found: dict[str, str] = {}  # checkpoints of this run, by what was given
 
 
-def expanded(weights: str) -> str:
+def unpacked_checkpoint(weights: str) -> str:
     """The checkpoint that was made of a .y5z file in this run; anything else as it is."""
     return _found.get(weights, weights)
 
 
-def expand(script: Script, namespace: dict[str, Any], arguments: argparse.Namespace) -> None:
+def unpack_weights(script: Script, namespace: dict[str, Any], arguments: argparse.Namespace) -> None:
     """Put checkpoints in the place of .y5z files among a script's arguments; without any, do nothing.
 
     export.py keeps the name it was given, since its output goes beside the weights, and gets the checkpoint where it
@@ -53,7 +53,7 @@ def expand(script: Script, namespace: dict[str, Any], arguments: argparse.Namesp
         if script.role == "export":
             namespace[name] = _loading(namespace[name])
         else:
-            places = [expanded(str(one)) if _is_one(one) else one for one in many]
+            places = [unpacked_checkpoint(str(one)) if _is_one(one) else one for one in many]
             setattr(arguments, flag, places if isinstance(given, list) else places[0])
 
 
@@ -85,6 +85,6 @@ def _unpacked(flag: str, file: Path, package: str) -> str:
 def _loading(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def load(weights: Any, *args: Any, **kwargs: Any) -> Any:
-        return original(expanded(str(weights)) if _is_one(weights) else weights, *args, **kwargs)
+        return original(unpacked_checkpoint(str(weights)) if _is_one(weights) else weights, *args, **kwargs)
 
     return load

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.knowledge import patches_dir
+from yolov5_prune_plugin.files import patches_dir
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ import sys
 from types import ModuleType
 from typing import Any, NoReturn, Optional
 
-from yolov5_prune_plugin.errors import PruneError, UpstreamError
-from yolov5_prune_plugin.stop import clear_exit
+from yolov5_prune_plugin.errors import PruneError, UpstreamError, clear_exit
 from yolov5_prune_plugin.yolov5.seams.seams import Script, find_script, load_scripts
 
 
@@ -90,11 +89,11 @@ class _Parser(argparse.ArgumentParser):
     def _expand(self, opt: argparse.Namespace) -> None:
         """A .y5z file among the weights becomes the checkpoint that it stands for."""
         if ".y5z" in str(vars(opt)):
-            from yolov5_prune_plugin.yolov5.checkpoints.unpacking import expand
+            from yolov5_prune_plugin.yolov5.checkpoints.unpacking import unpack_weights
 
             with clear_exit():
                 try:
-                    expand(self.script, self.namespace, opt)
+                    unpack_weights(self.script, self.namespace, opt)
                 except PruneError as error:
                     self._fail(str(error))
 

@@ -11,7 +11,7 @@ from typing import Any, Optional
 import yaml
 
 from yolov5_prune_plugin.errors import PruneError, UpstreamError
-from yolov5_prune_plugin.knowledge import patches_dir
+from yolov5_prune_plugin.files import patches_dir
 
 ROLES = ("validate", "use", "export", "train")
 EVENTS = ("parser", "model_loaded", "run_folder", "evaluation", "data_loaded", "callbacks", "suppression",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Overlay:
+class Override:
     """Stands for a module in one script; some of its attributes are others."""
 
     def __init__(self, module: Any, **others: Any) -> None:
@@ -29,4 +29,4 @@ def wrap(namespace: dict[str, Any], name: str, wrapper: Callable[[Any], Any]) ->
         namespace[first] = wrapper(namespace[first])
         return
     there = namespace[first]
-    namespace[first] = Overlay(there, **{attribute: wrapper(getattr(there, attribute))})
+    namespace[first] = Override(there, **{attribute: wrapper(getattr(there, attribute))})

@@ -31,7 +31,7 @@ class Best:
         @functools.wraps(original)
         def fitness(*args: Any, **kwargs: Any) -> Any:
             value = original(*args, **kwargs)
-            return value * 0 if self._masked and not self._masked.settled else value
+            return value * 0 if self._masked and not self._masked.frozen else value
 
         return fitness
 
@@ -41,7 +41,7 @@ class Best:
         @functools.wraps(original)
         def run(*args: Any, **kwargs: Any) -> Any:
             returned = original(*args, **kwargs)
-            if self._masked and self._masked.settled:
+            if self._masked and self._masked.frozen:
                 self._figure = float(returned[0])
             return returned
 

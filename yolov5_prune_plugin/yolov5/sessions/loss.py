@@ -12,7 +12,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.plugin_api.run import Run
-from yolov5_prune_plugin.yolov5.seams.wrapping import Overlay
+from yolov5_prune_plugin.yolov5.seams.wrapping import Override
 
 
 class Losses:
@@ -64,7 +64,7 @@ class Losses:
             self._images = inputs[0]
 
 
-class _Added(Overlay):
+class _Added(Override):
     """A script's loss with another beside it."""
 
     added: Callable[[Any], tuple[Tensor, int]]

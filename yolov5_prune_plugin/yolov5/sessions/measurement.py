@@ -13,9 +13,9 @@ Plan = Generator[Measurement, Evaluation, None]
 
 def as_usual(run: Run) -> Plan:
     """The changed model; before it the unchanged one, if that is wanted."""
-    if run.wants_baseline:
+    if run.needs_baseline:
         yield Measurement("baseline", changed=False, coco=True)
-    yield Measurement(coco=run.wants_baseline)
+    yield Measurement(coco=run.needs_baseline)
 
 
 def after(plan: Plan, evaluation: Evaluation) -> Optional[Measurement]:

@@ -11,9 +11,8 @@ from typing import Any, Optional
 import pluggy
 import torch
 
-from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.errors import PruneError, clear_exit
 from yolov5_prune_plugin.options import build, flag_name, split_arguments, words
-from yolov5_prune_plugin.stop import clear_exit
 from yolov5_prune_plugin.yolov5.checkpoints.checkpoint import check_weights
 from yolov5_prune_plugin.yolov5.seams.seams import Script
 from yolov5_prune_plugin.yolov5.seams.wrapping import wrap

@@ -14,9 +14,8 @@ import pluggy
 import torch
 from torch import nn
 
-from yolov5_prune_plugin.errors import NoResultError, PruneError
+from yolov5_prune_plugin.errors import NoResultError, PruneError, clear_exit
 from yolov5_prune_plugin.plugin_api.run import Calibration, Evaluation, Measurement, Run, Saved
-from yolov5_prune_plugin.stop import clear_exit
 from yolov5_prune_plugin.yolov5.checkpoints.checkpoint import check_weights, save_pruned, source_of
 from yolov5_prune_plugin.yolov5.seams.seams import Script, package_of
 from yolov5_prune_plugin.yolov5.sessions.coco import Collector

@@ -14,9 +14,8 @@ import torch
 from torch import nn
 
 from yolov5_prune_plugin.core.training.ranks import check_alike
-from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.errors import PruneError, clear_exit
 from yolov5_prune_plugin.plugin_api.run import Calibration, Run, Saved, Training
-from yolov5_prune_plugin.stop import clear_exit
 from yolov5_prune_plugin.yolov5.checkpoints import sidecar
 from yolov5_prune_plugin.yolov5.checkpoints.slim_file import note_widths
 from yolov5_prune_plugin.yolov5.seams.seams import Script, package_of
@@ -209,7 +208,7 @@ class TrainingSession:
         if masked:
             masked.check()
             check_alike(masked.masks)
-            pruned, spliced = masked.take()
+            pruned, spliced = masked.take_counts()
             entry.update(step=masked.step, sparsity=masked.sparsity, pruned=pruned, spliced=spliced,
                          updates=masked.updates)  # fmt: skip
         training.history.append(entry)

@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.stop import clear_exit
+from yolov5_prune_plugin.errors import PruneError, clear_exit
 from yolov5_prune_plugin.yolov5.checkpoints.slim_file import WIDTHS, is_slim, widths_of
 from yolov5_prune_plugin.yolov5.seams.seams import Script
 from yolov5_prune_plugin.yolov5.seams.wrapping import wrap
