@@ -17,7 +17,12 @@ hookspec = pluggy.HookspecMarker("yolov5_prune")
 
 @hookspec
 def prune_methods() -> list[type]:  # type: ignore[empty-body]
-    """Offer classes for --prune-method: dataclasses with a ``name`` and ``scores(target, request) -> Tensor``."""
+    """Offer subclasses of ``Method`` for --prune-method."""
+
+
+@hookspec
+def training_methods() -> list[type]:  # type: ignore[empty-body]
+    """Offer subclasses of ``TrainingMethod``, each of which a flag of a train.py asks for."""
 
 
 @hookspec

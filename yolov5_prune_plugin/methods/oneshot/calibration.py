@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.options import checked, flag
+from yolov5_prune_plugin.plugin_api.methods import Method
 from yolov5_prune_plugin.plugin_api.run import Run
 
 
@@ -43,13 +43,13 @@ def configure(run: Run) -> None:
         raise PruneError(f"{given[0]} goes with {ways}; none is given")
 
 
-def check_images(run: Run, method: Any) -> None:
+def check_images(run: Run, method: Method) -> None:
     """Refuse our flags with a method that looks at no images.
 
     Raises:
         PruneError: If there are such.
     """
     given = run.given(CalibrationOptions)
-    if given and not hasattr(method, "calibrate"):
+    if given and not method.uses_images():
         also = ", and --prune-sensitivity" if run.role == "validate" else ""
         raise PruneError(f"{given[0]}: --prune-method {method.name} looks at no images; obs does{also}")
