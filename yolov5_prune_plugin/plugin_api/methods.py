@@ -121,7 +121,7 @@ class TrainingMethod:
         """Whether its flag was given, and is not empty or off."""
         options = run.config(cls.options_class)
         value = next(getattr(options, field.name) for field in fields(options) if flag_name(field) == cls.flag)
-        return value is not None and value is not False and value != ()
+        return bool(value)
 
     def facts(self) -> dict[str, object]:
         """What the report says of it, as plain values."""
