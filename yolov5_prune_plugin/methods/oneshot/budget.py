@@ -46,6 +46,11 @@ class BudgetOptions:
 def check_budget(options: BudgetOptions, granularity: str, run: Run) -> None:
     """Check what goes with a budget.
 
+    Args:
+        options: Its flags.
+        granularity: Of --prune-granularity.
+        run: The run of a val.py.
+
     Raises:
         PruneError: If something does not.
     """

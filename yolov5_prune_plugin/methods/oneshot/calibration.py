@@ -30,7 +30,7 @@ class CalibrationOptions:
 
 @hookimpl
 def options(role: str) -> list[type]:
-    """In every script."""
+    """Offer the flags in every script."""
     return [CalibrationOptions]
 
 
@@ -44,10 +44,14 @@ def configure(run: Run) -> None:
 
 
 def check_images(run: Run, method: Method) -> None:
-    """Refuse our flags with a method that looks at no images.
+    """Refuse flags about images with a method that looks at none.
+
+    Args:
+        run: The run, whose options have them.
+        method: Of --prune-method.
 
     Raises:
-        PruneError: If there are such.
+        PruneError: If there are such flags.
     """
     given = run.given(CalibrationOptions)
     if given and not method.uses_images():

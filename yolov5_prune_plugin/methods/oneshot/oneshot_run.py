@@ -57,7 +57,12 @@ class OneShotRun:
             self.record.saved(self.save(run, pruned, self.options.prune_save))
 
     def prune(self, model: nn.Module, request: Request) -> Pruned:
-        """Prune a model in place."""
+        """Prune a model in place.
+
+        Args:
+            model: As the script loaded it.
+            request: How much, spread how, in what grain.
+        """
         options = self.options
         selection = find(model, options)
         with named(f"--prune-amounts {options.prune_amounts}"):
@@ -82,7 +87,13 @@ class OneShotRun:
         return Pruned(model, selection, sparsity, facts)
 
     def report(self, run: Run, pruned: Pruned, **more: Any) -> Record:
-        """The record of a pruned model; nothing is printed or written yet."""
+        """Make the record of a pruned model; nothing is printed or written yet.
+
+        Args:
+            run: The run.
+            pruned: The model.
+            more: Further entries of report.json.
+        """
         from yolov5_prune_plugin.reporting.oneshot_report import (
             Record,  # brings rich and pandas: only for a run that prunes
         )
@@ -90,7 +101,13 @@ class OneShotRun:
         return Record(run, {**pruned.facts, **more}, pruned.sparsity)
 
     def save(self, run: Run, pruned: Pruned, file: Path) -> Saved:
-        """Write a pruned model as a checkpoint."""
+        """Write a pruned model as a checkpoint.
+
+        Args:
+            run: The run.
+            pruned: The model.
+            file: Where to; must not exist.
+        """
         names = [target.name for target in pruned.selection.targets]
         left_out = ("amounts", "amounts_file", "seconds")  # the same command writes the same file, byte for byte
         facts = {key: value for key, value in pruned.facts.items() if key not in left_out}

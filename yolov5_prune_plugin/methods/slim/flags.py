@@ -87,7 +87,12 @@ class SlimOptions:
         return bool(resolved.looks_at_images()) or not self.slim_no_repair
 
     def resolved(self, images: bool, trained: bool) -> SlimOptions:
-        """The same with the defaults that depend on whether there are images, and on whether training follows."""
+        """Fill in the defaults that depend on the run.
+
+        Args:
+            images: Whether there are images.
+            trained: Whether training follows.
+        """
         return replace(
             self,
             slim_importance=self.slim_importance or ("taylor" if images and not trained else "l2"),
@@ -95,7 +100,13 @@ class SlimOptions:
         )
 
     def slimming(self, what: str, target: float, flag: str = "--target") -> Slimming:
-        """What ``core.slim.slim`` is to do."""
+        """Say what ``core.channels.slim.slim`` is to do.
+
+        Args:
+            what: ``flops``, ``params`` or ``latency``.
+            target: The share of it that is left, in (0, 1).
+            flag: What the target was given with, for messages.
+        """
         from yolov5_prune_plugin.core.channels.slim import Slimming
 
         return Slimming(what, target, self.slim_importance, self.slim_allocation, self.slim_round, self.slim_floor,

@@ -122,7 +122,14 @@ def training_methods() -> list[type]:
 
 
 def c_rates(entries: Sequence[str], names: Sequence[str]) -> dict[str, float]:
-    """c_rate by name; the last entry that matches counts.
+    """Read --dns-c-rate.
+
+    Args:
+        entries: ``C`` or ``GLOB=C``; the last that matches counts.
+        names: Of the weights.
+
+    Returns:
+        c_rate by name.
 
     Raises:
         PruneError: If a glob matches no layer, or a layer has none.
@@ -143,7 +150,14 @@ def c_rates(entries: Sequence[str], names: Sequence[str]) -> dict[str, float]:
 
 
 def groups_of(entries: Sequence[str], names: Sequence[str]) -> list[list[str]]:
-    """Names by group, each in the first that matches; one group without entries.
+    """Read --dns-groups.
+
+    Args:
+        entries: ``GLOB[,GLOB...]``, one a group; a weight is in the first that matches.
+        names: Of the weights.
+
+    Returns:
+        Names by group; one group of all without entries.
 
     Raises:
         PruneError: If a group is empty, or a layer is in none.
