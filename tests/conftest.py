@@ -12,6 +12,8 @@ import torch
 from hypothesis import settings
 from torch import nn
 
+from yolov5_prune_plugin.yolov5.checkout import heads  # noqa: F401  # has core read the outputs of detectors
+
 # The same examples each time; pytest --hypothesis-profile=search looks for others.
 settings.register_profile("quick", deadline=None, max_examples=60, derandomize=True)
 settings.register_profile("search", deadline=None, max_examples=1000)

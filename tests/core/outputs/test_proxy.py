@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from yolov5_prune_plugin.core.outputs.proxy import PLAIN, WEIGHTED, measure_of, output_error, predictions
+from yolov5_prune_plugin.core.outputs.detections import detections_in
+from yolov5_prune_plugin.core.outputs.proxy import PLAIN, WEIGHTED, measure_of, output_error
 
 
 def test_squares_over_squares() -> None:
@@ -69,7 +70,7 @@ def test_masks_prototypes_of_a_segmenter_are_a_tensor_of_their_own() -> None:
     raw = torch.tensor([[1.0, -1, 1, -1, 1, -1], [-1.0, 1, -1, 1, -1, 1]])
     decoded, maps = detector(raw, [1, 1])
     dense = (decoded, torch.tensor([1.0, 3.0]), maps)
-    assert predictions(dense) is not None
+    assert detections_in(dense) is not None
     assert output_error(dense, (decoded, torch.tensor([1.0, 4.0]), maps)) == pytest.approx((0 + 1 / 2) / 2)
 
 

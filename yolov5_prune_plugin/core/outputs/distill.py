@@ -7,16 +7,14 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from yolov5_prune_plugin.core.outputs.detections import detections_in
 from yolov5_prune_plugin.core.outputs.objective import distance, tensors
-from yolov5_prune_plugin.core.outputs.proxy import predictions
-
-MAP = 5  # dimensions of a detector's raw map: [B, anchors, H, W, 5 + classes]
 
 
 def distillation(dense: Any, outputs: Any) -> Tensor:
     """How far outputs in training are from the dense model's; a mean over images, 0 for equal ones.
 
-    For YOLOv5 detections it is ``objective.distance``: the divergence of objectness at every anchor, and, weighted by
+    For detections it is ``objective.distance``: the divergence of objectness at every anchor, and, weighted by
     the dense model's objectness, that of the classes and half the squared difference of the raw box, over the sum of
     objectness; for prototypes of masks their squared difference relative to its variance. For the logits of a
     classifier it is the divergence KL(dense || slim) of the softmax.
@@ -33,13 +31,9 @@ def distillation(dense: Any, outputs: Any) -> Tensor:
         Ozturk 2018, https://arxiv.org/abs/1805.06361
     """
     given = list(tensors(outputs))
-    if predictions(dense):
-        maps = [tensor for tensor in given if tensor.dim() == MAP]
-        rest = [tensor for tensor in given if tensor.dim() != MAP]
-        shapes = [list(map(_shape, tensors(one))) for one in (dense[1:], (rest, maps))]
-        if shapes[0] != shapes[1]:
-            raise ValueError(f"outputs of shapes {shapes[1]} have no soft targets among {shapes[0]}")
-        return distance(dense, (dense[0], *rest, maps))
+    found = detections_in(dense)
+    if found:
+        return distance(dense, found.arranged_like(outputs))
     targets = list(tensors(dense))
     if len(given) != 1 or len(targets) != 1 or given[0].shape != targets[0].shape or given[0].dim() != 2:
         raise ValueError(
@@ -47,7 +41,3 @@ def distillation(dense: Any, outputs: Any) -> Tensor:
         )
     log_slim, log_dense = (F.log_softmax(y.float(), 1) for y in (given[0], targets[0].detach()))
     return F.kl_div(log_slim, log_dense, reduction="batchmean", log_target=True)
-
-
-def _shape(tensor: Tensor) -> tuple[int, ...]:
-    return tuple(tensor.shape)

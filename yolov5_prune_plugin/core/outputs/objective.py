@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yolov5_prune_plugin.core.outputs.proxy import predictions
+from yolov5_prune_plugin.core.outputs.detections import Detections, detections_in
 
 BOX = 0.5  # weight of a squared difference of raw box coordinates beside the divergences in nats
 EPS = 1e-12
@@ -18,7 +18,7 @@ EPS = 1e-12
 def distance(dense: Any, outputs: Any) -> Tensor:
     """How far outputs are from the dense model's; 0 for equal ones, differentiable in ``outputs``.
 
-    For YOLOv5 detections: the Bernoulli divergence KL(dense || pruned) of objectness at every anchor, and, weighted by
+    For detections: the Bernoulli divergence KL(dense || pruned) of objectness at every anchor, and, weighted by
     the dense model's objectness, that of the classes and half the squared difference of the raw box (and of mask
     coefficients); summed and divided by the sum of objectness, roughly the number of objects. For other tensors, such
     as prototypes of masks or logits of a classifier: the squared difference relative to their variance.
@@ -27,12 +27,12 @@ def distance(dense: Any, outputs: Any) -> Tensor:
         dense: What the dense model gave in eval mode; no gradient flows into it.
         outputs: The same of the pruned model.
     """
-    rows0, rows = predictions(dense), predictions(outputs)
-    total, taken = torch.zeros(()), frozenset[int]()
-    if rows0 and rows:
-        taken = _taken(dense)
-        total = _detections(rows0[0], rows[0], _linear(dense, rows0[0]))
-    pairs = [(y0, y) for y0, y in zip(tensors(dense), tensors(outputs)) if id(y0) not in taken]
+    found0, found = detections_in(dense), detections_in(outputs)
+    total, seen = torch.zeros(()), frozenset[int]()
+    if found0 and found:
+        seen = found0.parts
+        total = _divergence(found0, found.rows)
+    pairs = [(y0, y) for y0, y in zip(tensors(dense), tensors(outputs)) if id(y0) not in seen]
     for y0, y in pairs:
         total = total.to(y.device) + (y.float() - y0.float()).square().mean() / (y0.float().var() + EPS)
     return total
@@ -47,20 +47,19 @@ def probe(outputs: Any, generator: torch.Generator) -> Tensor:
         outputs: Of the dense model in eval mode, with gradients.
         generator: Draws the signs, on the CPU.
     """
-    rows = predictions(outputs)
-    taken = frozenset[int]()
+    found = detections_in(outputs)
+    seen = frozenset[int]()
     total = torch.zeros(())
-    if rows:
-        taken = _taken(outputs)
-        y = rows[0]
+    if found:
+        seen, y, column = found.parts, found.rows, found.objectness_column
         p = y.detach().sigmoid()
-        weight = p[..., 4:5]
+        weight = p[..., column : column + 1]
         curvature = p * (1 - p) * weight
-        curvature[..., 4:5] = weight * (1 - weight)
-        curvature[..., _linear(outputs, y)] = 2 * BOX * weight
+        curvature[..., column : column + 1] = weight * (1 - weight)
+        curvature[..., found.not_logits()] = 2 * BOX * weight
         total = (_signs(y, generator) * curvature.sqrt() * y).sum() / (weight.sum() + 1).sqrt()
     for y in tensors(outputs):
-        if id(y) not in taken and y.requires_grad:
+        if id(y) not in seen and y.requires_grad:
             scale = (2 / (y.numel() * (y.detach().float().var() + EPS))).sqrt()
             total = total.to(y.device) + (_signs(y, generator) * y.float()).sum() * scale
     return total
@@ -105,26 +104,15 @@ def tensors(outputs: Any) -> Iterator[Tensor]:
             yield from tensors(item)
 
 
-def _taken(outputs: Any) -> frozenset[int]:
-    return frozenset(id(tensor) for tensor in (outputs[0], *outputs[-1]))
-
-
-def _linear(outputs: Any, rows: Tensor) -> Tensor:
-    """Columns that are no probabilities: the box, and what decoding leaves as it is (mask coefficients)."""
-    decoded = outputs[0].detach().float()
-    columns: Tensor = (decoded == rows.detach()).flatten(0, 1).all(0)
-    columns[:4] = True
-    return columns
-
-
-def _detections(rows0: Tensor, rows: Tensor, linear: Tensor) -> Tensor:
-    p = rows0.detach().sigmoid()
-    weight = p[..., 4:5]
-    divergence = F.binary_cross_entropy_with_logits(rows, p, reduction="none") - _entropy(rows0.detach(), p)
-    square = BOX * (rows - rows0.detach()).square()
-    each = torch.where(linear, square, divergence)
+def _divergence(dense: Detections, rows: Tensor) -> Tensor:
+    rows0, column = dense.rows.detach(), dense.objectness_column
+    p = rows0.sigmoid()
+    weight = p[..., column : column + 1]
+    divergence = F.binary_cross_entropy_with_logits(rows, p, reduction="none") - _entropy(rows0, p)
+    square = BOX * (rows - rows0).square()
+    each = torch.where(dense.not_logits(), square, divergence)
     factor = weight.expand_as(each).clone()
-    factor[..., 4] = 1
+    factor[..., column] = 1
     return (each * factor).sum() / (weight.sum() + 1)
 
 

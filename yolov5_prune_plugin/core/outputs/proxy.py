@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from yolov5_prune_plugin.core.outputs.detections import detections_in
+from yolov5_prune_plugin.core.outputs.objective import tensors
 
 EPS = 1e-12
 PLAIN = "relative squared error of the outputs"
@@ -18,7 +20,7 @@ def output_error(dense_outputs: Any, outputs: Any) -> float:
 
     For every float tensor y, with y0 of the dense model: ||y - y0||^2 / (||y0 - mean(y0)||^2 + eps); then their mean.
 
-    The raw predictions of a YOLOv5 detector are taken together as one tensor of rows, a row an anchor, weighted by
+    The raw predictions of a detector are taken together as one tensor of rows, a row an anchor, weighted by
     objectness: in the denominator by that of the dense model, in the numerator by the larger of both models', so that
     lost detections count and false ones too, and background hardly does.
 
@@ -32,39 +34,22 @@ def output_error(dense_outputs: Any, outputs: Any) -> float:
     Raises:
         ValueError: If the two differ in structure or shape, or have no float tensor.
     """
-    dense, changed = predictions(dense_outputs), predictions(outputs)
+    dense, changed = detections_in(dense_outputs), detections_in(outputs)
     errors = []
-    taken: set[int] = set()
+    seen = frozenset[int]()
     if dense and changed:
-        errors.append(_weighted(*dense, *changed))
-        taken = {id(tensor) for tensor in (dense_outputs[0], *dense_outputs[-1])}
-    pairs = list(zip(_tensors(dense_outputs), _tensors(outputs)))
-    if not pairs or len(pairs) != len(list(_tensors(outputs))) or any(y0.shape != y.shape for y0, y in pairs):
+        errors.append(_weighted(dense.rows, dense.objectness, changed.rows, changed.objectness))
+        seen = dense.parts
+    pairs = list(zip(tensors(dense_outputs), tensors(outputs)))
+    if not pairs or len(pairs) != len(list(tensors(outputs))) or any(y0.shape != y.shape for y0, y in pairs):
         raise ValueError("outputs of the two models differ in structure or shape, or hold no float tensor")
-    errors += [_plain(y0, y) for y0, y in pairs if id(y0) not in taken]
+    errors += [_plain(y0, y) for y0, y in pairs if id(y0) not in seen]
     return sum(errors) / len(errors)
 
 
-def predictions(outputs: Any) -> Optional[tuple[Tensor, Tensor]]:
-    """What a YOLOv5 detector in eval mode returns: (predictions [B, N, C], ..., [maps [B, anchors, H, W, C], ...]).
-
-    Returns:
-        Raw rows [B, N, C] of all maps and their objectness [B, N]; None if the outputs are none of this form.
-    """
-    if not (isinstance(outputs, (tuple, list)) and len(outputs) > 1 and isinstance(outputs[-1], (tuple, list))):
-        return None
-    decoded, maps = outputs[0], outputs[-1]
-    if not (isinstance(decoded, Tensor) and decoded.dim() == 3 and decoded.shape[2] > 5 and maps):
-        return None
-    if not all(isinstance(y, Tensor) and y.dim() == 5 and y.shape[4] == decoded.shape[2] for y in maps):
-        return None
-    rows = torch.cat([y.flatten(1, 3) for y in maps], 1).float()
-    return (rows, decoded[..., 4].float()) if rows.shape == decoded.shape else None
-
-
 def measure_of(outputs: Any) -> str:
-    """What ``output_error`` is for outputs of this form, in words."""
-    return WEIGHTED if predictions(outputs) else PLAIN
+    """Say what ``output_error`` is for outputs of this form."""
+    return WEIGHTED if detections_in(outputs) else PLAIN
 
 
 def _weighted(rows0: Tensor, weight0: Tensor, rows: Tensor, weight: Tensor) -> float:
@@ -77,15 +62,3 @@ def _weighted(rows0: Tensor, weight0: Tensor, rows: Tensor, weight: Tensor) -> f
 def _plain(y0: Tensor, y: Tensor) -> float:
     y0, y = y0.float(), y.float()
     return float((y - y0).square().sum() / ((y0 - y0.mean()).square().sum() + EPS))
-
-
-def _tensors(outputs: Any) -> Iterator[Tensor]:
-    if isinstance(outputs, Tensor):
-        if outputs.is_floating_point():
-            yield outputs
-    elif isinstance(outputs, (tuple, list)):
-        for item in outputs:
-            yield from _tensors(item)
-    elif isinstance(outputs, dict):
-        for key in outputs:
-            yield from _tensors(outputs[key])

@@ -15,6 +15,7 @@ from torch import nn
 
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.plugin_api.run import Calibration, Run
+from yolov5_prune_plugin.yolov5.checkout import heads  # noqa: F401  # has core read the outputs of its models
 from yolov5_prune_plugin.yolov5.checkpoints.checkpoint import check_weights
 from yolov5_prune_plugin.yolov5.compat.apply import apply
 from yolov5_prune_plugin.yolov5.seams.seams import load_scripts

@@ -16,6 +16,7 @@ from torch import nn
 from yolov5_prune_plugin.core.training.ranks import check_alike
 from yolov5_prune_plugin.errors import PruneError, clear_exit
 from yolov5_prune_plugin.plugin_api.run import Calibration, Run, Saved, Training
+from yolov5_prune_plugin.yolov5.checkout import heads  # noqa: F401  # has core read the outputs of its models
 from yolov5_prune_plugin.yolov5.checkpoints import sidecar
 from yolov5_prune_plugin.yolov5.checkpoints.slim_file import note_widths
 from yolov5_prune_plugin.yolov5.seams.seams import Script, package_of
