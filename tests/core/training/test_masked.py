@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from yolov5_prune_plugin.core.training.average import bring_back, constrain_average
 from yolov5_prune_plugin.core.training.dns import DnsRule
 from yolov5_prune_plugin.core.training.masked import Masked
 from yolov5_prune_plugin.core.training.rule import Rule
@@ -245,7 +246,7 @@ def test_weights_that_are_not_finite(value: float) -> None:
     train(model, optimizer, 2)
     masks = {name: mask.clone() for name, mask in masked.masks.items()}
     model[2].bias.data.fill_(0)
-    masked._dense["2.weight"][1, 2, 0, 0] = value
+    masked.dense["2.weight"][1, 2, 0, 0] = value
     with pytest.raises(NoResultError, match=r"2\.weight has NaN or infinite weights after \d+ optimizer steps"):
         train(model, optimizer, 20, first=2)
     assert all(torch.equal(masked.masks[name], masks[name]) for name in NAMES)
@@ -259,12 +260,12 @@ def test_average_of_the_weights() -> None:
     mask = torch.ones_like(masked.masks["0.weight"])
     mask[0] = False
     masked.prepare({"0.weight": mask})
-    masked.mask_average(average)
+    constrain_average(masked, average)
     assert not average[0].weight[0].any()
     masked.masks["0.weight"][0, 0] = True
-    masked._returned.add("0.weight")
+    masked.returned.add("0.weight")
     model[0].weight.data[0, 0] = 7.0
-    masked.average_follows(average)
+    bring_back(masked, average)
     assert average[0].weight[0, 0].eq(7).all()
     assert not average[0].weight[0, 1:].any()
     assert torch.equal(average[2].weight, model[2].weight)

@@ -14,6 +14,7 @@ from tests.core.training.test_masked import NAMES, OPTIMIZERS, batches, network,
 from yolov5_prune_plugin.core.coding import packing
 from yolov5_prune_plugin.core.coding.codebook import Histogram
 from yolov5_prune_plugin.core.coding.cursor import Cursor
+from yolov5_prune_plugin.core.training.average import bring_back, constrain_average
 from yolov5_prune_plugin.core.training.rule import Rule
 from yolov5_prune_plugin.core.training.shared_weights import SharedWeights
 from yolov5_prune_plugin.errors import PruneError
@@ -104,11 +105,11 @@ def test_values_stay_few_and_zeros_stay() -> None:
     average = copy.deepcopy(model)
     for step in range(20):
         train(model, masked.optimizer, 1, step)  # type: ignore[attr-defined]
-        masked.average_follows(average)
+        bring_back(masked, average)
         with torch.no_grad():
             for mine, theirs in zip(average.parameters(), model.parameters()):
                 mine.mul_(0.9999).add_(theirs, alpha=0.0001)
-        masked.mask_average(average)
+        constrain_average(masked, average)
     for one in (model, average):
         for name, p in of(one).items():
             assert values(p) <= 4

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Optional
 
 from torch import Tensor
 
-from yolov5_prune_plugin.core.training.masked import Masked
+from yolov5_prune_plugin.core.training.masks import MaskState
 from yolov5_prune_plugin.core.training.rule import Rule
 from yolov5_prune_plugin.core.training.schedule import Window, cubic, drawn, update_probability
 from yolov5_prune_plugin.core.training.splice import splice, trim
@@ -47,7 +47,7 @@ class DnsRule(Rule):
     thresholds: dict[str, float] = field(default_factory=dict, init=False)
     lost: dict[str, int] = field(default_factory=dict, init=False)  # by name, in the mode of a target
 
-    def begin(self, masked: Masked, total: int) -> None:
+    def begin(self, masked: MaskState, total: int) -> None:
         """Lay out the windows, and say how much each layer loses."""
         self.windows = Window.of(self.start, self.stop, total).split(len(self.groups))
         if self.drops:
@@ -61,7 +61,7 @@ class DnsRule(Rule):
         chance = update_probability(step - window.start, self.gamma, self.power)
         return step == window.stop - 1 or drawn(self.seed, step) < chance
 
-    def update(self, step: int, masked: Masked) -> Mapping[str, Tensor]:
+    def update(self, step: int, masked: MaskState) -> Mapping[str, Tensor]:
         """One update of the group whose turn it is."""
         window, names = self._turn(step)
         assert window is not None
@@ -87,7 +87,7 @@ class DnsRule(Rule):
                 return window, names
         return None, ()
 
-    def _update(self, name: str, step: int, window: Window, masked: Masked) -> Tensor:
+    def _update(self, name: str, step: int, window: Window, masked: MaskState) -> Tensor:
         mask, magnitude = masked.masks[name], masked.weight(name).abs()
         if self.c_rates is not None:
             if name not in self.thresholds:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from yolov5_prune_plugin.core.pruning.oneshot import Request, ScoreFunction, mask_of, units_to_drop
 from yolov5_prune_plugin.core.pruning.parameters import Target
-from yolov5_prune_plugin.core.training.masked import Masked
+from yolov5_prune_plugin.core.training.masks import MaskState
 from yolov5_prune_plugin.core.training.rule import Rule
 from yolov5_prune_plugin.core.training.schedule import Window, cubic
 
@@ -41,11 +41,11 @@ class Gradual(Rule):
     steps: dict[int, float] = field(default_factory=dict, init=False)
     begun: bool = field(default=False, init=False)
 
-    def prepare(self, masked: Masked) -> Mapping[str, Tensor]:
+    def prepare(self, masked: MaskState) -> Mapping[str, Tensor]:
         """The first round, if it comes before all training."""
         return {} if self.first is None else self._prune(self.first, masked)
 
-    def begin(self, masked: Masked, total: int) -> None:
+    def begin(self, masked: MaskState, total: int) -> None:
         """Lay out the plan."""
         self.steps, self.begun = dict(self.plan(total)), True
 
@@ -53,7 +53,7 @@ class Gradual(Rule):
         """At the steps of the plan."""
         return step in self.steps
 
-    def update(self, step: int, masked: Masked) -> Mapping[str, Tensor]:
+    def update(self, step: int, masked: MaskState) -> Mapping[str, Tensor]:
         """One more round."""
         return self._prune(self.steps[step], masked)
 
@@ -69,7 +69,7 @@ class Gradual(Rule):
         """Go on with it."""
         self.steps, self.begun = {int(step): sparsity for step, sparsity in state["steps"]}, True
 
-    def _prune(self, sparsity: float, masked: Masked) -> Mapping[str, Tensor]:
+    def _prune(self, sparsity: float, masked: MaskState) -> Mapping[str, Tensor]:
         request = replace(self.request, sparsity=sparsity)
         if self.method:
             self.method(self.targets, request)

@@ -1,14 +1,13 @@
-"""What decides when and how masks change during training; masked.py does the rest."""
+"""What decides when and how masks change during training; masked.py does it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from yolov5_prune_plugin.core.training.masked import Masked
+from yolov5_prune_plugin.core.training.masks import MaskState
 
 
 class Rule:
@@ -20,19 +19,15 @@ class Rule:
 
     splices: ClassVar[bool] = False
 
-    def prepare(self, masked: Masked) -> Mapping[str, Tensor]:
-        """Before the first forward pass.
-
-        Returns:
-            As ``update``.
-        """
+    def prepare(self, masked: MaskState) -> Mapping[str, Tensor]:
+        """Change masks before the first forward pass; returns as ``update`` does."""
         return {}
 
-    def begin(self, masked: Masked, total: int) -> None:
-        """Before the first optimizer step.
+    def begin(self, masked: MaskState, total: int) -> None:
+        """Get ready, before the first optimizer step.
 
         Args:
-            masked: Its weights are dense still.
+            masked: The weights; they are dense still.
             total: Optimizer steps of the whole training.
         """
 
@@ -40,8 +35,12 @@ class Rule:
         """Whether masks may change after this optimizer step, counted from 0."""
         return False
 
-    def update(self, step: int, masked: Masked) -> Mapping[str, Tensor]:
+    def update(self, step: int, masked: MaskState) -> Mapping[str, Tensor]:
         """Change masks in place.
+
+        Args:
+            step: The optimizer step that was done, counted from 0.
+            masked: The weights.
 
         Returns:
             By name, for each that may have changed: weights kept now, and how many of them came back.
@@ -53,7 +52,7 @@ class Rule:
         return True
 
     def state(self) -> dict[str, Any]:
-        """Plain values that ``load`` goes on from after an interruption."""
+        """Give plain values that ``load`` goes on from after an interruption."""
         return {}
 
     def load(self, state: Mapping[str, Any]) -> None:

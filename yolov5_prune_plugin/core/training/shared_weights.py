@@ -1,4 +1,4 @@
-"""Weights that share values while they train: each is tied to a centroid, and the centroids are what learns."""
+"""Weights that share values while they train: each is a member of a centroid, and the centroids are what learns."""
 
 from __future__ import annotations
 
@@ -58,21 +58,14 @@ class SharedWeights(Masked):
                 labels = torch.bucketize(shared, values).masked_fill(~self.masks[name], len(values))
                 self._label(name, labels)
                 p.data.copy_(shared)
-                self.make_equal(name, p.data)
+                self.constrain(name, p.data)
 
-    def make_equal(self, name: str, weight: Tensor) -> None:
+    def constrain(self, name: str, weight: Tensor) -> None:
         """Make all members of a centroid what the first of them is, and the rest zero, in place."""
         self._spread(name, weight.reshape(-1)[self._first[name]], weight)
 
-    def mask_average(self, average: nn.Module) -> None:
-        """After an average of the weights is updated: it is tied like the weights."""
-        averages = dict(average.named_parameters())
-        with torch.no_grad():
-            for name in self.labels:
-                self.make_equal(name, averages[name].data)
-
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that ``load`` needs: also labels, and centroids as they are, not rounded to fp16."""
+        """Give all that ``load`` needs: also labels, and centroids as they are, not rounded to fp16."""
         tensors, facts = super().state()
         for name, labels in self.labels.items():
             tensors[f"label/{name}"] = labels
@@ -129,4 +122,4 @@ class SharedWeights(Masked):
     def _after(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         super()._after(optimizer, args, kwargs)
         for name, p in self.parameters.items():
-            self.make_equal(name, p.data)
+            self.constrain(name, p.data)

@@ -13,6 +13,7 @@ import pluggy
 import torch
 from torch import nn
 
+from yolov5_prune_plugin.core.training.average import bring_back, constrain_average
 from yolov5_prune_plugin.core.training.ranks import check_alike
 from yolov5_prune_plugin.errors import PruneError, clear_exit
 from yolov5_prune_plugin.plugin_api.run import Calibration, Run, Saved, Training
@@ -225,10 +226,10 @@ class TrainingSession:
             def updated(*args: Any, **kwargs: Any) -> None:
                 masked = self._training.masked if self._training else None
                 if masked:
-                    masked.average_follows(ema.ema)
+                    bring_back(masked, ema.ema)
                 update(*args, **kwargs)
                 if masked:
-                    masked.mask_average(ema.ema)
+                    constrain_average(masked, ema.ema)
 
             ema.update = updated
             return ema
