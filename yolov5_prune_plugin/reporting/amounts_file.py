@@ -50,6 +50,10 @@ def read_amounts(file: Path) -> dict[str, float]:
 def write_amounts(file: Path, amounts: Mapping[str, float]) -> None:
     """Write amounts as YAML that ``read_amounts`` reads back to the same numbers; a file that is there is replaced.
 
+    Args:
+        file: Where to.
+        amounts: Share to drop by parameter name, each in [0, 1).
+
     Raises:
         PruneError: If an amount is outside [0, 1).
         OSError: If it can't be written; nothing is left behind.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from yolov5_prune_plugin.core.pruning.budget import ASSUMES, Trial
-from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.files import written_whole
 from yolov5_prune_plugin.plugin_api.run import Run
-from yolov5_prune_plugin.reporting.budget_figure import plot_trials, trials_frame
+from yolov5_prune_plugin.reporting.figure import GONE, KEPT, canvas, open_frame, save_png
 from yolov5_prune_plugin.reporting.oneshot_report import LABELS
+from yolov5_prune_plugin.reporting.run_folder import csv_of, json_of, write_report
 
 
 class BudgetRecord:
@@ -42,16 +44,16 @@ class BudgetRecord:
         return scores == sorted(scores, reverse=True)
 
     def say(self, text: str) -> None:
-        """One line in the terminal."""
+        """Print a line."""
         print(f"yolov5-prune: {text}", flush=True)
 
     def add(self, trial: Trial) -> None:
-        """One more measurement."""
+        """Add a measurement, and write the files."""
         self.trials.append(trial)
         self.write("searching")
 
     def content(self, state: str) -> dict[str, Any]:
-        """What budget.json holds, and report.json under ``budget``."""
+        """Give what budget.json holds, and report.json under ``budget``."""
         trials = [asdict(trial) for trial in self.trials]
         for trial in trials:
             trial["score"] = None if math.isnan(trial["score"]) else trial["score"]
@@ -60,18 +62,54 @@ class BudgetRecord:
                 "trials": trials}  # fmt: skip
 
     def write(self, state: str) -> None:
-        """All three files, if there is anything to write."""
+        """Write all three files, if there is anything to write."""
         folder = self.run.folder
         if not self.trials or folder is None:
             return
         title = f"{', '.join(self.run.weights)}: within {self.points:g} points of the dense model"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with written_whole(folder / "budget.json") as file:
-                file.write_text(json.dumps(self.content(state), indent=2) + "\n", encoding="utf-8")
-            with written_whole(folder / "budget.csv") as file:
-                trials_frame(self.trials).to_csv(file, index=False)
-            with written_whole(folder / "budget.png") as file:
-                plot_trials(self.trials, self.floor, self.figure, title, file)
-        except OSError as error:
-            raise PruneError(f"the report cannot be written to {folder}: {error}") from error
+        write_report(folder, {
+            "budget.json": json_of(self.content(state)),
+            "budget.csv": csv_of(trials_frame(self.trials)),
+            "budget.png": lambda file: plot_trials(self.trials, self.floor, self.figure, title, file),
+        })  # fmt: skip
+
+
+def trials_frame(trials: Sequence[Trial]) -> pd.DataFrame:
+    """Make one row per measurement, in their order: the fields of Trial."""
+    return pd.DataFrame([asdict(trial) for trial in trials])
+
+
+def plot_trials(trials: Sequence[Trial], floor: float, figure_name: str, title: str, file: Path) -> None:
+    """Draw the figure against sparsity: the measurements, numbered in their order, and the floor.
+
+    Args:
+        trials: The measurements.
+        floor: The lowest figure that is inside.
+        figure_name: What is measured.
+        title: Above the plot.
+        file: The PNG.
+    """
+    frame = trials_frame(trials)
+    figure = canvas(8.0, 5.0)
+    axes = figure.subplots()
+    line = frame.sort_values("amount", kind="stable")
+    axes.plot(line["amount"], line["score"], color="#adb5bd", linewidth=1, zorder=1)
+    for inside, colour, label in ((True, KEPT, "inside"), (False, GONE, "outside")):
+        part = frame[frame["inside"] == inside]
+        axes.scatter(part["amount"], part["score"], color=colour, label=label, zorder=2)
+    again = frame[frame["kind"] == "confirmation"]
+    axes.scatter(
+        again["amount"], again["score"], s=120, facecolors="none", edgecolors="black", label="saved, loaded again"
+    )
+    for number, trial in enumerate(trials):
+        if trial.kind != "confirmation":
+            axes.annotate(
+                str(number), (trial.amount, trial.score), textcoords="offset points", xytext=(6, 6), fontsize=8
+            )
+    axes.axhline(floor, color="black", linewidth=0.8, linestyle="--", label="budget")
+    axes.set_xlabel("sparsity asked for (0: dense; numbers: order of the trials)")
+    axes.set_ylabel(figure_name)
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.legend(frameon=False)
+    open_frame(axes)
+    save_png(figure, file)

@@ -1,4 +1,4 @@
-"""What a person looks at: the table of a file's layers, its ratios, a picture and a page."""
+"""Where the bytes of a .y5z file go: the table of its layers, ratios, a picture and a page."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +15,7 @@ from rich.text import Text
 
 from yolov5_prune_plugin.core.coding.sizes import Sizes
 from yolov5_prune_plugin.files import written_whole
+from yolov5_prune_plugin.reporting.figure import KEPT, canvas, open_frame, save_png
 from yolov5_prune_plugin.reporting.html_page import html_page, svg
 
 COLUMNS = ("weights", "kept", "clusters", "codebook", "indices", "positions", "bytes", "bits/weight")
@@ -24,7 +23,7 @@ _PARTS = (("positions", "#2a6f97"), ("values", "#e9c46a"), ("codebook", "#e76f51
 
 
 def rows(found: Sizes) -> list[tuple[str, ...]]:
-    """One row per layer: name, shape, and ``COLUMNS``."""
+    """Make one row per layer: name, shape, and ``COLUMNS``."""
     return [
         (layer.name, "x".join(map(str, layer.shape)), f"{layer.weights:,}", f"{layer.kept / max(1, layer.weights):.3f}",
          str(layer.clusters or "own"), f"{layer.codebook:,}", f"{layer.values:,}", f"{layer.positions:,}",
@@ -34,7 +33,7 @@ def rows(found: Sizes) -> list[tuple[str, ...]]:
 
 
 def totals(found: Sizes) -> list[tuple[str, ...]]:
-    """The rows below: all weights, other tensors, the header, the file."""
+    """Make the rows below: all weights, other tensors, the header, the file."""
     parts = [
         sum(getattr(layer, name) for layer in found.layers) for name in ("codebook", "values", "positions", "size")
     ]
@@ -49,7 +48,15 @@ def totals(found: Sizes) -> list[tuple[str, ...]]:
 
 
 def ratios(found: Sizes, content: Mapping[str, Any]) -> list[str]:
-    """How much smaller the file is than others of the same model."""
+    """Say how much smaller the file is than others of the same model.
+
+    Args:
+        found: Where the bytes go.
+        content: Of the .y5z file's header.
+
+    Returns:
+        Lines of text.
+    """
     lines = [f"{found.total:,} bytes, {found.fp32 / found.total:.1f}x smaller than its numbers in fp32"
              f" ({found.fp32:,} bytes)"]  # fmt: skip
     source = content.get("source")
@@ -61,7 +68,13 @@ def ratios(found: Sizes, content: Mapping[str, Any]) -> list[str]:
 
 
 def say_ratios(console: Console, found: Sizes, content: Mapping[str, Any]) -> None:
-    """Print the ratios, and what sharing changed."""
+    """Print the ratios, and what sharing changed.
+
+    Args:
+        console: Where to.
+        found: Where the bytes go.
+        content: Of the .y5z file's header.
+    """
     for line in ratios(found, content):
         console.print(line, soft_wrap=True)
     sharing = content.get("sharing")
@@ -76,7 +89,12 @@ def say_ratios(console: Console, found: Sizes, content: Mapping[str, Any]) -> No
 
 
 def table(found: Sizes, title: str) -> Table:
-    """For the terminal."""
+    """Make the table of a file's layers for the terminal.
+
+    Args:
+        found: Where the bytes go.
+        title: Above it.
+    """
     made = Table(title=Text(title, style="table.title"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     made.add_column("layer")
     for column in ("shape", *COLUMNS):
@@ -89,10 +107,17 @@ def table(found: Sizes, title: str) -> Table:
     return made
 
 
-def draw(found: Sizes, title: str) -> Figure:
-    """Bars of each layer's bytes, by what they are for, and its bits per weight."""
-    figure = Figure(figsize=(max(8.0, 0.17 * (len(found.layers) + 2)), 6.5), layout="constrained")
-    FigureCanvasAgg(figure)  # no pyplot: the backend stays as it is
+def draw(found: Sizes, title: str) -> Any:
+    """Draw bars of each layer's bytes, by what they are for, and its bits per weight.
+
+    Args:
+        found: Where the bytes go.
+        title: Above the plot.
+
+    Returns:
+        A matplotlib figure.
+    """
+    figure = canvas(max(8.0, 0.17 * (len(found.layers) + 2)), 6.5)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     names = [layer.name.removesuffix(".weight") for layer in found.layers]
     base = [0.0] * len(names)
@@ -106,23 +131,36 @@ def draw(found: Sizes, title: str) -> Figure:
     top.set_ylabel("kB")
     top.set_title(f"{title}: {found.total:,} bytes", loc="left", fontsize=10)
     top.legend(frameon=False)
-    bottom.bar(range(len(names)), [layer.bits_per_weight for layer in found.layers], color="#2a6f97")
+    bottom.bar(range(len(names)), [layer.bits_per_weight for layer in found.layers], color=KEPT)
     bottom.set_ylabel("bits per weight")
     bottom.set_xticks(range(len(names) + 2), [*names, "BatchNorm, biases", "header"], rotation=90, fontsize=6)
+    open_frame(top, bottom)
     for axes in (top, bottom):
-        axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0.01)
     return figure
 
 
 def write_png(file: Path, found: Sizes, title: str) -> None:
-    """The picture."""
+    """Write the picture of ``draw``.
+
+    Args:
+        file: The PNG.
+        found: Where the bytes go.
+        title: Above it.
+    """
     with written_whole(file) as temporary:
-        draw(found, title).savefig(temporary, dpi=120)
+        save_png(draw(found, title), temporary)
 
 
 def write_html(file: Path, found: Sizes, content: Mapping[str, Any], title: str) -> None:
-    """One page that needs nothing else."""
+    """Write one page that needs nothing else: ratios, picture and table.
+
+    Args:
+        file: Where to.
+        found: Where the bytes go.
+        content: Of the .y5z file's header.
+        title: Heading.
+    """
     frame = pd.DataFrame([*rows(found), *totals(found)], columns=["layer", "shape", *COLUMNS])
     page = html_page(title, *(f"<p>{html.escape(line)}</p>" for line in ratios(found, content)),
                      svg(draw(found, title)), frame.to_html(index=False, escape=True, border=0))  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a person looks at: the table of the layers in the terminal, layers.csv and layers.png."""
+"""The layers of a pruned model: a table in the terminal, layers.csv and layers.png."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from rich.text import Text
 
 from yolov5_prune_plugin.core.pruning.parameters import any_of
 from yolov5_prune_plugin.core.pruning.sparsity import Sparsity
+from yolov5_prune_plugin.reporting.figure import GONE, KEPT, canvas, open_frame, save_png
 
 
 def layers_frame(sparsity: Sparsity) -> pd.DataFrame:
-    """One row per layer's weight: name, shape, weights, zeros, sparsity, zero_channels, skipped."""
+    """Make one row per layer's weight: name, shape, weights, zeros, sparsity, zero_channels, skipped."""
     rows = [
         {"name": layer.name, "shape": "x".join(map(str, layer.shape)), "weights": layer.weights, "zeros": layer.zeros,
          "sparsity": layer.sparsity, "zero_channels": layer.channels, "skipped": layer.skipped}
@@ -24,7 +25,12 @@ def layers_frame(sparsity: Sparsity) -> pd.DataFrame:
 
 
 def layers_table(sparsity: Sparsity, title: str) -> Table:
-    """The layers and both totals as a table for the terminal."""
+    """Make a table of the layers and both totals.
+
+    Args:
+        sparsity: The model's zeros.
+        title: Above it.
+    """
     # Text, as paths and globs may hold [brackets], which rich would take as markup
     title_text = Text(title, style="table.title")
     table = Table(title=title_text, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -52,26 +58,28 @@ def layers_table(sparsity: Sparsity, title: str) -> Table:
 
 
 def plot_layers(sparsity: Sparsity, title: str, file: Path) -> None:
-    """Bars of weights kept and dropped per layer, and the sparsity of each, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # no pyplot: the run's own figures and backend stay as they are
+    """Draw bars of weights kept and dropped per layer, and the sparsity of each.
 
+    Args:
+        sparsity: The model's zeros.
+        title: Above the plot.
+        file: The PNG.
+    """
     frame = layers_frame(sparsity)
-    figure = Figure(figsize=(max(8.0, 0.16 * len(frame)), 6.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(max(8.0, 0.16 * len(frame)), 6.5)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     x = range(len(frame))
-    top.bar(x, frame["weights"] - frame["zeros"], color="#2a6f97", label="kept")
-    top.bar(x, frame["zeros"], bottom=frame["weights"] - frame["zeros"], color="#e76f51", label="zero")
+    top.bar(x, frame["weights"] - frame["zeros"], color=KEPT, label="kept")
+    top.bar(x, frame["zeros"], bottom=frame["weights"] - frame["zeros"], color=GONE, label="zero")
     top.set_ylabel("weights")
     top.set_title(title, loc="left", fontsize=10)
     top.legend(frameon=False)
-    bottom.bar(x, frame["sparsity"], color="#e76f51")
+    bottom.bar(x, frame["sparsity"], color=GONE)
     bottom.axhline(sparsity.conv_sparsity, color="black", linewidth=0.8, linestyle="--")
     bottom.set_ylim(0, 1)
     bottom.set_ylabel("sparsity (-- all convs)")
     bottom.set_xticks(list(x), [name.removesuffix(".weight") for name in frame["name"]], rotation=90, fontsize=6)
+    open_frame(top, bottom)
     for axes in (top, bottom):
-        axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0.01)
-    figure.savefig(file, dpi=120)
+    save_png(figure, file)

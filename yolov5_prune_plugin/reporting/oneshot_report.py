@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Optional
 
 import torch
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from yolov5_prune_plugin import __version__
 from yolov5_prune_plugin.core.pruning.amounts import amounts_of
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.sparsity import Sparsity
-from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.files import written_whole
 from yolov5_prune_plugin.plugin_api.run import Evaluation, Run, Saved
 from yolov5_prune_plugin.reporting.amounts_file import write_amounts
+from yolov5_prune_plugin.reporting.console import console
+from yolov5_prune_plugin.reporting.run_folder import csv_of, json_of, write_report
 
 NOTE = (
     "Zeros alone make neither the model faster nor its file smaller: dense kernels multiply by them, and they are"
@@ -45,10 +43,10 @@ class Record:
             "note": NOTE,
             "versions": {"yolov5_prune_plugin": __version__, "torch": torch.__version__},
         }
-        self._console = Console(width=120, highlight=False, markup=False, emoji=False, quiet=not run.main)
+        self._console = console(quiet=not run.main)
 
     def layers(self) -> None:
-        """Print the layers and write all four files."""
+        """Print the layers, and write all four files."""
         from yolov5_prune_plugin.reporting.layers import layers_frame, layers_table, plot_layers
 
         how = [self.content[key] for key in ("method", "distribution", "granularity")]
@@ -59,20 +57,16 @@ class Record:
         self._console.print(layers_table(self.sparsity, title))
         self._console.print(NOTE, style="dim")
         if self.run.main and self.run.folder:
-            try:
-                self.run.folder.mkdir(parents=True, exist_ok=True)
-                with written_whole(self.run.folder / "layers.csv") as file:
-                    layers_frame(self.sparsity).to_csv(file, index=False)
-                with written_whole(self.run.folder / "layers.png") as file:
-                    plot_layers(self.sparsity, title, file)
-                grain = Granularity.parse(self.content["granularity"])
-                write_amounts(self.run.folder / "amounts.yaml", amounts_of(self.sparsity, grain))
-            except OSError as error:
-                raise PruneError(f"the report cannot be written to {self.run.folder}: {error}") from error
+            amounts = amounts_of(self.sparsity, Granularity.parse(self.content["granularity"]))
+            write_report(self.run.folder, {
+                "layers.csv": csv_of(layers_frame(self.sparsity)),
+                "layers.png": lambda file: plot_layers(self.sparsity, title, file),
+                "amounts.yaml": lambda file: write_amounts(file, amounts),
+            })  # fmt: skip
         self._write()
 
     def saved(self, saved: Saved) -> None:
-        """Say what was saved."""
+        """Say what was saved, and note it in the report."""
         self.content["saved"] = {"file": str(saved.file), "weights": saved.weights, "bytes": saved.bytes,
                                  "largest_difference": saved.largest_difference}  # fmt: skip
         how = {
@@ -87,7 +81,12 @@ class Record:
         self._write()
 
     def evaluated(self, evaluation: Evaluation, baseline: Optional[Evaluation]) -> None:
-        """Add what the script measured; print it beside the dense model's if that was measured too."""
+        """Add what the script measured; print it beside the dense model's if that was measured too.
+
+        Args:
+            evaluation: Of the pruned model.
+            baseline: Of the dense model, if it was measured.
+        """
         self.content.update(_numbers(evaluation))
         for name, one in (("dense", baseline), ("pruned", evaluation)):
             if one and one.failed:
@@ -108,17 +107,17 @@ class Record:
             self._console.print(f"report: {self.run.folder}", soft_wrap=True)
 
     def _write(self) -> None:
-        if not (self.run.main and self.run.folder):
-            return
-        try:
-            with written_whole(self.run.folder / "report.json") as file:
-                file.write_text(json.dumps(self.content, indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise PruneError(f"the report cannot be written to {self.run.folder}: {error}") from error
+        if self.run.main and self.run.folder:
+            write_report(self.run.folder, {"report.json": json_of(self.content)})
 
 
 def comparison_table(dense: Evaluation, pruned: Evaluation) -> Table:
-    """dense | pruned | difference for every figure that both have."""
+    """Make a table of dense, pruned and difference, for every figure that both have.
+
+    Args:
+        dense: What was measured of the dense model.
+        pruned: What was measured of the pruned one.
+    """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for column, one in (("dense", dense), ("pruned", pruned)):

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from yolov5_prune_plugin.core.pruning.sensitivity import Sensitivity
+from yolov5_prune_plugin.reporting.figure import canvas, save_png
 from yolov5_prune_plugin.reporting.html_page import html_page
 
 SORT = """document.querySelectorAll("th").forEach((head, column) => head.onclick = () => {
@@ -65,17 +66,20 @@ def extremes_table(
 
 
 def plot_heat_map(rows: Sequence[Sensitivity], title: str, file: Path) -> None:
-    """Layers down, amounts across, the error as colour on a logarithmic scale, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """Draw layers down, amounts across, and the error as colour on a logarithmic scale.
+
+    Args:
+        rows: One a layer, all with the same amounts.
+        title: Above the plot.
+        file: The PNG.
+    """
     from matplotlib.colors import LogNorm
-    from matplotlib.figure import Figure  # no pyplot: the run's own figures and backend stay as they are
 
     errors = [[error if math.isfinite(error) else math.nan for error in row.errors] for row in rows]
     positive = [error for line in errors for error in line if error > 0] or [1.0]
     least, most = min(positive), max(positive)
     amounts = rows[0].amounts
-    figure = Figure(figsize=(5.5 + 0.5 * len(amounts), max(3.0, 1.5 + 0.17 * len(rows))), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(5.5 + 0.5 * len(amounts), max(3.0, 1.5 + 0.17 * len(rows)))
     axes = figure.subplots()
     image = axes.imshow(
         [[max(error, least) for error in line] for line in errors], aspect="auto", cmap="viridis",
@@ -85,13 +89,21 @@ def plot_heat_map(rows: Sequence[Sensitivity], title: str, file: Path) -> None:
     axes.set_xlabel("share pruned of this layer alone")
     axes.set_title(title, fontsize=9, loc="left", wrap=True)
     figure.colorbar(image, label="error")
-    figure.savefig(file, dpi=120)
+    save_png(figure, file)
 
 
 def page(
     rows: Sequence[Sensitivity], suggested: Mapping[str, float], title: str, notes: Sequence[str], image: bytes
 ) -> str:
-    """One HTML page with everything in it; a click on a column's head sorts by it."""
+    """Make one HTML page with everything in it; a click on a column's head sorts by it.
+
+    Args:
+        rows: One a layer.
+        suggested: Amounts by layer; may be empty.
+        title: Heading.
+        notes: Sentences below it.
+        image: The heat map, as PNG.
+    """
     table = wide_frame(rows, suggested).to_html(index=False, border=0, float_format=lambda value: f"{value:.4g}")
     picture = base64.b64encode(image).decode("ascii")
     return html_page(

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Optional
 
 import pandas as pd
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from yolov5_prune_plugin.core.channels.slim import Slimmed
-from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.files import written_whole
+from yolov5_prune_plugin.reporting.console import console
+from yolov5_prune_plugin.reporting.figure import GONE, KEPT, canvas, open_frame, save_png
+from yolov5_prune_plugin.reporting.run_folder import csv_of, json_of, write_report
 
 SHOWN = 6  # names of layers in a line
 
@@ -25,7 +24,7 @@ class Written:
     """The file of a slim model, and what its validation gave.
 
     Attributes:
-        file: It.
+        file: The checkpoint.
         figure: What is measured: map, mask_map or top1; empty without a validation.
         dense: The dense model's.
         slim: The slim one's; None without a validation.
@@ -41,13 +40,13 @@ class Report:
     """Everything that is said about one slimming."""
 
     def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
-        """Begin it.
+        """Begin the report.
 
         Args:
             folder: For the files.
             facts: Plain values for report.json.
         """
-        self._console = Console(width=120, highlight=False, markup=False, emoji=False)
+        self._console = console()
         self._folder = folder
         self.content: dict[str, Any] = {**facts, "said": []}
 
@@ -57,12 +56,22 @@ class Report:
         self._console.print(line, soft_wrap=True)
 
     def measured(self, which: str, figure: str, value: float) -> None:
-        """A validation."""
+        """Note and print what a validation gave.
+
+        Args:
+            which: ``dense`` or ``slim``.
+            figure: What was measured.
+            value: Of it, in [0, 1].
+        """
         self.content[which] = {figure: value}
         self._console.print(f"{which}: {figure} {value:.4f}")
 
     def done(self, slimmed: Slimmed, written: Optional[Written] = None) -> None:
         """Print the tables and write the files.
+
+        Args:
+            slimmed: What was done.
+            written: The file, if one was written.
 
         Raises:
             PruneError: If the report can't be written; the model is.
@@ -89,16 +98,11 @@ class Report:
         frame = pd.DataFrame(
             [(name, *pair) for name, pair in slimmed.widths.items()], columns=["name", "before", "after"]
         )
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with written_whole(self._folder / "report.json") as file:
-                file.write_text(json.dumps(self.content, indent=2) + "\n", encoding="utf-8")
-            with written_whole(self._folder / "widths.csv") as file:
-                frame.to_csv(file, index=False)
-            with written_whole(self._folder / "widths.png") as file:
-                _plot(frame, file)
-        except OSError as error:
-            raise PruneError(f"the report cannot be written to {self._folder}: {error}") from error
+        write_report(self._folder, {
+            "report.json": json_of(self.content),
+            "widths.csv": csv_of(frame),
+            "widths.png": lambda file: _plot(frame, file),
+        })  # fmt: skip
         self._console.print(f"report: {self._folder}", soft_wrap=True)
 
 
@@ -130,18 +134,14 @@ def _costs(slimmed: Slimmed, written: Optional[Written]) -> Table:
 
 
 def _plot(frame: pd.DataFrame, file: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(max(8.0, 0.16 * len(frame)), 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(max(8.0, 0.16 * len(frame)), 4.5)
     axes = figure.subplots()
     x = range(len(frame))
-    axes.bar(x, frame["after"], color="#2a6f97", label="kept")
-    axes.bar(x, frame["before"] - frame["after"], bottom=frame["after"], color="#e76f51", label="removed")
+    axes.bar(x, frame["after"], color=KEPT, label="kept")
+    axes.bar(x, frame["before"] - frame["after"], bottom=frame["after"], color=GONE, label="removed")
     axes.set_ylabel("channels")
     axes.set_xticks(list(x), frame["name"], rotation=90, fontsize=6)
-    axes.spines[["top", "right"]].set_visible(False)
+    open_frame(axes)
     axes.margins(x=0.01)
     axes.legend(frameon=False)
-    figure.savefig(file, dpi=120)
+    save_png(figure, file)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from rich.console import Console
 
 from yolov5_prune_plugin import __version__
 from yolov5_prune_plugin.core.pruning.sparsity import Sparsity
-from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.files import written_whole
 from yolov5_prune_plugin.plugin_api.run import Run, Training
+from yolov5_prune_plugin.reporting.console import console
 from yolov5_prune_plugin.reporting.layers import layers_frame, layers_table, plot_layers
 from yolov5_prune_plugin.reporting.oneshot_report import NOTE
+from yolov5_prune_plugin.reporting.run_folder import Writer, csv_of, json_of, write_report
 from yolov5_prune_plugin.reporting.training_figure import plot_history
 
 
@@ -26,10 +23,10 @@ class TrainingRecord:
 
     def __init__(self, run: Run, facts: dict[str, Any], training: Training) -> None:
         self.run, self.training, self.facts = run, training, facts
-        self._console = Console(width=120, highlight=False, markup=False, emoji=False, quiet=not run.main)
+        self._console = console(quiet=not run.main)
 
     def epoch(self) -> None:
-        """One line, and the files."""
+        """Print a line about the epoch, and write the files."""
         masked, last = self.training.masked, self.training.history[-1]
         assert masked is not None
         state = "masks frozen" if masked.frozen else "masks changing"
@@ -40,19 +37,19 @@ class TrainingRecord:
         self._write({"history.csv": self._history, "report.json": self._report})
 
     def end(self) -> None:
-        """The layers, and all files."""
+        """Print the layers of what was saved, and write all files."""
         masked, saved = self.training.masked, self.training.saved
         assert masked is not None
         if not masked.frozen:
             self._say("the training ended before the masks were frozen: the sparsity that was asked for is not there")
-        files: dict[str, Callable[[Path], Any]] = {"history.csv": self._history, "history.png": self._plot,
+        files: dict[str, Writer] = {"history.csv": self._history, "history.png": self._plot,
                                                    "report.json": self._report}  # fmt: skip
         name = next((name for name in ("best.pt", "last.pt") if name in saved), None)
         if name:
             title = f"{name} of {self.run.arguments.save_dir}: {self.facts['method']}"
             self._console.print(layers_table(saved[name], title))
             self._console.print(NOTE, style="dim")
-            files["layers.csv"] = lambda file: layers_frame(saved[name]).to_csv(file, index=False)
+            files["layers.csv"] = csv_of(layers_frame(saved[name]))
             files["layers.png"] = lambda file: plot_layers(saved[name], title, file)
         for name, sparsity in saved.items():
             self._say(f"{name}: {sparsity.conv_sparsity:.2%} of {sparsity.conv_weights:,} conv weights zero,"
@@ -66,7 +63,7 @@ class TrainingRecord:
             print(f"yolov5-prune: {text}", flush=True)
 
     def _history(self, file: Path) -> None:
-        pd.DataFrame(self.training.history).to_csv(file, index=False)
+        csv_of(pd.DataFrame(self.training.history))(file)
 
     def _plot(self, file: Path) -> None:
         assert self.training.masked is not None
@@ -84,19 +81,12 @@ class TrainingRecord:
             "skipped": selection.skipped, "history": self.training.history, "note": NOTE,
             "versions": {"yolov5_prune_plugin": __version__, "torch": torch.__version__},
         }  # fmt: skip
-        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        json_of(content)(file)
 
-    def _write(self, files: dict[str, Callable[[Path], Any]]) -> None:
+    def _write(self, files: dict[str, Writer]) -> None:
         folder = self.run.folder
-        if not self.run.main or folder is None:
-            return
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, write in files.items():
-                with written_whole(folder / name) as file:
-                    write(file)
-        except OSError as error:
-            raise PruneError(f"the report cannot be written to {folder}: {error}") from error
+        if self.run.main and folder is not None:
+            write_report(folder, files)
 
 
 def _numbers(sparsity: Sparsity) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from yolov5_prune_plugin.core.pruning.budget import Bisection, Trial
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.reporting.budget_figure import plot_trials, trials_frame
+from yolov5_prune_plugin.reporting.budget_report import plot_trials, trials_frame
 
 
 def search(step: float, limit: float) -> tuple[float, list[float]]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from yolov5_prune_plugin.core.training.bn_penalty import Penalty, scales_of, summary
-from yolov5_prune_plugin.reporting.bn_scales_figure import plot_scales
+from yolov5_prune_plugin.reporting.training_figure import plot_scales
 
 
 def net() -> nn.Sequential:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -17,8 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from yolov5_prune_plugin.errors import NoResultError, PruneError
-from yolov5_prune_plugin.files import written_whole
-from yolov5_prune_plugin.reporting.progress import bar
+from yolov5_prune_plugin.reporting.console import bar
+from yolov5_prune_plugin.reporting.console import console as make_console
+from yolov5_prune_plugin.reporting.figure import GONE, KEPT, canvas, open_frame, save_png
+from yolov5_prune_plugin.reporting.run_folder import json_of, write_report
 
 CLOSE = 1e-4  # outputs of another runtime on the CPU, relative to PyTorch's; TensorRT rounds to TF32
 
@@ -49,7 +50,7 @@ def bench(options: argparse.Namespace) -> int:
     from yolov5_prune_plugin.core.channels.cost import Cost
     from yolov5_prune_plugin.yolov5.checkout.upstream import as_used, find_upstream, stride_of, task_of
 
-    console = Console(width=120, highlight=False, markup=False, emoji=False)
+    console = make_console()
     left_out = _left_out(options.runtimes, console)
     there = [runtime for runtime in NAMES if runtime in options.runtimes and runtime not in left_out]
     upstream = find_upstream(options.repo)
@@ -183,32 +184,25 @@ def _latencies(content: dict[str, Any], names: dict[str, str]) -> Table:
 
 
 def _write(content: dict[str, Any], folder: Path, names: dict[str, str]) -> None:
-    try:
-        with written_whole(folder / "bench.json") as file:
-            file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        with written_whole(folder / "bench.png") as file:
-            _plot(content, names, file)
-    except OSError as error:
-        raise PruneError(f"--project {folder}: cannot be written to: {error}") from error
+    write_report(folder, {
+        "bench.json": json_of(content),
+        "bench.png": lambda file: _plot(content, names, file),
+    }, f"--project {folder}: the report")  # fmt: skip
 
 
 def _plot(content: dict[str, Any], names: dict[str, str], file: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.0, 1.2 + 0.3 * len(content["latency"])), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(8.0, 1.2 + 0.3 * len(content["latency"]))
     axes = figure.subplots()
     rows = content["latency"]
     values = [row["speedup"] for row in rows]
     spread = [[max(0.0, row["speedup"] - row["speedup_low"]) for row in rows],
               [max(0.0, row["speedup_high"] - row["speedup"]) for row in rows]]  # fmt: skip
-    axes.barh(range(len(rows)), values, xerr=spread, color="#2a6f97", ecolor="#e76f51")
+    axes.barh(range(len(rows)), values, xerr=spread, color=KEPT, ecolor=GONE)
     axes.set_yticks(
         range(len(rows)), [f"{names[r['runtime']]}, batch {r['batch']}: {r['model']}" for r in rows], fontsize=7
     )
     axes.invert_yaxis()
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xlabel("times faster than the first model")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file, dpi=120)
+    open_frame(axes)
+    save_png(figure, file)

@@ -34,10 +34,9 @@ def compress_file(options: argparse.Namespace) -> int:
         raise PruneError(f"-o {options.output}: must end in {SUFFIX}, by which the scripts know it")
     check_new_file("-o", options.output)
 
-    from rich.console import Console
-
     from yolov5_prune_plugin.commands.compress.share import share_all
     from yolov5_prune_plugin.core.coding import container
+    from yolov5_prune_plugin.reporting.console import console as make_console
     from yolov5_prune_plugin.yolov5.checkout.upstream import find_upstream
     from yolov5_prune_plugin.yolov5.checkpoints import y5z
 
@@ -51,7 +50,7 @@ def compress_file(options: argparse.Namespace) -> int:
     names = y5z.weights_of(model)
     others = {name: tensor for name, tensor in state.items() if name not in names}
     content["source"] = _sizes_of(y5z.as_checkpoint(content, model, half=True))
-    console = Console(width=120, highlight=False, markup=False, emoji=False)
+    console = make_console()
 
     def write(weights: dict[str, Tensor]) -> int:
         with console.status("packing"):
@@ -107,15 +106,14 @@ def inspect_file(options: argparse.Namespace) -> int:
     for name in ("html", "png"):
         if getattr(options, name):
             check_new_file(f"--{name}", getattr(options, name))
-    from rich.console import Console
-
     from yolov5_prune_plugin.core.coding import container
     from yolov5_prune_plugin.core.coding.sizes import sizes
     from yolov5_prune_plugin.reporting import compress_report as show
+    from yolov5_prune_plugin.reporting.console import console as make_console
 
     opened = container.read(options.file)
     found = sizes(opened)
-    console = Console(width=130, highlight=False, markup=False, emoji=False)
+    console = make_console(130)
     console.print(show.table(found, str(options.file)))
     show.say_ratios(console, found, opened.content)
     if options.png:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import shlex
 import sys
@@ -23,12 +22,13 @@ from yolov5_prune_plugin.commands.curve.study import Study, fail, open_study
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.files import written_whole
 from yolov5_prune_plugin.jobs.options import EngineOptions
 from yolov5_prune_plugin.options import build, split_arguments
-from yolov5_prune_plugin.reporting.curve_figure import draw
-from yolov5_prune_plugin.reporting.curve_page import write_page
+from yolov5_prune_plugin.reporting.console import console as make_console
+from yolov5_prune_plugin.reporting.curve_report import draw, write_page
+from yolov5_prune_plugin.reporting.figure import save_png
 from yolov5_prune_plugin.reporting.oneshot_report import LABELS
+from yolov5_prune_plugin.reporting.run_folder import csv_of, json_of, write_report
 
 TAKEN = {
     "--prune": "the curve sets it; give --amounts, such as 0:0.9:0.1",
@@ -65,7 +65,7 @@ def curve(target: str, arguments: Sequence[str], before: argparse.Namespace, com
     study = open_study("curve", target, [*rest, *verbatim], flags.seams, not flags.no_shims, TAKEN)
     points = _points(study, options)
     folder = Path(options.project or "runs/curve", options.name or study.weights.stem).resolve()
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False, emoji=False)
+    console = make_console(None if sys.stdout.isatty() else 120)
     with locked(folder, "--project/--name"):
         measured = measure(points, Store(folder, study), engine, console, options.keep_models)
         _report(measured, study, folder, console, command)
@@ -110,18 +110,13 @@ def _report(measured: Measured, study: Study, folder: Path, console: Console, co
     }  # fmt: skip
     import pandas as pd
 
-    try:
-        with written_whole(folder / "curve.json") as file:
-            file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        with written_whole(folder / "curve.csv") as file:
-            pd.DataFrame(rows).to_csv(file, index=False)
-        figure = draw(rows, figures, title)
-        with written_whole(folder / "curve.png") as file:
-            figure.savefig(file, dpi=120)
-        with written_whole(folder / "curve.html") as file:
-            write_page(file, title, content, figure)
-    except OSError as error:
-        raise PruneError(f"--project/--name: {folder} cannot be written to: {error}") from error
+    figure = draw(rows, figures, title)
+    write_report(folder, {
+        "curve.json": json_of(content),
+        "curve.csv": csv_of(pd.DataFrame(rows)),
+        "curve.png": lambda file: save_png(figure, file),
+        "curve.html": lambda file: write_page(file, title, content, figure),
+    }, "--project/--name: the report")  # fmt: skip
     console.print(f"curve.png, curve.html, curve.csv, curve.json: {folder}", soft_wrap=True)
     again = shlex.join(command)
     failed = sum(bool(outcome.failed) for outcome in outcomes)

@@ -13,7 +13,7 @@ from yolov5_prune_plugin.errors import NoResultError, PruneError
 from yolov5_prune_plugin.files import check_new_file, written_whole
 from yolov5_prune_plugin.methods.slim.flags import SlimOptions, ValidationOptions, parse_target
 from yolov5_prune_plugin.options import build
-from yolov5_prune_plugin.reporting.progress import bar
+from yolov5_prune_plugin.reporting.console import bar
 
 COLLAPSED = 0.1  # of the dense model's figure: less is called a collapse
 TRIES, MILDER = 4, 0.75  # backing off removes so much of what was removed before, so often

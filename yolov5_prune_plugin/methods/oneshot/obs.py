@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Optional
@@ -32,6 +32,7 @@ from yolov5_prune_plugin.methods.oneshot.calibration import CalibrationOptions
 from yolov5_prune_plugin.options import checked, flag
 from yolov5_prune_plugin.plugin_api.methods import Method
 from yolov5_prune_plugin.plugin_api.run import Run
+from yolov5_prune_plugin.reporting.console import lasting_bar
 
 SMOOTH = 0.1  # share of a layer's mean curvature added to each weight's: 128 images are few
 BATCH = 4
@@ -39,7 +40,7 @@ SIDE = 384  # pixels, at most, of the parts of images that are tuned on: as good
 STEPS, STEPS_PATTERN = 200, 600  # of tuning; a pattern such as 2:4 does more harm
 HELD = 8  # one in so many images judges the tuning and is not tuned on
 TRACED = 128  # pixels, at most, of the image by which channel groups are found
-MEMORY = 4 << 30  # bytes of activations during the walk
+MEMORY = 4 << 30  # bytes of activations while layers are calibrated one after the other
 
 
 def _steps(text: str) -> int:
@@ -201,15 +202,8 @@ class Obs(Method):
             values.append(float(distance(self._model(image.to(dtype)), work(image))))
         return sum(values) / len(values) if values else 1.0
 
-    @contextmanager
-    def _bar(self, what: str, total: int) -> Iterator[Any]:
-        from rich.console import Console
-        from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-        columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), disable=not self._run.main) as bar:
-            task = bar.add_task(f"obs: {what}", total=total)
-            yield lambda: bar.advance(task)
+    def _bar(self, what: str, total: int) -> AbstractContextManager[Any]:
+        return lasting_bar(f"obs: {what}", total, shown=self._run.main)
 
 
 @hookimpl

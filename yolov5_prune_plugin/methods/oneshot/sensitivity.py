@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +17,6 @@ from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.oneshot import Request, prune_by_scores
 from yolov5_prune_plugin.core.pruning.parameters import Selection, Target
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.files import written_whole
 from yolov5_prune_plugin.methods.oneshot.calibration import CalibrationOptions
 from yolov5_prune_plugin.options import checked, flag
 from yolov5_prune_plugin.plugin_api.methods import Method
@@ -100,10 +98,8 @@ class SensitivityRun:
     @hookimpl
     def model_loaded(self, run: Run, model: nn.Module) -> None:
         """Measure, restore, report."""
-        from rich.console import Console
-        from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
         from yolov5_prune_plugin.core.pruning.sensitivity import reach, suggest, sweep
+        from yolov5_prune_plugin.reporting.console import lasting_bar
 
         options: CalibrationOptions = run.config(CalibrationOptions)
         wanted = options.prune_calib if "--prune-calib" in run.given(CalibrationOptions) else IMAGES
@@ -114,11 +110,9 @@ class SensitivityRun:
         self.method.calibrate(run, model, targets)
         size = images.images if own else 8  # asked once, not once a batch
         steps = len(targets) * len(self.amounts) * math.ceil(images.images / size)
-        columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), disable=not run.main) as bar:
-            task = bar.add_task("sensitivity: layers x amounts", total=steps)
+        with lasting_bar("sensitivity: layers x amounts", steps, shown=run.main) as advance:
             rows, measure = sweep(model, targets, self.amounts, images.batches(size), self._prune, thorough=own,
-                                  progress=lambda: bar.advance(task))  # fmt: skip
+                                  progress=advance)  # fmt: skip
         # whole channels, or weights that make the model fail, may leave less than was asked for
         overall = min(self.overall, reach(rows))
         suggested = suggest(rows, overall) if self.suggests else {}
@@ -136,11 +130,11 @@ class SensitivityRun:
 def _report(
     run: Run, rows: Sequence[Sensitivity], suggested: dict[str, float], overall: float, facts: dict[str, Any]
 ) -> None:
-    from rich.console import Console
-
+    from yolov5_prune_plugin.reporting.console import console as console_of
+    from yolov5_prune_plugin.reporting.run_folder import Writer, csv_of, json_of, text_of, write_report
     from yolov5_prune_plugin.reporting.sensitivity_figures import extremes_table, long_frame, page, plot_heat_map
 
-    console = Console(width=120, highlight=False, markup=False, emoji=False)
+    console = console_of()
     amount = min(rows[0].amounts, key=lambda amount: abs(amount - overall))
     title = f"Sensitivity of {', '.join(run.weights)}: {facts['method']}, {facts['granularity']}"
     notes = [
@@ -171,21 +165,15 @@ def _report(
         image = (folder / "sensitivity.png").read_bytes()
         file.write_text(page(rows, suggested, title, notes, image), encoding="utf-8")
 
-    writers: dict[str, Callable[[Path], object]] = {
-        "sensitivity.csv": lambda file: long_frame(rows).to_csv(file, index=False),
-        "sensitivity.json": lambda file: file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8"),
+    files: dict[str, Writer] = {
+        "sensitivity.csv": csv_of(long_frame(rows)),
+        "sensitivity.json": json_of(content),
         "sensitivity.png": write_png,
         "sensitivity.html": write_html,
     }
     if suggested:
-        writers["amounts.yaml"] = lambda file: file.write_text(_yaml(suggested, overall, title), encoding="utf-8")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, write in writers.items():
-            with written_whole(folder / name) as file:
-                write(file)
-    except OSError as error:
-        raise PruneError(f"the report cannot be written to {folder}: {error}") from error
+        files["amounts.yaml"] = text_of(_yaml(suggested, overall, title))
+    write_report(folder, files)
     console.print(f"report: {folder}", soft_wrap=True)
 
 

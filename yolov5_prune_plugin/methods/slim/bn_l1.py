@@ -8,7 +8,6 @@ from typing import Optional
 from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.core.training.bn_penalty import NEAR, QUANTILES, Penalty, scales_of, summary
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.files import written_whole
 from yolov5_prune_plugin.options import above_zero, checked, flag, open_fraction
 from yolov5_prune_plugin.plugin_api.run import Run, Training
 
@@ -92,17 +91,13 @@ class BnL1:
     def _write(self, training: Training) -> None:
         import pandas as pd
 
-        from yolov5_prune_plugin.reporting.bn_scales_figure import plot_scales
+        from yolov5_prune_plugin.reporting.run_folder import csv_of, write_report
+        from yolov5_prune_plugin.reporting.training_figure import plot_scales
 
-        folder = self.run.folder
-        assert folder is not None
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with written_whole(folder / "gammas.csv") as file:
-                frame = pd.DataFrame(training.history)[["epoch", "near_zero", *QUANTILES]]
-                frame.to_csv(file, index=False)
-            with written_whole(folder / "gammas.png") as file:
-                title = f"BatchNorm scales, --bn-l1 {self.options.bn_l1:g}"
-                plot_scales(training.history, self.options.bn_l1_ready, title, file)
-        except OSError as error:
-            raise PruneError(f"the report cannot be written to {folder}: {error}") from error
+        assert self.run.folder is not None
+        frame = pd.DataFrame(training.history)[["epoch", "near_zero", *QUANTILES]]
+        title = f"BatchNorm scales, --bn-l1 {self.options.bn_l1:g}"
+        write_report(self.run.folder, {
+            "gammas.csv": csv_of(frame),
+            "gammas.png": lambda file: plot_scales(training.history, self.options.bn_l1_ready, title, file),
+        })  # fmt: skip

@@ -95,7 +95,7 @@ class SlimTraining:
         """Cut a model, and say what was done; returns the widths of its layers."""
         from yolov5_prune_plugin.core.channels.slim import slim
         from yolov5_prune_plugin.core.outputs.images import Images
-        from yolov5_prune_plugin.reporting.progress import bar
+        from yolov5_prune_plugin.reporting.console import bar
         from yolov5_prune_plugin.reporting.slim_report import Report
 
         options: SlimOptions = self.run.config(SlimOptions)

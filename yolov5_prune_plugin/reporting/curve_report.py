@@ -1,0 +1,107 @@
+"""What a person looks at after a curve: its picture, and one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from yolov5_prune_plugin.reporting.figure import canvas, open_frame
+from yolov5_prune_plugin.reporting.html_page import html_page, svg
+from yolov5_prune_plugin.reporting.oneshot_report import LABELS
+
+MARKERS = "os^Dv*PX"
+_STYLE = "th:nth-child(2), td:nth-child(2), th:last-child, td:last-child { text-align: left; }"
+
+
+def headlines(figures: Sequence[str]) -> list[str]:
+    """Choose the figures that a curve is drawn of: each mAP50-95, or the first if the script has none."""
+    return [name for name in figures if name == "map" or name.endswith("_map")] or [figures[0]]
+
+
+def draw(rows: Sequence[dict[str, Any]], figures: Sequence[str], title: str) -> Any:
+    """Draw one line for each method and distribution; the dense model begins all of them.
+
+    Args:
+        rows: Points, with method, distribution, conv_sparsity, zip_bytes and the figures; those without are left out.
+        figures: Names of the script's figures.
+        title: Above it.
+    """
+    drawn = headlines(figures)
+    figure = canvas(11, 4.6 * len(drawn))
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    axes = figure.subplots(len(drawn), 2, squeeze=False, sharey="row")
+    lines = _lines(rows)
+    for name, (left, right) in zip(drawn, axes):
+        _panel(left, lines, name, "conv_sparsity", 1.0)
+        _panel(right, lines, name, "zip_bytes", 1e6)
+        left.set_ylabel(LABELS.get(name, name))
+        left.set_ylim(bottom=0)
+        left.set_xlim(left=0)
+        left.set_xlabel("share of the conv weights that is zero")
+        right.set_xlabel("MB of the checkpoint (fp16) when zipped")
+    if lines:
+        axes[0][0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _panel(axes: Any, lines: dict[str, list[dict[str, Any]]], name: str, across: str, unit: float) -> None:
+    for index, (label, rows) in enumerate(lines.items()):
+        points = [(row[across] / unit, row[name]) for row in rows if row[across] is not None]
+        axes.plot(*zip(*points) if points else ((), ()), marker=MARKERS[index % len(MARKERS)], markersize=4,
+                  color=f"C{index % 10}", linewidth=1.4, label=label)  # fmt: skip
+    open_frame(axes)
+    axes.grid(alpha=0.25)
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Measured points by line, in the order of their amounts."""
+    done = [row for row in rows if row["state"] in ("done", "reused")]
+    dense = [row for row in done if row["method"] is None]
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for row in done:
+        if row["method"] is not None:
+            lines.setdefault(f"{row['method']}, {row['distribution']}", []).append(row)
+    lines = {label: sorted([*dense, *line], key=lambda row: row["amount"]) for label, line in sorted(lines.items())}
+    return lines or ({"dense": dense} if dense else {})
+
+
+def write_page(file: Path, title: str, content: dict[str, Any], figure: Any) -> None:
+    """Write the page.
+
+    Args:
+        file: Where to.
+        title: Heading.
+        content: What curve.json holds: command, figures, points, decided_by.
+        figure: The picture.
+    """
+    missing = len(content["points"]) - sum(row["state"] in ("done", "reused") for row in content["points"])
+    note = "Sparsity is counted over all Conv2d weights; MB are those of the checkpoint as fp16, and of a zip of it."
+    if missing:
+        note += f" {missing} points are missing."
+    facts = "\n".join(f"{name}: {value}" for name, value in content["decided_by"].items())
+    page = html_page(
+        title, f"<pre>{html.escape(content['command'])}</pre>", svg(figure),
+        _table(content["points"], content["figures"]), f"<p>{note}</p>",
+        f"<details><summary>What decided the results</summary><pre>{html.escape(facts)}</pre></details>",
+        style=_STYLE)  # fmt: skip
+    file.write_text(page, encoding="utf-8")
+
+
+def _table(rows: Sequence[dict[str, Any]], figures: Sequence[str]) -> str:
+    shown = [
+        {"method": row["method"] or "dense", "distribution": row["distribution"] or "", "amount": f"{row['amount']:g}",
+         "sparsity": _number(row["conv_sparsity"], 3),
+         **{LABELS.get(name, name): _number(row[name], 4) for name in figures},
+         "MB": _number(row["bytes"], 2, 1e6), "MB zipped": _number(row["zip_bytes"], 2, 1e6),
+         "": row["reason"] or ("" if row["state"] == "done" else row["state"])}
+        for row in sorted(rows, key=lambda row: (row["method"] or "", row["distribution"] or "", row["amount"]))
+    ]  # fmt: skip
+    return pd.DataFrame(shown).to_html(index=False, escape=True, border=0)
+
+
+def _number(value: Any, digits: int, unit: float = 1.0) -> str:
+    return "-" if value is None else f"{value / unit:.{digits}f}"
