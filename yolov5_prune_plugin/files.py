@@ -13,6 +13,10 @@ from yolov5_prune_plugin.errors import PruneError
 def check_new_file(flag: str, file: Path) -> None:
     """Refuse early what could not be written later.
 
+    Args:
+        flag: What the file was given with, for the error.
+        file: Where something is to be written.
+
     Raises:
         PruneError: If the file exists, is a directory, or its folder is missing or can't be written to.
     """

@@ -42,6 +42,10 @@ def flag_name(field: dataclasses.Field[Any]) -> str:
 def add_flags(parser: argparse.ArgumentParser, classes: Iterable[type]) -> None:
     """Give each dataclass a group of flags, titled by the first line of its docstring.
 
+    Args:
+        parser: Gets them.
+        classes: Dataclasses whose fields were made by ``flag``.
+
     Raises:
         PruneError: If two classes have a flag in common.
     """
@@ -65,12 +69,21 @@ def add_flags(parser: argparse.ArgumentParser, classes: Iterable[type]) -> None:
 
 
 def given(namespace: argparse.Namespace, cls: type) -> list[str]:
-    """The flags of this dataclass that were given on the command line."""
+    """List the flags of a dataclass that were given on the command line.
+
+    Args:
+        namespace: Of ``split_arguments``.
+        cls: The dataclass.
+    """
     return [flag_name(field) for field in dataclasses.fields(cls) if hasattr(namespace, field.name)]
 
 
 def build(namespace: argparse.Namespace, cls: type) -> Any:
-    """Make the dataclass from the flags given and its defaults.
+    """Make a dataclass from the flags given and its defaults.
+
+    Args:
+        namespace: Of ``split_arguments``.
+        cls: The dataclass.
 
     Raises:
         PruneError: If the dataclass itself refuses them.
@@ -79,7 +92,12 @@ def build(namespace: argparse.Namespace, cls: type) -> Any:
 
 
 def words(namespace: argparse.Namespace, classes: Iterable[type]) -> list[str]:
-    """The flags that were given, as a command line would have them; ``split_arguments`` reads them back."""
+    """Write the flags that were given as a command line has them; ``split_arguments`` reads them back.
+
+    Args:
+        namespace: Of ``split_arguments``.
+        classes: The dataclasses.
+    """
     found: list[str] = []
     for field in (field for cls in classes for field in dataclasses.fields(cls) if hasattr(namespace, field.name)):
         value = getattr(namespace, field.name)
@@ -109,7 +127,12 @@ def split_arguments(
 
 
 def help_text(classes: Iterable[type], width_like: argparse.ArgumentParser) -> str:
-    """The ``--help`` section of our flags, without usage line."""
+    """Write the ``--help`` section of our flags, without usage line.
+
+    Args:
+        classes: Dataclasses of our flags.
+        width_like: A parser whose help is formatted alike.
+    """
     parser = argparse.ArgumentParser(
         add_help=False, usage=argparse.SUPPRESS, formatter_class=width_like.formatter_class
     )
@@ -117,16 +140,20 @@ def help_text(classes: Iterable[type], width_like: argparse.ArgumentParser) -> s
     return parser.format_help()
 
 
-def open_fraction(text: str) -> float:
-    """A sparsity in (0, 1)."""
-    value = _number(text)
-    if value is None or not 0 < value < 1:
-        raise PruneError(f"sparsity must be a number above 0 and below 1, for example 0.8; got {text!r}")
-    return value
+def fraction_of(what: str) -> Callable[[str], float]:
+    """Make a flag type: a number in (0, 1), called so in errors, such as ``sparsity``."""
+
+    def check(text: str) -> float:
+        value = _number(text)
+        if value is None or not 0 < value < 1:
+            raise PruneError(f"{what} must be a number above 0 and below 1, for example 0.8; got {text!r}")
+        return value
+
+    return checked(check)
 
 
 def schedule_point(text: str) -> float:
-    """A share of the training from 0 to 1, or a whole number of optimizer steps above 1."""
+    """Read a share of the training from 0 to 1, or a whole number of optimizer steps above 1."""
     value = _number(text)
     if value is None or value < 0 or (value > 1 and value != int(value)):
         raise PruneError("must be a share of the training from 0 to 1, or a whole number of optimizer steps above 1;"
@@ -135,7 +162,7 @@ def schedule_point(text: str) -> float:
 
 
 def at_least_zero(text: str) -> float:
-    """A number of 0 or more."""
+    """Read a number of 0 or more."""
     value = _number(text)
     if value is None or value < 0:
         raise PruneError(f"must be a number of 0 or more, got {text!r}")
@@ -143,33 +170,26 @@ def at_least_zero(text: str) -> float:
 
 
 def above_zero(text: str) -> float:
-    """A number above 0."""
+    """Read a number above 0."""
     value = _number(text)
     if value is None or value <= 0:
         raise PruneError(f"must be a number above 0, got {text!r}")
     return value
 
 
-def whole(text: str) -> int:
-    """A whole number of 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
-        raise PruneError(f"must be a whole number, at least 1; got {text!r}")
-    return int(text)
-
-
 def whole_from(least: int) -> Callable[[str], int]:
-    """A flag type: a whole number of at least so much."""
+    """Make a flag type: a whole number of at least so much."""
 
     def check(text: str) -> int:
         if not text.strip().isdecimal() or int(text) < least:
-            raise PruneError(f"must be a whole number of at least {least}, got {text!r}")
+            raise PruneError(f"must be a whole number, at least {least}; got {text!r}")
         return int(text)
 
     return checked(check)
 
 
 def map_points(text: str) -> float:
-    """Hundredths of a figure, in (0, 100).
+    """Read hundredths of a figure, in (0, 100).
 
     Raises:
         PruneError: If it is none.
@@ -184,6 +204,12 @@ def map_points(text: str) -> float:
 
 def check_order(start_flag: str, start: float, stop_flag: str, stop: float) -> None:
     """Refuse a stop that is not after the start; of a share and a number of steps only the run can tell.
+
+    Args:
+        start_flag: Its name, for the error.
+        start: Share of the training up to 1, or optimizer steps.
+        stop_flag: Its name.
+        stop: As ``start``.
 
     Raises:
         PruneError: If it is not.

@@ -174,9 +174,9 @@ def not_finite(clone: Release, _: Path, folder: Path) -> list[object]:
         ([], no_train, "has no split 'train'; it has val"),
         (["--prune-calib-split", "test"], None, "has no split 'test'; it has train, val"),
         ([], not_finite, "outputs of model.3.conv on the calibration images are not finite (NaN or infinite)"),
-        (["--prune-tune", "-1"], None, "--prune-tune: must be a number of steps, 0 for none; got '-1'"),
+        (["--prune-tune", "-1"], None, "--prune-tune: must be a whole number, at least 0; got '-1'"),
         (["--prune-damp", "0"], None, "--prune-damp: must be a number above 0, got '0'"),
-        (["--prune-calib", "0"], None, "--prune-calib: must be a whole number of images, at least 1; got '0'"),
+        (["--prune-calib", "0"], None, "--prune-calib: must be a whole number, at least 1; got '0'"),
         (["--prune-method", "magnitude"], None, "--prune-tune belongs to --prune-method obs, not magnitude"),
     ],
 )

@@ -290,4 +290,5 @@ def test_flags_with_wrong_values(flag: str, value: str, capsys: pytest.CaptureFi
     """argparse's own exit, with the flag's name."""
     with pytest.raises(SystemExit):
         start(None, "--prune", "0.3", "--prune-method", "obs", f"{flag}={value}")
-    assert f"{flag}: must be a number" in capsys.readouterr().err
+    kind = "whole number, at least 0" if flag == "--prune-tune" else "number above 0"
+    assert f"{flag}: must be a {kind}" in capsys.readouterr().err

@@ -58,6 +58,10 @@ def test_names_are_those_of_core() -> None:
         ),
         (["--bn-l1", "0"], "argument --bn-l1: must be a number above 0, got '0'"),
         (["--bn-l1-ready", "0.2"], "--bn-l1-ready needs --bn-l1 RATE"),
+        (
+            ["--bn-l1", "1", "--bn-l1-ready", "1.5"],
+            "argument --bn-l1-ready: share must be a number above 0 and below 1",
+        ),
     ],
 )
 def test_flags_that_do_not_go_together(given: list[str], message: str, tmp_path: Path) -> None:

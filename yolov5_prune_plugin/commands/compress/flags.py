@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.options import checked, flag, map_points, whole
+from yolov5_prune_plugin.options import checked, flag, map_points, whole_from
 
 # as core has them, which is not imported for a command line: it brings torch
 INITS = ("best", "linear", "density", "k-means++")
@@ -64,8 +64,8 @@ class CompressOptions:
         " --data is at most this many points (hundredths) below the checkpoint's, by bisection",
         type=checked(map_points), metavar="POINTS")  # fmt: skip
     data: str = flag("", "data set of these validations", metavar="DATA")
-    imgsz: Optional[int] = flag(None, "their image size (640; classifiers 224)", type=checked(whole), metavar="N")
-    batch_size: int = flag(8, "images in a batch of theirs (default 8)", type=checked(whole), metavar="N")
+    imgsz: Optional[int] = flag(None, "their image size (640; classifiers 224)", type=whole_from(1), metavar="N")
+    batch_size: int = flag(8, "images in a batch of theirs (default 8)", type=whole_from(1), metavar="N")
     lossless: bool = flag(False, "share no weights: what comes back is the checkpoint in fp16, bit for bit")
     init: str = flag(
         "best", "how k-means begins: linear (the paper's), density, k-means++, or the one of them that loses least in a"

@@ -6,15 +6,9 @@ from dataclasses import dataclass
 
 from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.options import checked, flag
+from yolov5_prune_plugin.options import flag, whole_from
 from yolov5_prune_plugin.plugin_api.methods import Method
 from yolov5_prune_plugin.plugin_api.run import Run
-
-
-def _number(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise PruneError(f"must be a whole number of images, at least 1; got {text!r}")
-    return int(text)
 
 
 @dataclass
@@ -22,7 +16,7 @@ class CalibrationOptions:
     """Images for methods and measurements that need some, without their labels (yolov5-prune-plugin)."""
 
     prune_calib: int = flag(
-        128, "how many images of --data to calibrate with (default 128)", type=checked(_number), metavar="N"
+        128, "how many images of --data to calibrate with (default 128)", type=whole_from(1), metavar="N"
     )
     prune_calib_split: str = flag(
         "train", "the split that they come from (default train)", choices=("train", "val", "test"))  # fmt: skip

@@ -29,7 +29,7 @@ from yolov5_prune_plugin.core.second_order.reconstruct import images_that_fit, s
 from yolov5_prune_plugin.core.second_order.tune import Tuning, tune
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.methods.oneshot.calibration import CalibrationOptions
-from yolov5_prune_plugin.options import checked, flag
+from yolov5_prune_plugin.options import above_zero, checked, flag, whole_from
 from yolov5_prune_plugin.plugin_api.methods import Method
 from yolov5_prune_plugin.plugin_api.run import Run
 from yolov5_prune_plugin.reporting.console import lasting_bar
@@ -43,35 +43,19 @@ TRACED = 128  # pixels, at most, of the image by which channel groups are found
 MEMORY = 4 << 30  # bytes of activations while layers are calibrated one after the other
 
 
-def _steps(text: str) -> int:
-    if not text.isdecimal():
-        raise PruneError(f"must be a number of steps, 0 for none; got {text!r}")
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise PruneError(f"must be a number above 0, got {text!r}")
-    return value
-
-
 @dataclass
 class Obs(Method):
     """Second-order pruning, --prune-method obs (yolov5-prune-plugin)."""
 
     prune_tune: Optional[int] = flag(
         None, "steps of tuning towards the dense model's own outputs after pruning, zeros kept (default 200, for N:M"
-        " patterns 600; 0: none)", type=checked(_steps), metavar="STEPS")  # fmt: skip
+        " patterns 600; 0: none)", type=whole_from(0), metavar="STEPS")  # fmt: skip
     prune_tune_rate: float = flag(
         2e-3, "peak learning rate of these where pruning did much harm, relative to the size of each filter's weights;"
         " less in proportion where it did less (default 0.002)",
-        type=checked(_positive), metavar="RATE")  # fmt: skip
+        type=checked(above_zero), metavar="RATE")  # fmt: skip
     prune_damp: float = flag(
-        0.01, "share of its mean diagonal added to a layer's Hessian (default 0.01)", type=checked(_positive),
+        0.01, "share of its mean diagonal added to a layer's Hessian (default 0.01)", type=checked(above_zero),
         metavar="SHARE")  # fmt: skip
 
     prune_permute: str = flag(

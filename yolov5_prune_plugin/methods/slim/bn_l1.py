@@ -8,7 +8,7 @@ from typing import Optional
 from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.core.training.bn_penalty import NEAR, QUANTILES, Penalty, scales_of, summary
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.options import above_zero, checked, flag, open_fraction
+from yolov5_prune_plugin.options import above_zero, checked, flag, fraction_of
 from yolov5_prune_plugin.plugin_api.run import Run, Training
 
 
@@ -22,7 +22,7 @@ class BnL1Options:
         metavar="RATE")  # fmt: skip
     bn_l1_ready: float = flag(
         0.3, f"share of the scales below {NEAR} at which the model is called ready to be slimmed (default 0.3: about"
-        " half of the FLOPs)", type=checked(open_fraction), metavar="SHARE")  # fmt: skip
+        " half of the FLOPs)", type=fraction_of("share"), metavar="SHARE")  # fmt: skip
 
 
 @hookimpl

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.options import checked, flag, whole
+from yolov5_prune_plugin.options import checked, flag, whole_from
 
 if TYPE_CHECKING:
     from yolov5_prune_plugin.core.channels.slim import Slimming
@@ -64,14 +64,14 @@ class SlimOptions:
         "", "how layers share it: sensitivity (where the outputs lose least, measured on images; default with images),"
         " global (the least important anywhere; default without), uniform (each the same)",
         choices=ALLOCATIONS)  # fmt: skip
-    slim_round: int = flag(8, "widths are multiples of N (default 8)", type=checked(whole), metavar="N")
+    slim_round: int = flag(8, "widths are multiples of N (default 8)", type=whole_from(1), metavar="N")
     slim_floor: float = flag(
         0.25, "share of the channels that stays at least in each layer (default 0.25)", type=checked(_share),
         metavar="SHARE")  # fmt: skip
-    slim_steps: int = flag(1, "in N steps, each chosen anew (default 1)", type=checked(whole), metavar="N")
+    slim_steps: int = flag(1, "in N steps, each chosen anew (default 1)", type=whole_from(1), metavar="N")
     slim_calib: int = flag(
         64, "images of --data's train split for importance and repair, without their labels (default 64)",
-        type=checked(whole), metavar="N")  # fmt: skip
+        type=whole_from(1), metavar="N")  # fmt: skip
     slim_seed: int = flag(0, "seed of what is drawn (default 0)", metavar="N")
     slim_no_repair: bool = flag(False, "leave out least squares and BatchNorm statistics after cutting")
 
@@ -121,4 +121,4 @@ class ValidationOptions:
         0.0, "back off to a milder target until this share of the dense model's mAP (or top1) is left, in (0, 1];"
         " without it a collapse is only reported", type=checked(_share), metavar="SHARE")  # fmt: skip
     no_val: bool = flag(False, "do not validate, although --data is given")
-    batch_size: int = flag(8, "images in a batch of these validations (default 8)", type=checked(whole), metavar="N")
+    batch_size: int = flag(8, "images in a batch of these validations (default 8)", type=whole_from(1), metavar="N")

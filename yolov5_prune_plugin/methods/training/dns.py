@@ -16,7 +16,7 @@ from yolov5_prune_plugin.core.pruning.parameters import Selection, find_targets
 from yolov5_prune_plugin.core.training.dns import DnsRule
 from yolov5_prune_plugin.core.training.thresholds import Hysteresis
 from yolov5_prune_plugin.errors import PruneError, named
-from yolov5_prune_plugin.options import at_least_zero, check_order, checked, flag, open_fraction, schedule_point
+from yolov5_prune_plugin.options import at_least_zero, check_order, checked, flag, fraction_of, schedule_point
 from yolov5_prune_plugin.plugin_api.methods import Method, TrainingMethod
 from yolov5_prune_plugin.plugin_api.run import Run, Training
 
@@ -36,7 +36,7 @@ class DnsOptions:
     dns: bool = flag(False, "prune and splice while training: small weights are masked, and come back if they grow")
     dns_sparsity: float = flag(
         0.8, "share of the Conv2d weights that is zero in the end, in (0, 1) (default 0.8)",
-        type=checked(open_fraction), metavar="S")  # fmt: skip
+        type=fraction_of("sparsity"), metavar="S")  # fmt: skip
     dns_distribution: str = flag(
         "lamp", "how the layers share it: uniform, global (one threshold for the weights at the start), erk (by shape)"
         " or lamp (default: global, by layer-adaptive scores)", choices=NAMES)  # fmt: skip

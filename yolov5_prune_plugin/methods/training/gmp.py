@@ -16,7 +16,7 @@ from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.pruning.parameters import Selection, find_targets
 from yolov5_prune_plugin.core.training.gradual import Gradual, gradual_plan
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.options import check_order, checked, flag, open_fraction, schedule_point, whole
+from yolov5_prune_plugin.options import check_order, checked, flag, fraction_of, schedule_point, whole_from
 from yolov5_prune_plugin.plugin_api.methods import Method, TrainingMethod
 from yolov5_prune_plugin.plugin_api.run import Run, Training
 
@@ -28,7 +28,7 @@ class GmpOptions:
     gmp: bool = flag(False, "prune the smallest weights little by little while training; what is pruned stays so")
     gmp_sparsity: float = flag(
         0.8, "share of the Conv2d weights that is zero in the end, in (0, 1) (default 0.8)",
-        type=checked(open_fraction), metavar="S")  # fmt: skip
+        type=fraction_of("sparsity"), metavar="S")  # fmt: skip
     gmp_distribution: str = flag("lamp", "how the layers share it: uniform, global, erk, lamp (default)", choices=NAMES)
     gmp_start: float = flag(
         0.05, "the first pruning: a share of the training up to 1, or a number of optimizer steps (default 0.05)",
@@ -36,7 +36,7 @@ class GmpOptions:
     gmp_stop: float = flag(0.6, "the last (default 0.6)", type=checked(schedule_point), metavar="WHEN")
     gmp_every: Optional[int] = flag(
         None, "optimizer steps between two prunings (default: a hundredth of those from start to stop)",
-        type=checked(whole), metavar="STEPS")  # fmt: skip
+        type=whole_from(1), metavar="STEPS")  # fmt: skip
     gmp_layers: tuple[str, ...] = flag(
         (), "only Conv2d weights whose parameter name matches, such as 'model.1?.*'", nargs="+", metavar="GLOB"
     )

@@ -18,7 +18,7 @@ from yolov5_prune_plugin.core.training.gradual import Gradual, rounds
 from yolov5_prune_plugin.errors import PruneError, named
 from yolov5_prune_plugin.methods.oneshot.calibration import CalibrationOptions, check_images
 from yolov5_prune_plugin.methods.oneshot.flags import WhatOptions, chosen_method, find, request_of
-from yolov5_prune_plugin.options import checked, flag, whole
+from yolov5_prune_plugin.options import flag, whole_from
 from yolov5_prune_plugin.plugin_api.methods import Method, TrainingMethod
 from yolov5_prune_plugin.plugin_api.run import Run, Training
 
@@ -31,7 +31,7 @@ class RetrainOptions(WhatOptions):
 
     prune_iterations: int = flag(
         1, "rounds of pruning and training of equal length; each round keeps the same share of what is left (default"
-        " 1: all at the start)", type=checked(whole), metavar="N")  # fmt: skip
+        " 1: all at the start)", type=whole_from(1), metavar="N")  # fmt: skip
 
 
 @dataclass
