@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
-import io
-import logging
 import os
 import random
 import shutil
@@ -23,6 +20,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.plugin_api.run import Calibration, Run
+from yolov5_prune_plugin.yolov5.seams.quiet import quiet
 from yolov5_prune_plugin.yolov5.seams.seams import Script
 
 SPLITS = ("train", "val", "test")
@@ -75,7 +73,7 @@ def draw(script: Script, package: str, run: Run, model: nn.Module, images: int, 
 
     def dataset(size: int) -> Any:
         if size not in built:
-            with _quiet():
+            with quiet(stderr=True):  # it tells of images without labels, in a folder that the user does not know of
                 built[size] = build(size)
         return built[size]
 
@@ -225,15 +223,3 @@ def _files(dataset: Any) -> list[str]:
     if hasattr(dataset, "samples"):
         return [sample[0] for sample in dataset.samples]
     return list(getattr(dataset, "im_files", None) or dataset.img_files)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Upstream tells of images without labels, in a folder that the user does not know of."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)

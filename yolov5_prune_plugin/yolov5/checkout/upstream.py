@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib.util
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.plugin_api.run import Calibration, Run
 from yolov5_prune_plugin.yolov5.checkpoints.checkpoint import check_weights
 from yolov5_prune_plugin.yolov5.compat.apply import apply
+from yolov5_prune_plugin.yolov5.seams.quiet import quiet
+from yolov5_prune_plugin.yolov5.seams.root import lacking, package_folders
 from yolov5_prune_plugin.yolov5.seams.seams import load_scripts
 
 TASKS = {"ClassificationModel": "classify/", "SegmentationModel": "segment/"}
@@ -85,14 +86,13 @@ def find_upstream(repo: Optional[Path]) -> Upstream:
         PruneError: If there is none.
     """
     root, package = repo or Path.cwd(), ""
-    if not _is_one(root):
+    if what := lacking(root):
         if repo:
-            raise PruneError(f"--repo {repo}: is no YOLOv5 checkout: it has no models/ and utils/")
-        spec = importlib.util.find_spec("yolov5")
-        places = list(spec.submodule_search_locations or []) if spec else []
+            raise PruneError(f"is no YOLOv5 checkout: it has no {what}", f"--repo {repo}")
+        places = package_folders("yolov5")
         if not places:
             raise PruneError("needs a YOLOv5: start it in a checkout, name one with --repo DIR, or pip install yolov5")
-        root, package = Path(places[0]), "yolov5."
+        root, package = places[0], "yolov5."
     root = root.resolve()
     apply(root)
     if str(root) not in sys.path:
@@ -116,18 +116,9 @@ def as_used(model: nn.Module) -> nn.Module:
     used = copy.deepcopy(model).eval()
     if not hasattr(used, "fuse"):
         return used
-    import contextlib
-    import io
-    import logging
-
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            fused = used.fuse()
-        return fused if isinstance(fused, nn.Module) else used
-    finally:
-        logging.disable(before)
+    with quiet():
+        fused = used.fuse()
+    return fused if isinstance(fused, nn.Module) else used
 
 
 def _completed(model: nn.Module) -> nn.Module:
@@ -145,10 +136,6 @@ def _completed(model: nn.Module) -> nn.Module:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
-
-
-def _is_one(folder: Path) -> bool:
-    return (folder / "models" / "yolo.py").is_file() and (folder / "utils").is_dir()
 
 
 def _no_save(*_: Any) -> Any:

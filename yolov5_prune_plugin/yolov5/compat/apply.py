@@ -11,32 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from yolov5_prune_plugin.errors import PruneError, UpstreamError
+from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.yolov5.compat.shims import Place, Shim, load_shims
 from yolov5_prune_plugin.yolov5.compat.source_rewrite import RewritingFinder
-
-__all__ = ["Shim", "apply", "early_needed", "find_root", "load_shims", "revert"]
+from yolov5_prune_plugin.yolov5.seams.root import find_root, package_folders
 
 SWITCH = "YOLOV5_PRUNE_SHIMS"
 _finder = RewritingFinder()
 _applied: set[tuple[Path, str]] = set()
 _undo: list[Callable[[], object]] = []
-
-
-def find_root(path: Path | str) -> Path:
-    """The YOLOv5 folder that a path is in or is: the nearest one with ``models`` and ``utils``.
-
-    Args:
-        path: A script, or a folder.
-
-    Raises:
-        UpstreamError: If there is none.
-    """
-    path = Path(path).resolve()
-    for folder in (path, *path.parents):
-        if (folder / "models").is_dir() and (folder / "utils").is_dir():
-            return folder
-    raise UpstreamError(f"{path} is not in a YOLOv5 folder: neither it nor one above has models/ and utils/")
 
 
 def early_needed(root: Path | str) -> list[str]:
@@ -117,9 +100,8 @@ def _lines(root: Path, place: Place) -> bool:
 def _file(root: Path, place: Place) -> Path | None:
     if place.package is None:
         return (root / place.file).resolve()
-    spec = importlib.util.find_spec(place.package)  # a top-level name: nothing is imported
-    folders = spec.submodule_search_locations if spec else None
-    return Path(next(iter(folders)), place.file).resolve() if folders else None
+    folders = package_folders(place.package)
+    return (folders[0] / place.file).resolve() if folders else None
 
 
 def _missing(name: str | None) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import Optional
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.yolov5.compat.apply import apply
 from yolov5_prune_plugin.yolov5.scripts.guard import main_guard
+from yolov5_prune_plugin.yolov5.seams.root import package_folders
 
 
 def launch(target: str, arguments: Sequence[str], seams: Optional[str] = None) -> None:
@@ -52,13 +52,11 @@ def locate(target: str, command: str = "run") -> tuple[Path, Optional[str]]:
     top, *rest = target.split(".")
     sys.path.insert(0, os.getcwd())  # as python -m does
     try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):
-        spec = None
+        folders = package_folders(top)
     finally:
         sys.path.pop(0)
-    for folder in spec.submodule_search_locations or [] if spec else []:
-        file = Path(folder, *rest).with_suffix(".py")
+    for folder in folders:
+        file = folder.joinpath(*rest).with_suffix(".py")
         if rest and file.is_file():
             return file, target.rpartition(".")[0]
     raise PruneError(f"{command} {target}: neither a file nor an installed module; give val.py, or yolov5.val after"
@@ -68,7 +66,7 @@ def locate(target: str, command: str = "run") -> tuple[Path, Optional[str]]:
 def _activated(file: Path, seams: Optional[str]) -> ast.Module:
     """The script's syntax tree with a call of ``activate`` before its main guard."""
     tree, index = main_guard(file, file.read_bytes())
-    call = f"__import__({__package__!r}, fromlist=['activate']).activate(globals(), {seams!r})"
+    call = f"__import__('yolov5_prune_plugin.yolov5', fromlist=['activate']).activate(globals(), {seams!r})"
     statement = ast.parse(call).body[0]
     for node in ast.walk(statement):
         ast.copy_location(node, tree.body[index])

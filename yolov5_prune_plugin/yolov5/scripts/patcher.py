@@ -13,6 +13,7 @@ from typing import Optional
 from yolov5_prune_plugin.errors import PruneError, UpstreamError
 from yolov5_prune_plugin.yolov5.compat.apply import early_needed
 from yolov5_prune_plugin.yolov5.scripts.guard import first_line, main_guard
+from yolov5_prune_plugin.yolov5.seams.root import lacking
 from yolov5_prune_plugin.yolov5.seams.seams import load_scripts
 
 ACTIVE, INACTIVE = "active", "not active"
@@ -47,9 +48,8 @@ def find(folder: Path, seams: Optional[str] = None) -> Checkout:
     if not folder.is_dir():
         raise PruneError(f"patch {folder}: no such folder; give the folder of a YOLOv5 clone")
     found = {path: folder / path for path in load_scripts(seams) if (folder / path).is_file()}
-    missing = [part for part in ("models", "utils") if not (folder / part).is_dir()]
-    if missing or not found:
-        what = f"{' and '.join(missing)}/" if missing else "any script we know"
+    what = lacking(folder) or ("" if found else "any script we know")
+    if what:
         raise UpstreamError(
             f"patch {folder}: has no {what}, so it is no YOLOv5 checkout; give the folder that val.py is in"
         )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from types import TracebackType
 from typing import Any, Optional
 
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+
+from yolov5_prune_plugin.yolov5.seams.quiet import quiet
 
 NAMES = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large",
          "AR maxDets=1", "AR maxDets=10", "AR maxDets=100", "AR small", "AR medium", "AR large")  # fmt: skip
@@ -81,7 +81,7 @@ def coco_figures(labels: list[np.ndarray], sizes: np.ndarray, detections: list[n
         return dict.fromkeys(NAMES, -1.0)
     frame = {"info": {}, "images": [{"id": i} for i in range(1, len(labels) + 1)],
              "categories": [{"id": cls} for cls in sorted(classes)]}  # fmt: skip
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+    with quiet():  # pycocotools prints its progress
         ground = _indexed({**frame, "annotations": truth})
         results = ground.loadRes(found) if found else _indexed({**frame, "annotations": []})  # it takes no empty list
         evaluation = COCOeval(ground, results, "bbox")
