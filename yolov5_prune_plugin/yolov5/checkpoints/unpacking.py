@@ -51,7 +51,7 @@ def unpack_weights(script: Script, namespace: dict[str, Any], arguments: argpars
             if _is_one(one) and str(one) not in _found:
                 _found[str(one)] = _unpacked(flag, Path(one), package)
         if script.role == "export":
-            namespace[name] = _loading(namespace[name])
+            script.wrap(event, namespace, _loading)
         else:
             places = [unpacked_checkpoint(str(one)) if _is_one(one) else one for one in many]
             setattr(arguments, flag, places if isinstance(given, list) else places[0])

@@ -9,6 +9,7 @@ from typing import Any, NoReturn, Optional
 
 from yolov5_prune_plugin.errors import PruneError, UpstreamError, clear_exit
 from yolov5_prune_plugin.yolov5.seams.seams import Script, find_script, load_scripts
+from yolov5_prune_plugin.yolov5.seams.wrapping import Override
 
 
 def activate_script(namespace: dict[str, Any], seams: Optional[str] = None) -> None:
@@ -23,23 +24,15 @@ def activate_script(namespace: dict[str, Any], seams: Optional[str] = None) -> N
         raise UpstreamError(
             f"{namespace['__file__']} is no script we know ({', '.join(scripts)}); name it with --seams FILE"
         )
-    name = script.find("parser", namespace)
-    if isinstance(namespace[name], _Argparse) or (
-        isinstance(namespace[name], type) and issubclass(namespace[name], _Parser)
-    ):
-        return
-    parser = type("ArgumentParser", (_Parser,), {"script": script, "scripts": scripts, "namespace": namespace})
-    namespace[name] = _Argparse(parser) if isinstance(namespace[name], ModuleType) else parser
 
+    def with_our_flags(there: Any) -> Any:
+        known = getattr(there, "ArgumentParser", there)  # the script has the module argparse, or the class itself
+        if isinstance(known, type) and issubclass(known, _Parser):
+            return there
+        parser = type("ArgumentParser", (_Parser,), {"script": script, "scripts": scripts, "namespace": namespace})
+        return Override(there, ArgumentParser=parser) if isinstance(there, ModuleType) else parser
 
-class _Argparse:
-    """Stands for the module argparse in one script; only its ArgumentParser is another."""
-
-    def __init__(self, parser: type[argparse.ArgumentParser]) -> None:
-        self.ArgumentParser = parser
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(argparse, name)
+    script.wrap("parser", namespace, with_our_flags)
 
 
 class _Parser(argparse.ArgumentParser):

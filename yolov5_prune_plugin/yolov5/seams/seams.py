@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -12,6 +13,7 @@ import yaml
 
 from yolov5_prune_plugin.errors import PruneError, UpstreamError
 from yolov5_prune_plugin.files import patches_dir
+from yolov5_prune_plugin.yolov5.seams.wrapping import wrap
 
 ROLES = ("validate", "use", "export", "train")
 EVENTS = ("parser", "model_loaded", "run_folder", "evaluation", "data_loaded", "callbacks", "suppression",
@@ -49,11 +51,20 @@ class Script:
     steps: dict[str, str] = field(default_factory=dict)
 
     def has(self, event: str, namespace: dict[str, Any]) -> bool:
-        """Whether this script has one of the names that carry an event."""
+        """Whether this script has one of the names that carry an event.
+
+        Args:
+            event: One of ``EVENTS``.
+            namespace: Globals of the script.
+        """
         return any(name.partition(".")[0] in namespace for name in self.seams.get(event, ()))
 
     def find(self, event: str, namespace: dict[str, Any]) -> str:
-        """The name that carries an event in this script.
+        """Find the name that carries an event in this script.
+
+        Args:
+            event: One of ``EVENTS``.
+            namespace: Globals of the script.
 
         Raises:
             UpstreamError: If the script has none of the names we know.
@@ -67,8 +78,29 @@ class Script:
             f" YOLOv5 {self.path}, or a release before v6.0; a fork can name its own with --seams FILE"
         )
 
+    def wrap(self, event: str, namespace: dict[str, Any], wrapper: Callable[[Any], Any]) -> Callable[[], None]:
+        """Put ``wrapper(what is there)`` in the place of the name that carries an event.
+
+        Args:
+            event: One of ``EVENTS``.
+            namespace: Globals of the script.
+            wrapper: Makes the new function or class from upstream's.
+
+        Returns:
+            A call that puts back upstream's.
+
+        Raises:
+            UpstreamError: If the script has none of the names we know.
+        """
+        return wrap(namespace, self.find(event, namespace), wrapper)
+
+    def resumes(self, arguments: Any) -> bool:
+        """Whether a train.py with these arguments goes on with an interrupted run."""
+        resume = getattr(arguments, "resume", False) and not getattr(arguments, "evolve", None)
+        return self.role == "train" and bool(resume)
+
     def tool(self, name: str, package: str) -> Any:
-        """Something of the checkout that we call.
+        """Import a function, class or constant of the checkout that we use.
 
         Args:
             name: One of ``TOOLS``.

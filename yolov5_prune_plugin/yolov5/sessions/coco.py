@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Optional
 
@@ -10,6 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from yolov5_prune_plugin.yolov5.seams.quiet import quiet
+from yolov5_prune_plugin.yolov5.seams.wrapping import wrap
 
 NAMES = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large",
          "AR maxDets=1", "AR maxDets=10", "AR maxDets=100", "AR small", "AR medium", "AR large")  # fmt: skip
@@ -22,19 +25,18 @@ class Collector:
     def __init__(self, namespace: dict[str, Any], callbacks: str, loaders: str) -> None:
         self.callbacks = namespace[callbacks]()
         self._namespace, self._loaders = namespace, loaders
-        self._original = namespace[loaders]
         self._dataset: Any = None
         self._detections: dict[str, np.ndarray] = {}
 
     def __enter__(self) -> Collector:
-        self._namespace[self._loaders] = self._load
+        self._restore = wrap(self._namespace, self._loaders, self._loading)
         self.callbacks.register_action(EVENT, "yolov5-prune", self._image)
         return self
 
     def __exit__(
         self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
-        self._namespace[self._loaders] = self._original
+        self._restore()
         actions = self.callbacks._callbacks[EVENT]  # v6.0 keeps them on the class: they would outlive us
         actions[:] = [action for action in actions if action["callback"] != self._image]
 
@@ -46,10 +48,14 @@ class Collector:
         detections = [self._detections.get(str(file), np.zeros((0, 6), np.float32)) for file in files]
         return coco_figures(self._dataset.labels, np.asarray(self._dataset.shapes), detections)
 
-    def _load(self, *args: Any, **kwargs: Any) -> Any:
-        loaded = self._original(*args, **kwargs)
-        self._dataset = loaded[1]
-        return loaded
+    def _loading(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def load(*args: Any, **kwargs: Any) -> Any:
+            loaded = original(*args, **kwargs)
+            self._dataset = loaded[1]
+            return loaded
+
+        return load
 
     def _image(self, _pred: Any, native: Any, path: Any, *_: Any) -> None:
         self._detections[str(path)] = native[:, :6].detach().cpu().float().numpy()

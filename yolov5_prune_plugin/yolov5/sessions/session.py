@@ -77,13 +77,15 @@ class Session:
 
     def install(self) -> None:
         """Wrap the names of this script's events."""
-        self._wrap("model_loaded", self._loading)
+        seams: dict[str, Callable[[Any], Any]] = {"model_loaded": self._loading}
         if self.script.role in ("validate", "use"):
-            self._wrap("run_folder", self._naming)
+            seams["run_folder"] = self._naming
         if self.script.role == "validate":
-            self._wrap("evaluation", self._evaluating)
+            seams["evaluation"] = self._evaluating
             if self.script.seams.get("suppression"):
-                self._wrap("suppression", self._limit.watched)
+                seams["suppression"] = self._limit.watched
+        for event, wrapper in seams.items():
+            self.script.wrap(event, self.namespace, wrapper)
 
     def save(self, model: nn.Module, names: list[str], file: Path, facts: dict[str, Any]) -> Saved:
         """Write a model that was just loaded and changed; see checkpoint.py."""
@@ -97,10 +99,6 @@ class Session:
         if self._model is None:
             raise RuntimeError("calibration images can be had from the event model_loaded on")
         return draw(self.script, self._package, self.run, self._model, images, split, seed)
-
-    def _wrap(self, event: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-        name = self.script.find(event, self.namespace)
-        self.namespace[name] = wrapper(self.namespace[name])
 
     def _loading(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original, updated=())

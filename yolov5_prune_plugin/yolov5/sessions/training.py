@@ -19,7 +19,6 @@ from yolov5_prune_plugin.plugin_api.run import Calibration, Run, Saved, Training
 from yolov5_prune_plugin.yolov5.checkpoints import sidecar
 from yolov5_prune_plugin.yolov5.checkpoints.slim_file import note_widths
 from yolov5_prune_plugin.yolov5.seams.seams import Script, package_of
-from yolov5_prune_plugin.yolov5.seams.wrapping import wrap
 from yolov5_prune_plugin.yolov5.sessions.best import Best
 from yolov5_prune_plugin.yolov5.sessions.logged import Logged
 from yolov5_prune_plugin.yolov5.sessions.loss import Losses
@@ -76,7 +75,7 @@ class TrainingSession:
             seams["loss"] = self._losses.making
         for event, wrapper in seams.items():
             if self.script.seams.get(event):
-                wrap(self.namespace, self.script.find(event, self.namespace), wrapper)
+                self.script.wrap(event, self.namespace, wrapper)
 
     def calibrate(self, images: int, split: str, seed: int) -> Calibration:
         """Draw images for the model that is to be trained; see calibration.py."""

@@ -12,7 +12,6 @@ from torch import nn
 from yolov5_prune_plugin.errors import PruneError, clear_exit
 from yolov5_prune_plugin.yolov5.checkpoints.slim_file import WIDTHS, is_slim, widths_of
 from yolov5_prune_plugin.yolov5.seams.seams import Script
-from yolov5_prune_plugin.yolov5.seams.wrapping import wrap
 
 
 def keep_widths(script: Script, namespace: dict[str, Any], arguments: Any) -> None:
@@ -34,7 +33,7 @@ def keep_widths(script: Script, namespace: dict[str, Any], arguments: Any) -> No
         if cfg and not resumed:
             raise PruneError(f"--cfg {cfg}: --weights {weights} is slim, and its weights fit no other architecture;"
                              " leave --cfg out, or give dense weights")  # fmt: skip
-        wrap(namespace, script.find("architecture", namespace), narrowed)
+        script.wrap("architecture", namespace, narrowed)
 
 
 def dense_of(model: nn.Module) -> nn.Module:
