@@ -47,7 +47,7 @@ class _Parser(argparse.ArgumentParser):
         arguments = list(sys.argv[1:] if args is None else args)
         opt, unknown = super().parse_known_args(arguments, namespace)
         if not unknown:  # upstream knows them all, so none is ours: nothing of us is loaded
-            if self.script.role == "train" and getattr(opt, "resume", False):  # but the run may have had some
+            if self.script.resumes(opt):  # but the run may have had some
                 self._start(argparse.Namespace(), opt)
             self._expand(opt)
             self._keep_widths(opt)
@@ -68,14 +68,18 @@ class _Parser(argparse.ArgumentParser):
     def _start(self, ours: argparse.Namespace, opt: argparse.Namespace, plugins: Any = None) -> None:
         with clear_exit():
             try:
-                if self.script.role == "train":
+                if self.script.resumes(opt):
                     from yolov5_prune_plugin.yolov5.sessions import resume
 
-                    resume.start(self.script, self.namespace, ours, opt, self._offer)
-                else:
-                    from yolov5_prune_plugin.yolov5.sessions import session
+                    resume.start(self.script, self.namespace, ours, self._offer)
+                elif self.script.role == "train":
+                    from yolov5_prune_plugin.yolov5.sessions import training
 
-                    session.start(self.script, self.namespace, ours, opt, plugins)
+                    training.start(self.script, self.namespace, ours, opt, *self._offer())
+                else:
+                    from yolov5_prune_plugin.yolov5.sessions import inference
+
+                    inference.start(self.script, self.namespace, ours, opt, plugins)
             except PruneError as error:
                 self._fail(str(error))
 
