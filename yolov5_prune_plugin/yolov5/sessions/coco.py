@@ -20,7 +20,11 @@ EVENT = "on_val_image_end"
 
 
 class Collector:
-    """Listens to val.py while it runs: its callback gives the detections, its data loader the labels."""
+    """Collects detections by a callback of val.py while it runs, and labels from its data loader.
+
+    Attributes:
+        callbacks: An object of upstream's Callbacks; the script's ``run`` must be given it.
+    """
 
     def __init__(self, namespace: dict[str, Any], callbacks: str, loaders: str) -> None:
         self.callbacks = namespace[callbacks]()
@@ -41,7 +45,7 @@ class Collector:
         actions[:] = [action for action in actions if action["callback"] != self._image]
 
     def figures(self) -> dict[str, float]:
-        """The twelve figures by name; -1 where the data set has no such objects; empty if nothing was seen."""
+        """Compute the twelve figures by name; -1 where the data set has no such objects; empty without a run."""
         if self._dataset is None:
             return {}
         files = list(getattr(self._dataset, "im_files", None) or self._dataset.img_files)
@@ -62,10 +66,10 @@ class Collector:
 
 
 def coco_figures(labels: list[np.ndarray], sizes: np.ndarray, detections: list[np.ndarray]) -> dict[str, float]:
-    """COCO's AP and AR, with box areas (labels have no masks) and without crowd regions.
+    """Compute COCO's AP and AR, with box areas (labels have no masks) and without crowd regions.
 
     Args:
-        labels: Per image [n, 5]: class, then centre x, y, width, height as shares of the image.
+        labels: Per image [n, 5]: class, then centre x, y, width, height as fractions of the image.
         sizes: [images, 2]: width and height in pixels.
         detections: Per image [n, 6]: x1, y1, x2, y2 in pixels of the image, confidence, class.
 

@@ -109,7 +109,7 @@ class InferenceSession(Session):
                     model = original(*args, **kwargs)
                 except Exception as error:
                     weights = " ".join(self.run.weights)
-                    raise PruneError(f"--weights {weights}: cannot be loaded: {_one_line(error)}") from error
+                    raise PruneError(f"cannot be loaded: {_one_line(error)}", f"--weights {weights}") from error
                 self._reload = functools.partial(_load_again, original, args, kwargs)
                 self._inference = torch.is_inference_mode_enabled()
                 if self._what.changed:

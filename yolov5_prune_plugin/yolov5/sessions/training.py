@@ -132,7 +132,7 @@ class TrainingSession(Session):
             "validated": self._best.validating,
             "saved": self._saving,
         }
-        if self._losses.wanted:
+        if self._losses.needed:
             seams["loss"] = self._losses.making
         self.wrap({event: wrapper for event, wrapper in seams.items() if self.script.seams.get(event)})
 
@@ -168,8 +168,8 @@ class TrainingSession(Session):
             returned = original(*args, **kwargs)
         except KeyError as error:
             if self._model is None and error.args == ("model",):
-                raise PruneError(f"--weights {opt.weights}: is a checkpoint without a model (no entry 'model'); give"
-                                 " one that train.py wrote, or an official one") from None  # fmt: skip
+                raise PruneError("is a checkpoint without a model (no entry 'model'); give one that train.py wrote, or"
+                                 " an official one", f"--weights {opt.weights}") from None  # fmt: skip
             raise
         finally:
             self._best.follow(None)
@@ -250,7 +250,7 @@ class TrainingSession(Session):
                 if masked:
                     masked.load(tensors, facts["masked"])
             except PruneError as error:
-                raise PruneError(f"--resume {opt.weights}: its side-car does not fit the model: {error}") from None
+                raise PruneError(f"its side-car does not fit the model: {error}", f"--resume {opt.weights}") from None
             training.history.extend(facts["history"])
         if masked:
             masked.attach(optimizer, self._steps)
@@ -319,5 +319,5 @@ def _check_ranks(flag: str) -> None:
         ranks = os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1"))
         advice = f"start at most {gpus} (--nproc_per_node {gpus})" if gpus else "leave torchrun out"
         raise PruneError(
-            f"{flag}: {ranks} processes, but this machine has {gpus} GPUs, and train.py takes one for each; {advice}"
+            f"{ranks} processes, but this machine has {gpus} GPUs, and train.py takes one for each; {advice}", flag
         )
