@@ -53,9 +53,8 @@ def start(
 class InferenceSession(Session):
     """A run of a script that loads a trained model."""
 
-    def __init__(self, script: Script, *args: Any) -> None:
-        super().__init__(script, *args)
-        self.run.figure = script.figure
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
         self._what = Measurement()  # what is measured now
         self._batch: Optional[int] = None  # its --batch-size
         self._limit = TimeLimit()

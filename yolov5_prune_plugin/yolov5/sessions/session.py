@@ -45,7 +45,7 @@ class Session:
         self.script, self.namespace, self.plugins = script, namespace, plugins
         main = int(os.environ.get("RANK", -1)) in (-1, 0)
         self.run = Run(script.path, script.role, arguments, options, main, self.save)
-        self.run.calibration = self.calibrate
+        self.run.figure, self.run.calibration = script.figure, self.calibrate
         self._model: Optional[nn.Module] = None
         self._package = ""  # what upstream's dotted names start with
 
