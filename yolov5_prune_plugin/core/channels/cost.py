@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolov5_prune_plugin.core.channels.groups import KINDS, Group, depthwise
+from yolov5_prune_plugin.core.channels.groups import KINDS, Group, channel_counts, depthwise
 
 
 class Cost:
@@ -45,10 +45,11 @@ class Cost:
             if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 params += sum(p.numel() for p in layer.parameters()) * (1 - out / layer.num_features)
                 continue
-            weight = layer.weight.numel() * (1 - out / _outs(layer))
+            channels = channel_counts(layer)
+            weight = layer.weight.numel() * (1 - out / channels["out"])
             if not depthwise(layer):
-                weight *= 1 - read / _ins(layer)
-            bias = 0 if layer.bias is None else layer.bias.numel() * (1 - out / _outs(layer))
+                weight *= 1 - read / channels["in"]
+            bias = 0 if layer.bias is None else layer.bias.numel() * (1 - out / channels["out"])
             params += weight + bias
             flops += 2 * weight * self._positions.get(name, 0)
         return {"flops": flops, "params": params}
@@ -83,11 +84,3 @@ def _positions(layers: Mapping[str, nn.Module], model: nn.Module, example: Tenso
         for hook in hooks:
             hook.remove()
     return found
-
-
-def _outs(layer: nn.Module) -> int:
-    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)  # type: ignore[arg-type]
-
-
-def _ins(layer: nn.Module) -> int:
-    return int(layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels)  # type: ignore[arg-type]

@@ -136,7 +136,7 @@ def _refused(group: Group, layers: Mapping[str, nn.Module]) -> str:
             return f"its channels meet {member.layer}, a convolution in {layer.groups} groups"
     for member in group.outs:
         if {channel for channels in member.channels for channel in channels} != set(
-            range(outputs(layers[member.layer]))
+            range(channel_counts(layers[member.layer])["out"])
         ):
             return f"it reaches only some of the channels of {member.layer}"
     if group.units < 2:
@@ -149,14 +149,19 @@ def depthwise(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1
 
 
-def outputs(layer: nn.Module) -> int:
-    """How many channels a layer gives."""
+def channel_counts(layer: nn.Module) -> dict[str, int]:
+    """Count a layer's channels by side.
+
+    Returns:
+        ``out`` and ``in`` of a convolution or Linear, ``out`` of a BatchNorm; empty for any other module.
+    """
     if isinstance(layer, nn.Linear):
-        return layer.out_features
+        return {"out": layer.out_features, "in": layer.in_features}
     if isinstance(layer, _BatchNorm):
-        return layer.num_features
-    assert isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)), type(layer)
-    return layer.out_channels
+        return {"out": layer.num_features}
+    if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+        return {"out": layer.out_channels, "in": layer.in_channels}
+    return {}
 
 
 @torch.no_grad()

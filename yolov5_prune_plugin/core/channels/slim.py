@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from yolov5_prune_plugin.core.channels.allocation import Step, by_score, by_share, fewest, gone_after, steps
 from yolov5_prune_plugin.core.channels.cost import Cost
-from yolov5_prune_plugin.core.channels.cut import Widths, cut, merged, readers, silence, widths_left
+from yolov5_prune_plugin.core.channels.cut import cut, readers, silence
 from yolov5_prune_plugin.core.channels.groups import Channels, Group, find_channels
 from yolov5_prune_plugin.core.channels.importance import BY_IMAGES, score_units
 from yolov5_prune_plugin.core.channels.repair import Repaired, repair
 from yolov5_prune_plugin.core.channels.sensitivity import by_loss, curves
+from yolov5_prune_plugin.core.channels.widths import Widths, merged, widths_left
 from yolov5_prune_plugin.core.outputs.images import Images
 from yolov5_prune_plugin.core.runtime.timing import in_turns, ratio
 from yolov5_prune_plugin.errors import PruneError
@@ -77,7 +78,7 @@ class Slimmed:
     Attributes:
         widths: Units of each group before and after, by its name.
         judged: What was found of the dense model.
-        layers: Channels that the layers have now, by name and side; what ``cut.narrow`` takes.
+        layers: Channels that the layers have now, by name and side; what ``widths.narrow`` takes.
         before: ``flops``, ``params`` of the dense model at the size of the example.
         after: The same of the slim one.
         latency: Measured share of the dense model's, for a target of it.

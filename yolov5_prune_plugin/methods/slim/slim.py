@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from yolov5_prune_plugin import hookimpl
-from yolov5_prune_plugin.core.channels.cut import narrow
+from yolov5_prune_plugin.core.channels.widths import narrow
 from yolov5_prune_plugin.core.outputs.modes import evaluating
 from yolov5_prune_plugin.core.training.ranks import of_the_first
 from yolov5_prune_plugin.errors import PruneError

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolov5_prune_plugin.core.channels.cut import Widths, merged
+from yolov5_prune_plugin.core.channels.widths import Widths, merged
 from yolov5_prune_plugin.core.outputs.objective import tensors
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import written_whole
@@ -37,7 +37,7 @@ def save_slim(
         model: In eval mode, float32.
         example: [1, 3, H, W], for comparing outputs.
         facts: Plain values, kept under ``KEY``.
-        layers: What ``cut.narrow`` needs to give the dense architecture the model's widths.
+        layers: What ``widths.narrow`` needs to give the dense architecture the model's widths.
 
     Returns:
         Bytes.

@@ -31,14 +31,17 @@ def module_of(package: str) -> Any:
 def describe(model: nn.Module, checkpoint: Mapping[str, Any], package: str) -> dict[str, Any]:
     """The content of a file for a model.
 
+    Args:
+        model: In eval mode.
+        checkpoint: That it is in; some of its facts are kept.
+        package: What upstream's dotted names start with: empty, or ``yolov5.``.
+
     Raises:
         PruneError: If upstream's classes do not give the same layers again.
     """
-    content = architecture.describe(model)
-    built = architecture.bare(module_of(package), content)
+    content = architecture.describe(model, module_of(package))
     facts = {key: plain(checkpoint[key]) for key in KEPT if checkpoint.get(key) is not None}
-    return {"writer": f"yolov5-prune-plugin {__version__}", **content, "widths": architecture.widths(model, built),
-            "facts": facts}  # fmt: skip
+    return {"writer": f"yolov5-prune-plugin {__version__}", **content, "facts": facts}
 
 
 def weights_of(model: nn.Module) -> list[str]:
