@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from yolov5_prune_plugin.core.channels.widths import Widths, merged
 from yolov5_prune_plugin.core.outputs.objective import tensors
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import written_whole
+from yolov5_prune_plugin.yolov5.checkpoints import class_names
 
 KEY = "slim"  # of our facts in a checkpoint: plain values, which upstream passes over
 WIDTHS = "yolov5_prune_widths"  # of the widths in model.yaml
@@ -51,8 +50,8 @@ def save_slim(
         parameter.requires_grad = False
     try:
         with written_whole(file, overwrite=False) as temporary:
-            with open(temporary, "wb") as stream, _old_names(half):
-                torch.save({**checkpoint, "model": half, "ema": None, KEY: facts}, stream)
+            with open(temporary, "wb") as stream:
+                class_names.save({**checkpoint, "model": half, "ema": None, KEY: facts}, stream)
             again = torch.load(temporary, map_location="cpu", weights_only=False)["model"].float().eval()
             _compare(model, again, example, file)
         return file.stat().st_size
@@ -87,24 +86,6 @@ def is_slim(weights: str) -> bool:
             return any(WIDTHS.encode() in archive.read(name) for name in names)
     except (OSError, zipfile.BadZipFile):
         return False
-
-
-@contextmanager
-def _old_names(model: nn.Module) -> Iterator[None]:
-    """A detector's class is called Model in every release, DetectionModel only from v6.2 on."""
-    import sys
-
-    cls: Any = type(model)
-    alias = getattr(sys.modules.get(cls.__module__), "Model", None)
-    if alias is not cls or cls.__qualname__ == "Model":
-        yield
-        return
-    name = cls.__qualname__
-    try:
-        cls.__qualname__ = cls.__name__ = "Model"
-        yield
-    finally:
-        cls.__qualname__ = cls.__name__ = name
 
 
 @torch.no_grad()

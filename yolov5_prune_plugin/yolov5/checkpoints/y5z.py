@@ -16,7 +16,7 @@ from yolov5_prune_plugin.core.coding import container
 from yolov5_prune_plugin.core.outputs.objective import tensors as tensors_of
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import written_whole
-from yolov5_prune_plugin.yolov5.checkpoints import architecture, portable
+from yolov5_prune_plugin.yolov5.checkpoints import architecture, class_names
 from yolov5_prune_plugin.yolov5.checkpoints.model_yaml import plain
 
 SUFFIX = ".y5z"
@@ -84,7 +84,7 @@ def as_checkpoint(content: Mapping[str, Any], model: nn.Module, half: bool = Fal
     entries = {"epoch": -1, "best_fitness": None, "ema": None, "updates": None, "optimizer": None, "opt": None,
                "wandb_id": None, **(facts if isinstance(facts, dict) else {})}  # fmt: skip
     written = copy.deepcopy(model).half() if half else model
-    return lambda stream: portable.save({**entries, "model": written}, stream)
+    return lambda stream: class_names.save({**entries, "model": written}, stream)
 
 
 def save_checkpoint(file: Path, content: Mapping[str, Any], model: nn.Module) -> int:
