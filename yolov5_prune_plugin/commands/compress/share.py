@@ -13,7 +13,7 @@ from yolov5_prune_plugin.commands.compress.flags import CompressOptions
 from yolov5_prune_plugin.commands.compress.search import Judge, smallest
 from yolov5_prune_plugin.core.coding import bits as chosen
 from yolov5_prune_plugin.core.coding.codebook import BITS, Histogram, Shared, by_filter
-from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.errors import PruneError, named
 
 
 def share_all(
@@ -60,7 +60,9 @@ def share_all(
         return {name: one.weight for name, one in shared.items()}
 
     if not size and not judge:
-        written = share(chosen.by_layer(config.bits, list(weights)))
+        with named(bits="--bits"):
+            by_name = chosen.by_layer(config.bits, list(weights))
+        written = share(by_name)
         write(written)
         return written
     choices = {}

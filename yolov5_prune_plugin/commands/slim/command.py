@@ -11,7 +11,7 @@ from pathlib import Path
 
 from yolov5_prune_plugin.errors import NoResultError, PruneError
 from yolov5_prune_plugin.files import check_new_file, written_whole
-from yolov5_prune_plugin.methods.slim.flags import SlimOptions, ValidationOptions, parse_target
+from yolov5_prune_plugin.methods.slim.flags import SlimOptions, ValidationOptions, parse_target, slim_errors
 from yolov5_prune_plugin.options import build
 from yolov5_prune_plugin.reporting.progress import bar
 
@@ -81,7 +81,7 @@ def slim_file(options: argparse.Namespace) -> int:
         for number in range(TRIES):
             model = copy.deepcopy(dense)
             wanted = config.slimming(what, target)
-            with torch.no_grad():
+            with slim_errors("--target"), torch.no_grad():
                 done = slim(model, wanted, example, sized, images, bar, as_used, judged)
             judged = done.judged
             file = Path(folder) / f"{number}.pt"

@@ -96,17 +96,15 @@ def fewest(order: Sequence[Step], cost: Callable[[dict[str, list[int]]], float],
         order: All steps.
         cost: Of units removed, as a share of the dense model's.
         target: The share wanted.
-        what: The flag, for the message.
+        what: What the cost counts, such as ``flops``, for the message.
 
     Raises:
         PruneError: If all steps together do not reach it; it says what they do.
     """
     reachable = cost(gone_after(order, len(order)))
     if reachable > target:
-        raise PruneError(
-            f"{what}={target:g} cannot be reached: with every group at its floor {reachable:.3f} of the dense model is"
-            " left. Take a higher target, a lower --slim-floor or a smaller --slim-round"
-        )
+        raise PruneError(f"{what}={target:g} cannot be reached: with every group at its floor {reachable:.3f} of the"
+                         " dense model is left", "target")  # fmt: skip
     low, high = 0, len(order)
     while low < high:
         middle = (low + high) // 2

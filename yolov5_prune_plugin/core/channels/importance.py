@@ -156,5 +156,5 @@ def _by_images(
         for (_, parameter), needed in zip(held, before):
             parameter.requires_grad_(needed)
     if not count:
-        raise PruneError(f"importance {kind} looks at images, and there are none; give --data")
+        raise PruneError(f"importance {kind} looks at images, and there are none", "images")
     return {name: score / count for name, score in scores.items()}

@@ -43,7 +43,6 @@ class Slimming:
         steps: In how many steps.
         repair: Whether to mend after each, if there are images.
         seed: Of what is drawn.
-        flag: What the target was given with, for messages.
     """
 
     what: str
@@ -55,7 +54,6 @@ class Slimming:
     steps: int = 1
     repair: bool = True
     seed: int = 0
-    flag: str = "--target"
 
 
 @dataclass(frozen=True)
@@ -125,9 +123,9 @@ def slim(
             are needed and missing.
     """
     if wanted.importance in BY_IMAGES and not images:
-        raise PruneError(f"importance {wanted.importance} looks at images, and there are none; give --data")
+        raise PruneError(f"importance {wanted.importance} looks at images, and there are none", "images")
     if wanted.allocation == "sensitivity" and not images:
-        raise PruneError("allocation sensitivity looks at images, and there are none; give --data")
+        raise PruneError("allocation sensitivity looks at images, and there are none", "images")
     dense = copy.deepcopy(model)
     result: Optional[Slimmed] = None
     for number in range(1, wanted.steps + 1):
@@ -189,7 +187,7 @@ def _choose(
         measured = _latency(model, dense, judged.channels.groups, sized, runnable, result, bar)
     else:
         measured = lambda removed: cost.of(removed)[wanted.what] / result.before[wanted.what]  # noqa: E731
-    removed = gone_after(judged.order, fewest(judged.order, measured, share, f"{wanted.flag} {wanted.what}"))
+    removed = gone_after(judged.order, fewest(judged.order, measured, share, wanted.what))
     if wanted.what == "latency":
         measured(removed)
     return removed

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from yolov5_prune_plugin.core.coding.codebook import BITS
 from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.options import by_glob
 
 
 @dataclass(frozen=True)
@@ -25,31 +25,24 @@ class Choice:
     error: float
 
 
-def by_layer(entries: Sequence[str], names: Sequence[str], flag: str = "--bits") -> dict[str, int]:
-    """Bits by name; the last entry that matches counts.
+def by_layer(entries: Sequence[str], names: Sequence[str]) -> dict[str, int]:
+    """Give each layer its bits; the last entry that matches counts.
 
     Args:
         entries: ``N`` for all layers, or ``GLOB=N``.
-        names: Of all layers.
-        flag: What they were given with, for messages.
+        names: Parameter names of all layers.
+
+    Returns:
+        Bits of an index by parameter name.
 
     Raises:
-        PruneError: If a number is no number of bits, a glob matches no layer, or a layer has none.
+        PruneError: If a number is no number of bits, a glob matches no layer, or a layer has none; of the field
+            ``bits``.
     """
-    found: dict[str, int] = {}
-    for entry in entries:
-        glob, _, number = entry.rpartition("=")
-        if not number.isdecimal() or int(number) not in BITS:
-            raise PruneError(f"{flag} {entry}: bits are a whole number from {BITS[0]} to {BITS[-1]}, for all layers, or"
-                             " GLOB=N")  # fmt: skip
-        matched = [name for name in names if fnmatchcase(name, glob or "*")]
-        if not matched:
-            raise PruneError(f"{flag} {entry}: no conv or linear weight matches {glob!r}; they run from {names[0]} to"
-                             f" {names[-1]}")  # fmt: skip
-        found.update(dict.fromkeys(matched, int(number)))
+    found = by_glob(entries, names, _bits, "conv or linear weight", "bits")
     for name in names:
         if name not in found:
-            raise PruneError(f"{flag}: nothing is said of {name}; put a number for all layers first")
+            raise PruneError(f"nothing is said of {name}; put a number for all layers first", "bits")
     return found
 
 
@@ -106,6 +99,12 @@ def within(size: int, fixed: int, choices: Mapping[str, Sequence[Choice]], write
             return found
         budget = sum(one.size for name, some in choices.items() for one in some if one.bits == found[name]) - over
     raise PruneError(f"no choice of bits was found that keeps the file within {size:,} bytes")
+
+
+def _bits(text: str) -> int:
+    if not text.isdecimal() or int(text) not in BITS:
+        raise PruneError(f"bits are a whole number from {BITS[0]} to {BITS[-1]}, for all layers, or GLOB=N")
+    return int(text)
 
 
 def _hull(choices: Sequence[Choice]) -> list[Choice]:

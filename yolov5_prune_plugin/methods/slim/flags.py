@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.errors import PruneError, named
 from yolov5_prune_plugin.options import checked, flag, whole
 
 if TYPE_CHECKING:
@@ -94,12 +96,32 @@ class SlimOptions:
             slim_allocation=self.slim_allocation or ("sensitivity" if images else "global"),
         )
 
-    def slimming(self, what: str, target: float, flag: str = "--target") -> Slimming:
+    def slimming(self, what: str, target: float) -> Slimming:
         """What ``core.slim.slim`` is to do."""
         from yolov5_prune_plugin.core.channels.slim import Slimming
 
         return Slimming(what, target, self.slim_importance, self.slim_allocation, self.slim_round, self.slim_floor,
-                        self.slim_steps, not self.slim_no_repair, self.slim_seed, flag)  # fmt: skip
+                        self.slim_steps, not self.slim_no_repair, self.slim_seed)  # fmt: skip
+
+
+@contextmanager
+def slim_errors(flag: str) -> Iterator[None]:
+    """Say errors of ``core.channels.slim`` by the flags that they are about.
+
+    Args:
+        flag: What the target was given with.
+
+    Raises:
+        PruneError: The one of the block.
+    """
+    try:
+        with named(images="--data"):
+            yield
+    except PruneError as error:
+        if error.field != "target":
+            raise
+        raise PruneError(f"{flag} {error.message}. Take a higher target, a lower --slim-floor or a smaller"
+                         " --slim-round") from None  # fmt: skip
 
 
 @dataclass

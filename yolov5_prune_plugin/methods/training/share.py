@@ -15,6 +15,7 @@ from yolov5_prune_plugin.core.pruning.parameters import Selection, find_targets
 from yolov5_prune_plugin.core.training.masked import Masked
 from yolov5_prune_plugin.core.training.rule import Rule
 from yolov5_prune_plugin.core.training.shared_weights import GRADIENTS, SharedWeights
+from yolov5_prune_plugin.errors import named
 from yolov5_prune_plugin.options import flag
 from yolov5_prune_plugin.plugin_api.run import Run, Training
 
@@ -47,7 +48,8 @@ class Share:
         self.options: ShareOptions = run.config(ShareOptions)
         self._bits: dict[str, int] = {}
         numbers = [entry.rpartition("=")[2] for entry in self.options.share_bits]
-        by_layer(numbers, ["model.0.conv.weight"], self.flag)  # before there is a model
+        with named(bits=self.flag):  # before there is a model
+            by_layer(numbers, ["model.0.conv.weight"])
 
     def facts(self) -> dict[str, object]:
         """For the report."""
@@ -62,7 +64,8 @@ class Share:
     def rule(self, selection: Selection, training: Training) -> tuple[Rule, Optional[Mapping[str, Tensor]]]:
         """Masks that stay, from the zeros there are."""
         names = [target.name for target in selection.targets]
-        self._bits = by_layer(self.options.share_bits, names, self.flag)
+        with named(bits=self.flag):
+            self._bits = by_layer(self.options.share_bits, names)
         return Rule(), {target.name: target.weight.detach() != 0 for target in selection.targets}
 
     def masked(self, parameters: Mapping[str, nn.Parameter], rule: Rule) -> Masked:
