@@ -1,11 +1,15 @@
 """The built-in plug-ins; strangers come in by the same door, ``yolov5_prune_plugin.plugin_api.manager``."""
 
-# Modules, in the order in which they are registered; those of one-shot methods come before what lists methods.
+# Modules, in the order in which they are registered and in which --help lists their flags.
 BUILT_IN = (
     "oneshot.magnitude",
     "oneshot.random",
     "oneshot.obs",
     "oneshot.oneshot",
+    "training.dns",
+    "training.gmp",
+    "training.retrain",
+    "training.share",
     "training.sparse_training",
     "slim.slim",
     "slim.bn_l1",

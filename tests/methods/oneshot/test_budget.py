@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Callable
 
 import pytest
 from torch import nn
 
-from yolov5_prune_plugin.core.pruning.importance import magnitude
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.errors import NoResultError, PruneError
 from yolov5_prune_plugin.methods.oneshot.budget import BudgetOptions, BudgetRun, check_budget
+from yolov5_prune_plugin.methods.oneshot.magnitude import Magnitude
 from yolov5_prune_plugin.methods.oneshot.oneshot import OneShotRun, PruneOptions
 from yolov5_prune_plugin.plugin_api.run import Evaluation, Run, Saved
 
@@ -31,7 +30,7 @@ def searched(folder: Path, score: Score, points: float = 2, step: float = 0.1, n
     arguments = argparse.Namespace(weights="a.pt", task="val")
     run = Run("val.py", "validate", arguments, argparse.Namespace(), True, save, folder, "map")
     options = PruneOptions(prune_save=folder / name if name else None)
-    method = SimpleNamespace(scores=lambda target, request: magnitude(target.weight))
+    method = Magnitude()
     plugin = BudgetRun(run, BudgetOptions(points, step), OneShotRun(run, options, method, Request(0.0)))
     plan = plugin.measurements()
     what, counts = next(plan), {}
@@ -144,7 +143,7 @@ def test_what_could_not_be_measured_ends_the_search(tmp_path: Path, fails: float
 
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = Run("val.py", "validate", argparse.Namespace(), argparse.Namespace(), True, save, tmp_path, "map")
-    method = SimpleNamespace(scores=lambda target, request: magnitude(target.weight))
+    method = Magnitude()
     plugin = BudgetRun(run, BudgetOptions(2, 0.1), OneShotRun(run, PruneOptions(), method, Request(0.0)))
     plan = plugin.measurements()
     next(plan)

@@ -29,7 +29,7 @@ def start(folder: Path | None, *arguments: str, plugin: Any = None, main: bool =
     if plugin:
         plugins.unregister(next(p for p in plugins.get_plugins() if isinstance(p, OneShot)))
         plugins.register(plugin)
-        plugins.register(OneShot(plugins.hook))  # it asks for the methods as it is made
+        plugins.register(OneShot(plugins.hook))
     options, rest = split_arguments(offered(plugins, "val.py", "validate"), list(arguments), "val.py")
     assert not rest
     own = argparse.Namespace(weights="[a].pt")

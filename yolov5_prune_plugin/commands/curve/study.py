@@ -6,15 +6,15 @@ import argparse
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Optional
 
 from yolov5_prune_plugin import __version__
-from yolov5_prune_plugin.core.pruning.distribution import NAMES
 from yolov5_prune_plugin.errors import PruneError, UpstreamError
 from yolov5_prune_plugin.options import given, split_arguments
 from yolov5_prune_plugin.plugin_api.manager import load_plugins, offered
+from yolov5_prune_plugin.plugin_api.methods import Method, oneshot_methods
 from yolov5_prune_plugin.yolov5.checkpoints.checkpoint import check_weights
 from yolov5_prune_plugin.yolov5.scripts.launcher import locate
 from yolov5_prune_plugin.yolov5.seams.seams import Script, find_script, load_scripts
@@ -47,13 +47,13 @@ class Study:
     weights: Path
     facts: dict[str, Any]
     gpus: Optional[tuple[str, ...]]
-    methods: dict[str, type]
+    methods: dict[str, type[Method]]
     distributions: tuple[str, ...]
 
     def arguments_for(self, method: str) -> tuple[str, ...]:
         """``passed`` without the flags that only other methods make use of."""
-        others = {cls for name, one in self.methods.items() if name != method for cls in _flags_of(one)}
-        others -= set(_flags_of(self.methods[method]))
+        others = {cls for name, one in self.methods.items() if name != method for cls in one.option_classes()}
+        others -= set(self.methods[method].option_classes())
         return tuple(split_arguments(list(others), list(self.passed), self.script.path, fail)[1])
 
     def check_methods(self, flag: str, names: Sequence[str]) -> None:
@@ -66,9 +66,10 @@ class Study:
             if name not in self.methods:
                 raise PruneError(f"{flag}: methods are {', '.join(self.methods)}, got {name!r}; others come with"
                                  " plug-in packages")  # fmt: skip
-        used = {cls for name in names for cls in _flags_of(self.methods[name])}
+        used = {cls for name in names for cls in self.methods[name].option_classes()}
         for name, one in self.methods.items():
-            needy = [given_flag for cls in _flags_of(one) if cls not in used for given_flag in given(self.flags, cls)]
+            lonely = [cls for cls in one.option_classes() if cls not in used]
+            needy = [flag_given for cls in lonely for flag_given in given(self.flags, cls)]
             if needy:
                 raise PruneError(f"{needy[0]} belongs to the method {name}, which {flag} {','.join(names)} leaves out")
 
@@ -97,7 +98,7 @@ class Study:
         return found
 
     def _known(self, method: str) -> tuple[str, ...]:
-        return getattr(self.methods[method], "distributions", NAMES)
+        return self.methods[method].distributions
 
 
 def open_study(
@@ -146,7 +147,7 @@ def open_study(
         "shims": shims, "versions": _versions(),
     }  # fmt: skip
     runner = (*RUNNER, *(("--seams", str(seams)) if seams else ()), *(() if shims else ("--no-shims",)), target)
-    methods = {cls.name: cls for given_by in reversed(plugins.hook.prune_methods()) for cls in given_by}
+    methods = oneshot_methods(plugins.hook)
     return Study(script, runner, tuple(own), tuple(passed), flags, weights, facts, gpus, methods,
                    _distributions(classes))  # fmt: skip
 
@@ -187,11 +188,6 @@ def _devices(arguments: list[str]) -> tuple[list[str], Optional[tuple[str, ...]]
     if visible is not None and torch.cuda.device_count():
         return rest, tuple(part.strip() for part in visible.split(","))[: torch.cuda.device_count()]
     return rest, tuple(map(str, range(torch.cuda.device_count())))
-
-
-def _flags_of(method: type) -> tuple[type, ...]:
-    """A method's own dataclass, and the shared ones that it makes use of."""
-    return (*((method,) if is_dataclass(method) else ()), *getattr(method, "uses", ()))
 
 
 def _distributions(classes: Sequence[type]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from yolov5_prune_plugin.core.training.ranks import broadcast_masks
 from yolov5_prune_plugin.core.training.rule import Rule
-from yolov5_prune_plugin.errors import NoResultError, PruneError
+from yolov5_prune_plugin.errors import NoResultError, PruneError, named
 
 
 class Masked:
@@ -23,6 +23,7 @@ class Masked:
     Attributes:
         parameters: By name.
         rule: Decides when and how masks change.
+        field: What errors that come as the training begins are about, for whoever reads them.
         masks: Bool by name, True where kept; all True at first.
         kept: How many weights each mask keeps.
         step: Optimizer steps done.
@@ -33,6 +34,7 @@ class Masked:
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], rule: Rule) -> None:
         self.parameters, self.rule = dict(parameters), rule
+        self.field: Optional[str] = None
         self.masks = {  # row by row, also where weights are channels_last
             name: torch.ones(p.shape, dtype=torch.bool, device=p.device) for name, p in self.parameters.items()
         }
@@ -199,7 +201,8 @@ class Masked:
         self.kept = {name: int(mask.count_nonzero()) for name, mask in self.masks.items()}
         if self.rule.splices:
             self._dense = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self.rule.begin(self, self._total())
+        with named(self.field):
+            self.rule.begin(self, self._total())
         self._begun = True
 
     def _apply(self) -> None:

@@ -15,11 +15,11 @@ from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.core.pruning.budget import ASSUMES, Bisection, Trial
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.errors import NoResultError, PruneError
+from yolov5_prune_plugin.methods.oneshot.oneshot_run import OneShotRun, Pruned
 from yolov5_prune_plugin.options import checked, flag, map_points
 from yolov5_prune_plugin.plugin_api.run import Evaluation, Measurement, Run
 
 if TYPE_CHECKING:
-    from yolov5_prune_plugin.methods.oneshot.oneshot import OneShotRun, Pruned
     from yolov5_prune_plugin.reporting.oneshot_report import Record
 
 
@@ -45,6 +45,11 @@ class BudgetOptions:
 
 def check_budget(options: BudgetOptions, granularity: str, run: Run) -> None:
     """Check what goes with a budget.
+
+    Args:
+        options: Its flags.
+        granularity: Of --prune-granularity.
+        run: The run of a val.py.
 
     Raises:
         PruneError: If something does not.

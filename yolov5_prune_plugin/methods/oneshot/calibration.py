@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.options import checked, flag
+from yolov5_prune_plugin.plugin_api.methods import Method
 from yolov5_prune_plugin.plugin_api.run import Run
 
 
@@ -30,7 +30,7 @@ class CalibrationOptions:
 
 @hookimpl
 def options(role: str) -> list[type]:
-    """In every script."""
+    """Offer the flags in every script."""
     return [CalibrationOptions]
 
 
@@ -43,13 +43,17 @@ def configure(run: Run) -> None:
         raise PruneError(f"{given[0]} goes with {ways}; none is given")
 
 
-def check_images(run: Run, method: Any) -> None:
-    """Refuse our flags with a method that looks at no images.
+def check_images(run: Run, method: Method) -> None:
+    """Refuse flags about images with a method that looks at none.
+
+    Args:
+        run: The run, whose options have them.
+        method: Of --prune-method.
 
     Raises:
-        PruneError: If there are such.
+        PruneError: If there are such flags.
     """
     given = run.given(CalibrationOptions)
-    if given and not hasattr(method, "calibrate"):
+    if given and not method.uses_images():
         also = ", and --prune-sensitivity" if run.role == "validate" else ""
         raise PruneError(f"{given[0]}: --prune-method {method.name} looks at no images; obs does{also}")

@@ -1,15 +1,23 @@
-"""The flags of one-shot pruning."""
+"""The flags of one-shot pruning, and what they ask for: a method, a request, and the weights."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Optional
 
+from torch import nn
+
 from yolov5_prune_plugin.core.pruning.distribution import LOSS, NAMES, check_sparsity
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
-from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.core.pruning.oneshot import Request
+from yolov5_prune_plugin.core.pruning.parameters import Selection, find_targets
+from yolov5_prune_plugin.errors import PruneError, named
 from yolov5_prune_plugin.options import checked, flag
+from yolov5_prune_plugin.plugin_api.methods import Method
+from yolov5_prune_plugin.plugin_api.run import Run
+from yolov5_prune_plugin.reporting.amounts_file import read_amounts
 
 
 def _sparsity(text: str) -> float:
@@ -66,3 +74,71 @@ class BaselineOptions:
     """Comparison with the dense model (yolov5-prune-plugin)."""
 
     prune_baseline: bool = flag(False, "measure the dense model first, and print dense, pruned and their difference")
+
+
+def chosen_method(run: Run, methods: Mapping[str, type[Method]], name: str) -> Method:
+    """Make the method of ``--prune-method`` from its own flags.
+
+    Args:
+        run: The run, whose options have them.
+        methods: Classes by name.
+        name: The one that was asked for.
+
+    Raises:
+        PruneError: If there is none of the name, or flags of another were given.
+    """
+    if name not in methods:
+        raise PruneError(
+            f"--prune-method must be one of {', '.join(methods)}, got {name!r}; other methods come with plug-in"
+            " packages"
+        )
+    chosen = methods[name]
+    for cls in methods.values():
+        if cls is not chosen and is_dataclass(cls) and run.given(cls):
+            raise PruneError(f"{run.given(cls)[0]} belongs to --prune-method {cls.name}, not {chosen.name}")
+    made: Method = run.config(chosen) if is_dataclass(chosen) else chosen()
+    return made
+
+
+def request_of(options: WhatOptions, method: type[Method]) -> Request:
+    """Say what is asked of a method; with --prune-budget or --prune-amounts its sparsity is still open.
+
+    Args:
+        options: The flags.
+        method: Its class, for the distributions that go with it.
+
+    Raises:
+        PruneError: If they don't go together, or --prune-amounts can't be read.
+    """
+    file, grain = options.prune_amounts, Granularity.parse(options.prune_granularity)
+    known = method.distributions
+    distribution = options.prune_distribution or ("uniform" if grain.m else known[0])
+    if distribution not in known:
+        raise PruneError(f"--prune-distribution {distribution} does not go with --prune-method {method.name}, which has"
+                         f" {', '.join(known)}")  # fmt: skip
+    try:
+        amounts = read_amounts(file) if file else {}
+    except PruneError as error:
+        raise PruneError(f"--prune-amounts {error}") from None
+    asked = f"--prune-amounts {file}" if file else f"--prune {options.prune or 0.0:g}"
+    with named(f"{asked} --prune-granularity {grain}"):
+        return Request(options.prune or 0.0, distribution, grain, options.prune_seed, amounts)
+
+
+def find(model: nn.Module, options: WhatOptions) -> Selection:
+    """Find the weights that the flags name.
+
+    Args:
+        model: Any.
+        options: The flags.
+
+    Raises:
+        PruneError: If there are none; it names the flag.
+    """
+    grain = Granularity.parse(options.prune_granularity)
+    try:
+        return find_targets(model, grain, options.prune_include, options.prune_exclude, options.prune_linear)
+    except PruneError as error:
+        # core names its parameters include and exclude; the flags are called after them
+        flag_of = "--prune-" if str(error).startswith(("include: ", "exclude: ")) else "--prune: "
+        raise PruneError(f"{flag_of}{error}") from None

@@ -10,9 +10,10 @@ from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.core.pruning.importance import magnitude
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.pruning.parameters import Target
+from yolov5_prune_plugin.plugin_api.methods import Method
 
 
-class Magnitude:
+class Magnitude(Method):
     """The smallest weights go."""
 
     name: ClassVar[str] = "magnitude"
@@ -24,5 +25,5 @@ class Magnitude:
 
 @hookimpl
 def prune_methods() -> list[type]:
-    """Offer it."""
+    """Offer ``--prune-method magnitude``."""
     return [Magnitude]

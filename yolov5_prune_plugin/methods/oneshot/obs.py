@@ -30,6 +30,7 @@ from yolov5_prune_plugin.core.second_order.tune import Tuning, tune
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.methods.oneshot.calibration import CalibrationOptions
 from yolov5_prune_plugin.options import checked, flag
+from yolov5_prune_plugin.plugin_api.methods import Method
 from yolov5_prune_plugin.plugin_api.run import Run
 
 SMOOTH = 0.1  # share of a layer's mean curvature added to each weight's: 128 images are few
@@ -58,7 +59,7 @@ def _positive(text: str) -> float:
 
 
 @dataclass
-class Obs:
+class Obs(Method):
     """Second-order pruning, --prune-method obs (yolov5-prune-plugin)."""
 
     prune_tune: Optional[int] = flag(
@@ -78,7 +79,7 @@ class Obs:
 
     name: ClassVar[str] = "obs"
     distributions: ClassVar[tuple[str, ...]] = (LOSS, *NAMES)
-    uses: ClassVar[tuple[type, ...]] = (CalibrationOptions,)
+    shared_options: ClassVar[tuple[type, ...]] = (CalibrationOptions,)
 
     def __post_init__(self) -> None:
         self._curvature: dict[str, Tensor] = {}
@@ -213,7 +214,7 @@ class Obs:
 
 @hookimpl
 def prune_methods() -> list[type]:
-    """Offer it."""
+    """Offer ``--prune-method obs``."""
     return [Obs]
 
 

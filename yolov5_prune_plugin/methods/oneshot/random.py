@@ -10,9 +10,10 @@ from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.core.pruning.importance import random
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.pruning.parameters import Target
+from yolov5_prune_plugin.plugin_api.methods import Method
 
 
-class Random:
+class Random(Method):
     """Chance decides, by --prune-seed."""
 
     name: ClassVar[str] = "random"
@@ -24,5 +25,5 @@ class Random:
 
 @hookimpl
 def prune_methods() -> list[type]:
-    """Offer it."""
+    """Offer ``--prune-method random``."""
     return [Random]

@@ -21,6 +21,7 @@ from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import written_whole
 from yolov5_prune_plugin.methods.oneshot.calibration import CalibrationOptions
 from yolov5_prune_plugin.options import checked, flag
+from yolov5_prune_plugin.plugin_api.methods import Method
 from yolov5_prune_plugin.plugin_api.run import Run
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class SensitivityRun:
     """Takes part in one run in place of pruning."""
 
     def __init__(
-        self, run: Run, method: Any, grain: Granularity, seed: int, find: Callable[[nn.Module], Selection],
+        self, run: Run, method: Method, grain: Granularity, seed: int, find: Callable[[nn.Module], Selection],
         facts: dict[str, Any],
     ) -> None:  # fmt: skip
         """Check the flags.
@@ -109,9 +110,8 @@ class SensitivityRun:
         images = run.calibration(wanted, options.prune_calib_split, self.facts["seed"])
         targets = self.find(model).targets
         # scores are cheap, and say alike which weights go; a method of its own may take long
-        own = not hasattr(self.method, "scores")
-        if hasattr(self.method, "calibrate"):
-            self.method.calibrate(run, model, targets)
+        own = not self.method.has_scores()
+        self.method.calibrate(run, model, targets)
         size = images.images if own else 8  # asked once, not once a batch
         steps = len(targets) * len(self.amounts) * math.ceil(images.images / size)
         columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
@@ -127,7 +127,7 @@ class SensitivityRun:
             _report(run, rows, suggested, overall, facts)
 
     def _prune(self, target: Target, amount: float) -> None:
-        if hasattr(self.method, "scores"):
+        if self.method.has_scores():
             prune_by_scores([target], self.method.scores, self.requests[amount])
         else:
             self.method.prune([target], self.requests[amount])

@@ -89,7 +89,12 @@ class SlimOptions:
         return bool(resolved.looks_at_images()) or not self.slim_no_repair
 
     def resolved(self, images: bool, trained: bool) -> SlimOptions:
-        """The same with the defaults that depend on whether there are images, and on whether training follows."""
+        """Fill in the defaults that depend on the run.
+
+        Args:
+            images: Whether there are images.
+            trained: Whether training follows.
+        """
         return replace(
             self,
             slim_importance=self.slim_importance or ("taylor" if images and not trained else "l2"),
@@ -97,7 +102,12 @@ class SlimOptions:
         )
 
     def slimming(self, what: str, target: float) -> Slimming:
-        """What ``core.slim.slim`` is to do."""
+        """Say what ``core.channels.slim.slim`` is to do.
+
+        Args:
+            what: ``flops``, ``params`` or ``latency``.
+            target: The share of it that is left, in (0, 1).
+        """
         from yolov5_prune_plugin.core.channels.slim import Slimming
 
         return Slimming(what, target, self.slim_importance, self.slim_allocation, self.slim_round, self.slim_floor,

@@ -31,7 +31,7 @@ class DistillOptions:
 
 
 class Teacher:
-    """The dense model of one training."""
+    """Holds the dense model of one training, and compares outputs with it."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -92,13 +92,17 @@ class Teacher:
         self._pupil = model
 
     def leave(self) -> None:
-        """The training is over."""
+        """Forget the dense model, in memory and on disk: the training is over."""
         self._model = None
         if self.run.main:
             self.file.unlink(missing_ok=True)
 
     def loss(self, images: Tensor, outputs: Any) -> Tensor:
-        """Of one batch.
+        """Compute the distillation loss of one batch, times its weight.
+
+        Args:
+            images: [B, 3, H, W].
+            outputs: Of the slim model in training mode.
 
         Raises:
             PruneError: If upstream has given the slim model other anchors meanwhile.

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import ClassVar, Optional
+from typing import ClassVar
 
 from torch import Tensor, nn
 
+from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.core.pruning.distribution import NAMES, distribute
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.parameters import Selection, find_targets
 from yolov5_prune_plugin.core.training.dns import DnsRule
 from yolov5_prune_plugin.core.training.thresholds import Hysteresis
-from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.errors import PruneError, named
 from yolov5_prune_plugin.options import (
     at_least_zero,
     by_glob,
@@ -24,6 +25,7 @@ from yolov5_prune_plugin.options import (
     open_fraction,
     schedule_point,
 )
+from yolov5_prune_plugin.plugin_api.methods import Method, TrainingMethod
 from yolov5_prune_plugin.plugin_api.run import Run, Training
 
 
@@ -71,31 +73,26 @@ class DnsOptions:
         metavar=("LOWER", "UPPER"))  # fmt: skip
 
 
-class Dns:
-    """What --dns does in a training."""
+class Dns(TrainingMethod):
+    """Dynamic Network Surgery in a training."""
 
     flag: ClassVar[str] = "--dns"
+    options_class: ClassVar[type] = DnsOptions
+    options: DnsOptions
 
-    def __init__(self, run: Run) -> None:
-        """Check the flags.
-
-        Raises:
-            PruneError: If they don't go together.
-        """
-        self.options: DnsOptions = run.config(DnsOptions)
+    def __init__(self, run: Run, methods: Mapping[str, type[Method]]) -> None:
+        super().__init__(run, methods)
         self.seed = int(getattr(run.arguments, "seed", 0) or 0)
         given = run.given(DnsOptions)
         check_order("--dns-start", self.options.dns_start, "--dns-stop", self.options.dns_stop)
         for other in ("--dns-sparsity", "--dns-distribution"):
             if self.options.dns_c_rate and other in given:
                 raise PruneError(f"--dns-c-rate sets the thresholds themselves; leave out {other}")
-        try:
+        with named("--dns-hysteresis"):
             self.hysteresis = Hysteresis(*self.options.dns_hysteresis)
-        except PruneError as error:
-            raise PruneError(f"--dns-hysteresis: {error}") from None
 
     def facts(self) -> dict[str, object]:
-        """For the report."""
+        """Say how it is done, for the report."""
         options = self.options
         how: dict[str, object] = {"c_rate": list(options.dns_c_rate)}
         if not options.dns_c_rate:
@@ -104,14 +101,14 @@ class Dns:
                 "start": options.dns_start, "stop": options.dns_stop, "seed": self.seed}  # fmt: skip
 
     def find(self, model: nn.Module) -> Selection:
-        """The weights by --dns-layers."""
+        """Find the weights that --dns-layers names."""
         try:
             return find_targets(model, Granularity("weight"), self.options.dns_layers)
         except PruneError as error:
             raise PruneError(f"--dns-layers: {str(error).removeprefix('include: ')}") from None
 
-    def rule(self, selection: Selection, training: Training) -> tuple[DnsRule, Optional[Mapping[str, Tensor]]]:
-        """The rule, and the masks to start from."""
+    def rule(self, selection: Selection, training: Training) -> DnsRule:
+        """Prune and splice, by thresholds from a sparsity or the paper's."""
         options, names = self.options, [target.name for target in selection.targets]
 
         def drops(weights: Mapping[str, Tensor]) -> dict[str, int]:
@@ -122,13 +119,25 @@ class Dns:
 
         rates = c_rates(options.dns_c_rate, names) if options.dns_c_rate else None
         groups, wanted = groups_of(options.dns_groups, names), None if rates else drops
-        rule = DnsRule(groups, options.dns_start, options.dns_stop, rates, wanted, self.hysteresis, options.dns_gamma,
+        return DnsRule(groups, options.dns_start, options.dns_stop, rates, wanted, self.hysteresis, options.dns_gamma,
                        options.dns_power, self.seed)  # fmt: skip
-        return rule, None
+
+
+@hookimpl
+def training_methods() -> list[type]:
+    """Offer ``train.py --dns``."""
+    return [Dns]
 
 
 def c_rates(entries: Sequence[str], names: Sequence[str]) -> dict[str, float]:
-    """c_rate by name; the last entry that matches counts.
+    """Read --dns-c-rate.
+
+    Args:
+        entries: ``C`` or ``GLOB=C``; the last that matches counts.
+        names: Of the weights.
+
+    Returns:
+        c_rate by name.
 
     Raises:
         PruneError: If a glob matches no layer, or a layer has none.
@@ -142,7 +151,14 @@ def c_rates(entries: Sequence[str], names: Sequence[str]) -> dict[str, float]:
 
 
 def groups_of(entries: Sequence[str], names: Sequence[str]) -> list[list[str]]:
-    """Names by group, each in the first that matches; one group without entries.
+    """Read --dns-groups.
+
+    Args:
+        entries: ``GLOB[,GLOB...]``, one a group; a weight is in the first that matches.
+        names: Of the weights.
+
+    Returns:
+        Names by group; one group of all without entries.
 
     Raises:
         PruneError: If a group is empty, or a layer is in none.

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Optional
 
-from torch import Tensor, nn
+from torch import nn
 
+from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.core.pruning.distribution import NAMES
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.importance import magnitude
@@ -16,6 +17,7 @@ from yolov5_prune_plugin.core.pruning.parameters import Selection, find_targets
 from yolov5_prune_plugin.core.training.gradual import Gradual, gradual_plan
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.options import check_order, checked, flag, open_fraction, schedule_point, whole
+from yolov5_prune_plugin.plugin_api.methods import Method, TrainingMethod
 from yolov5_prune_plugin.plugin_api.run import Run, Training
 
 
@@ -40,31 +42,39 @@ class GmpOptions:
     )
 
 
-class Gmp:
-    """What --gmp does in a training."""
+class Gmp(TrainingMethod):
+    """Gradual magnitude pruning in a training."""
 
     flag: ClassVar[str] = "--gmp"
+    options_class: ClassVar[type] = GmpOptions
+    options: GmpOptions
 
-    def __init__(self, run: Run) -> None:
-        self.options: GmpOptions = run.config(GmpOptions)
+    def __init__(self, run: Run, methods: Mapping[str, type[Method]]) -> None:
+        super().__init__(run, methods)
         check_order("--gmp-start", self.options.gmp_start, "--gmp-stop", self.options.gmp_stop)
 
     def facts(self) -> dict[str, object]:
-        """For the report."""
+        """Say how it is done, for the report."""
         options = self.options
         return {"method": "gmp", "requested_sparsity": options.gmp_sparsity, "distribution": options.gmp_distribution,
                 "start": options.gmp_start, "stop": options.gmp_stop, "every": options.gmp_every}  # fmt: skip
 
     def find(self, model: nn.Module) -> Selection:
-        """The weights by --gmp-layers."""
+        """Find the weights that --gmp-layers names."""
         try:
             return find_targets(model, Granularity("weight"), self.options.gmp_layers)
         except PruneError as error:
             raise PruneError(f"--gmp-layers: {str(error).removeprefix('include: ')}") from None
 
-    def rule(self, selection: Selection, training: Training) -> tuple[Gradual, Optional[Mapping[str, Tensor]]]:
-        """The rule, and the masks to start from."""
+    def rule(self, selection: Selection, training: Training) -> Gradual:
+        """Prune by magnitude along the cubic schedule."""
         options = self.options
         plan = gradual_plan(options.gmp_start, options.gmp_stop, options.gmp_every, options.gmp_sparsity)
         request = Request(options.gmp_sparsity, options.gmp_distribution)
-        return Gradual(selection.targets, lambda target, request: magnitude(target.weight), request, plan), None
+        return Gradual(selection.targets, lambda target, request: magnitude(target.weight), request, plan)
+
+
+@hookimpl
+def training_methods() -> list[type]:
+    """Offer ``train.py --gmp``."""
+    return [Gmp]

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Optional
+from typing import ClassVar
 
 from torch import Tensor, nn
 
+from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.core.outputs.modes import evaluating
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.pruning.parameters import Selection, Target, find_targets
 from yolov5_prune_plugin.core.training.gradual import Gradual, rounds
-from yolov5_prune_plugin.core.training.rule import Rule
-from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.methods.oneshot.calibration import check_images
-from yolov5_prune_plugin.methods.oneshot.flags import WhatOptions
-from yolov5_prune_plugin.methods.oneshot.oneshot import chosen_method, find, prune_by, request_of
+from yolov5_prune_plugin.errors import PruneError, named
+from yolov5_prune_plugin.methods.oneshot.calibration import CalibrationOptions, check_images
+from yolov5_prune_plugin.methods.oneshot.flags import WhatOptions, chosen_method, find, request_of
 from yolov5_prune_plugin.options import checked, flag, whole
+from yolov5_prune_plugin.plugin_api.methods import Method, TrainingMethod
 from yolov5_prune_plugin.plugin_api.run import Run, Training
 
 FEW = 0.001  # a model with a smaller share of zeros is dense
@@ -41,19 +41,18 @@ class KeepOptions:
     keep_zeros: bool = flag(False, "keep the zeros that the Conv2d and Linear weights have at the start")
 
 
-class Retrain:
-    """What --prune S does in a training."""
+class Retrain(TrainingMethod):
+    """Pruning before a training, and training with the mask kept."""
 
     flag: ClassVar[str] = "--prune"
+    options_class: ClassVar[type] = RetrainOptions
+    shared_options: ClassVar[tuple[type, ...]] = (CalibrationOptions,)
+    how_to_ask: ClassVar[str] = "--prune S"
+    options: RetrainOptions
 
-    def __init__(self, run: Run, methods: Mapping[str, Any]) -> None:
-        """Check the flags.
-
-        Raises:
-            PruneError: If they don't go together.
-        """
-        options: RetrainOptions = run.config(RetrainOptions)
-        self.run, self.options, self._methods = run, options, methods
+    def __init__(self, run: Run, methods: Mapping[str, type[Method]]) -> None:
+        super().__init__(run, methods)
+        options = self.options
         if options.prune is not None and options.prune_amounts:
             raise PruneError("--prune S and --prune-amounts FILE each say how much is pruned; leave out one")
         if options.prune_amounts and "--prune-distribution" in run.given(RetrainOptions):
@@ -66,65 +65,78 @@ class Retrain:
                              " first rounds; it goes with --prune S of weights or channels")  # fmt: skip
         self.request = request_of(options, type(self.method))
 
+    @classmethod
+    def asked_for(cls, run: Run) -> bool:
+        """Whether it is said how much to prune."""
+        options: RetrainOptions = run.config(RetrainOptions)
+        return options.prune is not None or options.prune_amounts is not None
+
     def facts(self) -> dict[str, object]:
-        """For the report."""
+        """Say how it is done, for the report."""
         options = self.options
         return {"method": f"prune and retrain: {options.prune_method}", "requested_sparsity": options.prune,
                 "distribution": "amounts" if options.prune_amounts else self.request.distribution,
                 "granularity": options.prune_granularity, "iterations": options.prune_iterations,
-                "seed": options.prune_seed, **getattr(self.method, "facts", {})}  # fmt: skip
+                "seed": options.prune_seed, **self.method.facts}  # fmt: skip
 
     def find(self, model: nn.Module) -> Selection:
-        """The weights by --prune-include and --prune-exclude."""
+        """Find the weights that --prune-include and --prune-exclude leave."""
         return find(model, self.options)
 
-    def rule(self, selection: Selection, training: Training) -> tuple[Gradual, Optional[Mapping[str, Tensor]]]:
-        """The rule, and the masks to start from."""
-        try:
+    def rule(self, selection: Selection, training: Training) -> Gradual:
+        """Prune in rounds, the first before all training."""
+        with named(f"--prune-amounts {self.options.prune_amounts}"):
             request = self.request.fitted(selection)
-        except PruneError as error:
-            raise PruneError(f"--prune-amounts {self.options.prune_amounts}: {error}") from None
         first, plan = rounds(self.options.prune_iterations, request.sparsity)
-        scores, prune = getattr(self.method, "scores", None), getattr(self.method, "prune", None)
-        if hasattr(self.method, "calibrate"):
-            scores, prune = None, partial(self._calibrated, training.model)
-        return Gradual(selection.targets, scores, request, plan, first, None if scores else prune), None
+        method = self.method
+        if method.uses_images():
+            calibrated = partial(self._calibrated, training.model)
+            return Gradual(selection.targets, None, request, plan, first, calibrated)
+        if method.has_scores():
+            return Gradual(selection.targets, method.scores, request, plan, first)
+        return Gradual(selection.targets, None, request, plan, first, method.prune)
 
     def _calibrated(self, model: nn.Module, targets: Sequence[Target], request: Request) -> None:
         """One round of a method that looks at images, by a fresh one: what another has measured is of another model."""
-        self.method = chosen_method(self.run, self._methods, self.options.prune_method)
+        self.method = chosen_method(self.run, self.methods, self.options.prune_method)
         with evaluating(model):
-            prune_by(self.method, self.run, model, targets, request)
+            self.method.calibrate(self.run, model, targets)
+            self.method.prune(targets, request)
 
 
-class Keep:
-    """What --keep-zeros does in a training."""
+class Keep(TrainingMethod):
+    """Training of a sparse model with its zeros kept."""
 
     flag: ClassVar[str] = "--keep-zeros"
-
-    def __init__(self, run: Run) -> None:
-        self.weights = run.weights or [str(getattr(run.arguments, "model", ""))]
+    options_class: ClassVar[type] = KeepOptions
 
     def facts(self) -> dict[str, object]:
-        """For the report."""
+        """Say how it is done, for the report."""
         return {"method": "zeros kept"}
 
     def find(self, model: nn.Module) -> Selection:
-        """All of them; those of Linear layers too if one of these is sparse."""
+        """Find all Conv2d weights, and those of Linear layers if one of these is sparse."""
         sparse = [m for m in model.modules() if isinstance(m, nn.Linear) and _zeros(m.weight) >= FEW * m.weight.numel()]
         return find_targets(model, Granularity("weight"), linear=bool(sparse))
 
-    def rule(self, selection: Selection, training: Training) -> tuple[Rule, Optional[Mapping[str, Tensor]]]:
-        """Masks that stay, from the zeros there are."""
+    def first_masks(self, selection: Selection, training: Training) -> Mapping[str, Tensor]:
+        """Mask the zeros there are."""
         masks = {target.name: target.weight.detach() != 0 for target in selection.targets}
         weights = sum(mask.numel() for mask in masks.values())
         zeros = sum(_zeros(mask) for mask in masks.values())
+        weights_file = (self.run.weights or [str(getattr(self.run.arguments, "model", ""))])[0]
         if not training.resumed and zeros < FEW * weights:  # rounding to fp16 makes some in any checkpoint
             raise PruneError(
-                f"--keep-zeros: only {zeros} of the {weights:,} Conv2d weights of {self.weights[0]} are zero, so it is"
+                f"--keep-zeros: only {zeros} of the {weights:,} Conv2d weights of {weights_file} are zero, so it is"
                 " not a sparse model; give one, or prune with --prune S, --gmp or --dns"
             )
-        return Rule(), masks
+        return masks
+
+
+@hookimpl
+def training_methods() -> list[type]:
+    """Offer ``train.py --prune S`` and ``--keep-zeros``."""
+    return [Retrain, Keep]
 
 
 def _zeros(tensor: Tensor) -> int:

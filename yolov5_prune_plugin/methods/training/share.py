@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Optional
+from typing import ClassVar
 
 from torch import Tensor, nn
 
+from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.core.coding.bits import by_layer
 from yolov5_prune_plugin.core.coding.codebook import BEST, INITS
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
@@ -17,6 +18,7 @@ from yolov5_prune_plugin.core.training.rule import Rule
 from yolov5_prune_plugin.core.training.shared_weights import GRADIENTS, SharedWeights
 from yolov5_prune_plugin.errors import named
 from yolov5_prune_plugin.options import flag
+from yolov5_prune_plugin.plugin_api.methods import Method, TrainingMethod
 from yolov5_prune_plugin.plugin_api.run import Run, Training
 
 
@@ -39,35 +41,43 @@ class ShareOptions:
         " number), or the paper's sum, which needs a small --lr", choices=GRADIENTS)  # fmt: skip
 
 
-class Share:
-    """What --share-bits does in a training."""
+class Share(TrainingMethod):
+    """Training of shared weights."""
 
     flag: ClassVar[str] = "--share-bits"
+    options_class: ClassVar[type] = ShareOptions
+    options: ShareOptions
 
-    def __init__(self, run: Run) -> None:
-        self.options: ShareOptions = run.config(ShareOptions)
+    def __init__(self, run: Run, methods: Mapping[str, type[Method]]) -> None:
+        super().__init__(run, methods)
         self._bits: dict[str, int] = {}
         numbers = [entry.rpartition("=")[2] for entry in self.options.share_bits]
         with named(bits=self.flag):  # before there is a model
             by_layer(numbers, ["model.0.conv.weight"])
 
     def facts(self) -> dict[str, object]:
-        """For the report."""
+        """Say how it is done, for the report."""
         options = self.options
         return {"method": "shared weights", "bits": list(options.share_bits), "init": options.share_init,
                 "gradient": options.share_gradient}  # fmt: skip
 
     def find(self, model: nn.Module) -> Selection:
-        """All of them."""
+        """Find all Conv2d and Linear weights."""
         return find_targets(model, Granularity("weight"), linear=True)
 
-    def rule(self, selection: Selection, training: Training) -> tuple[Rule, Optional[Mapping[str, Tensor]]]:
-        """Masks that stay, from the zeros there are."""
+    def first_masks(self, selection: Selection, training: Training) -> Mapping[str, Tensor]:
+        """Mask the zeros there are."""
         names = [target.name for target in selection.targets]
         with named(bits=self.flag):
             self._bits = by_layer(self.options.share_bits, names)
-        return Rule(), {target.name: target.weight.detach() != 0 for target in selection.targets}
+        return {target.name: target.weight.detach() != 0 for target in selection.targets}
 
     def masked(self, parameters: Mapping[str, nn.Parameter], rule: Rule) -> Masked:
-        """The weights, tied to their centroids."""
+        """Put the weights under masks, with their survivors sharing values."""
         return SharedWeights(parameters, rule, self._bits, self.options.share_init, self.options.share_gradient)
+
+
+@hookimpl
+def training_methods() -> list[type]:
+    """Offer ``train.py --share-bits``."""
+    return [Share]

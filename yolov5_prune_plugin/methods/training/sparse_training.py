@@ -1,117 +1,86 @@
-"""Sparse training: which of the ways to a sparse model, or one of shared weights, a train.py runs with."""
+"""Sparse training: which way of training a train.py was asked for, and what that does in its run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass, replace
-from typing import TYPE_CHECKING, Any, Optional, Protocol
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Optional
 
 from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.core.pruning.parameters import Selection
-from yolov5_prune_plugin.core.training.masked import Masked
-from yolov5_prune_plugin.core.training.rule import Rule
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.methods.oneshot.calibration import CalibrationOptions
-from yolov5_prune_plugin.methods.oneshot.oneshot import methods_of
-from yolov5_prune_plugin.methods.training.dns import Dns, DnsOptions
-from yolov5_prune_plugin.methods.training.gmp import Gmp, GmpOptions
-from yolov5_prune_plugin.methods.training.retrain import Keep, KeepOptions, Retrain, RetrainOptions
-from yolov5_prune_plugin.methods.training.share import Share, ShareOptions
+from yolov5_prune_plugin.plugin_api.methods import TrainingMethod, oneshot_methods, training_methods
 from yolov5_prune_plugin.plugin_api.run import Run, Training
 
 if TYPE_CHECKING:
     from yolov5_prune_plugin.reporting.training_report import TrainingRecord
 
 
-class Way(Protocol):
-    """One way to a sparse model in training."""
-
-    flag: str
-
-    def facts(self) -> dict[str, object]:
-        """How it is done, for the report."""
-
-    def find(self, model: nn.Module) -> Selection:
-        """The weights it treats."""
-
-    def rule(self, selection: Selection, training: Training) -> tuple[Rule, Optional[Mapping[str, Tensor]]]:
-        """When masks change and how, and what they are at first."""
+def plugin(hook: Any) -> SparseTraining:
+    """Make what answers the events: it asks the other plug-ins for their ways of training."""
+    return SparseTraining(hook)
 
 
 class SparseTraining:
-    """Offers the flags of all ways, and runs the one that was asked for."""
+    """Offers the flags of all ways of training, and runs the one that was asked for."""
 
     def __init__(self, hook: Any) -> None:
-        self._methods = methods_of(hook)
+        self._hook = hook
 
     @hookimpl
     def options(self, role: str) -> list[type]:
         """In every train.py."""
         if role != "train":
             return []
-        own = [cls for cls in self._methods.values() if is_dataclass(cls)]
-        return [DnsOptions, GmpOptions, RetrainOptions, KeepOptions, ShareOptions, *own]
+        ways = [cls.options_class for cls in training_methods(self._hook).values()]
+        return [*ways, *(cls for cls in oneshot_methods(self._hook).values() if is_dataclass(cls))]
 
     @hookimpl
     def configure(self, run: Run) -> Optional[object]:
         """Check the flags against each other before anything is loaded."""
         if run.role != "train":
             return None
-        prune: RetrainOptions = run.config(RetrainOptions)
-        asked = {
-            "--dns": run.config(DnsOptions).dns,
-            "--gmp": run.config(GmpOptions).gmp,
-            "--prune": prune.prune is not None or prune.prune_amounts is not None,
-            "--keep-zeros": run.config(KeepOptions).keep_zeros,
-            "--share-bits": bool(run.config(ShareOptions).share_bits),
-        }
-        ways = [name for name, wanted in asked.items() if wanted]
-        if len(ways) > 1:
-            raise PruneError(f"{' and '.join(ways)} are different ways to a sparse model; leave out all but one")
-        of_methods = [cls for cls in self._methods.values() if is_dataclass(cls)]
-        owners = {"--dns": [DnsOptions], "--gmp": [GmpOptions], "--keep-zeros": [KeepOptions],
-                  "--share-bits": [ShareOptions],
-                  "--prune": [RetrainOptions, CalibrationOptions, *of_methods]}  # fmt: skip
-        for owner, classes in owners.items():
-            lonely = [name for cls in classes for name in run.given(cls)]
-            if lonely and owner not in ways:
-                raise PruneError(f"{lonely[0]} needs {'--prune S' if owner == '--prune' else owner}")
-        if not ways:
+        ways, methods = training_methods(self._hook), oneshot_methods(self._hook)
+        asked = [flag for flag, cls in ways.items() if cls.asked_for(run)]
+        if len(asked) > 1:
+            raise PruneError(f"{' and '.join(asked)} are different ways to a sparse model; leave out all but one")
+        for flag, cls in ways.items():
+            classes = [cls.options_class, *cls.shared_options]
+            if flag == "--prune":  # with the flags of its methods
+                classes += [method for method in methods.values() if is_dataclass(method)]
+            lonely = [name for one in classes for name in run.given(one)]
+            if lonely and flag not in asked:
+                raise PruneError(f"{lonely[0]} needs {cls.how_to_ask or flag}")
+        if not asked:
             return None
         epochs = getattr(run.arguments, "epochs", 1)
         if epochs < 1:
-            raise PruneError(f"{ways[0]}: --epochs must be at least 1, got {epochs}; to prune without training take"
+            raise PruneError(f"{asked[0]}: --epochs must be at least 1, got {epochs}; to prune without training take"
                              " val.py --prune S --prune-save FILE")  # fmt: skip
-        makers = {"--dns": Dns, "--gmp": Gmp, "--keep-zeros": Keep, "--share-bits": Share,
-                  "--prune": lambda run: Retrain(run, self._methods)}  # fmt: skip
-        return TrainingRun(run, makers[ways[0]](run))
+        return TrainingRun(run, ways[asked[0]](run, methods))
 
 
 class TrainingRun:
     """Takes part in one run of a train.py."""
 
-    def __init__(self, run: Run, way: Way) -> None:
-        self.run, self.way = run, way
+    def __init__(self, run: Run, method: TrainingMethod) -> None:
+        self.run, self.method = run, method
         self.record: Optional[TrainingRecord] = None
 
     @hookimpl
     def training_begins(self, training: Training) -> None:
         """Find the weights, and put masks on them."""
-        from yolov5_prune_plugin.reporting.training_report import (
-            TrainingRecord,  # brings rich and pandas: only for such a run
-        )
+        from yolov5_prune_plugin.reporting.training_report import TrainingRecord  # brings rich and pandas
 
-        selection = _trained(self.way.find(training.model), training, self.way.flag)
-        rule, masks = self.way.rule(selection, training)
-        rule.begin = _naming(self.way.flag, rule.begin)  # type: ignore[method-assign]
+        method = self.method
+        selection = _trained(method.find(training.model), training, method.flag)
+        first, rule = method.first_masks(selection, training), method.rule(selection, training)
         parameters = {target.name: target.module.weight for target in selection.targets}
         training.selection = selection
-        training.masked = getattr(self.way, "masked", Masked)(parameters, rule)
+        training.masked = method.masked(parameters, rule)
+        training.masked.field = method.flag
         if not training.resumed:
-            training.masked.prepare(masks)
-        self.record = TrainingRecord(self.run, self.way.facts(), training)
+            training.masked.prepare(first)
+        self.record = TrainingRecord(self.run, method.facts(), training)
 
     @hookimpl
     def epoch_trained(self) -> None:
@@ -124,18 +93,6 @@ class TrainingRun:
         """Report what was saved."""
         if self.record:
             self.record.end()
-
-
-def _naming(flag: str, begin: Callable[[Masked, int], None]) -> Callable[[Masked, int], None]:
-    """What is only known once the training has begun names the flag too."""
-
-    def named(masked: Masked, total: int) -> None:
-        try:
-            begin(masked, total)
-        except PruneError as error:
-            raise PruneError(f"{flag}: {error}") from None
-
-    return named
 
 
 def _trained(selection: Selection, training: Training, flag: str) -> Selection:

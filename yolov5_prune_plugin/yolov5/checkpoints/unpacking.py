@@ -42,41 +42,60 @@ def unpack_weights(script: Script, namespace: dict[str, Any], arguments: argpars
     for flag in FLAGS:
         given = getattr(arguments, flag, None)
         many = given if isinstance(given, list) else [given]
-        if not any(_is_one(one) for one in many):
+        if not any(is_packed(one) for one in many):
             continue
         event = "averaged" if script.role == "train" else "model_loaded"
         name = script.find(event, namespace)
         package = package_of(namespace[name])
         for one in many:
-            if _is_one(one) and str(one) not in _found:
-                _found[str(one)] = _unpacked(flag, Path(one), package)
+            if is_packed(one):
+                try:
+                    checkpoint_of(Path(one), package)
+                except PruneError as error:
+                    raise PruneError(f"--{flag} {error}") from None
         if script.role == "export":
             namespace[name] = _loading(namespace[name])
         else:
-            places = [unpacked_checkpoint(str(one)) if _is_one(one) else one for one in many]
+            places = [unpacked_checkpoint(str(one)) if is_packed(one) else one for one in many]
             setattr(arguments, flag, places if isinstance(given, list) else places[0])
 
 
-def _is_one(weights: Any) -> bool:
+def is_packed(weights: Any) -> bool:
+    """Whether weights are the name of a .y5z file."""
     return isinstance(weights, (str, Path)) and str(weights).endswith(SUFFIX)
 
 
-def _unpacked(flag: str, file: Path, package: str) -> str:
+def checkpoint_of(file: Path, package: str) -> str:
+    """Write the checkpoint that a .y5z file stands for, once in a process; it goes when the process ends.
+
+    Args:
+        file: The .y5z file.
+        package: What dotted names of the running YOLOv5 start with: empty, or ``yolov5.``.
+
+    Returns:
+        The name of the checkpoint.
+
+    Raises:
+        PruneError: If the file is missing, damaged, or does not fit this YOLOv5.
+    """
+    if str(file) not in _found:
+        _found[str(file)] = _unpacked(file, package)
+    return _found[str(file)]
+
+
+def _unpacked(file: Path, package: str) -> str:
     from yolov5_prune_plugin.yolov5.checkpoints.y5z import open_model, save_checkpoint
 
     if not file.is_file():
-        raise PruneError(f"--{flag} {file}: no such file; yolov5-prune compress makes one of a checkpoint")
-    try:
-        opened, model = open_model(file, package)
-    except PruneError as error:
-        raise PruneError(f"--{flag} {error}") from None
+        raise PruneError(f"{file}: no such file; yolov5-prune compress makes one of a checkpoint")
+    opened, model = open_model(file, package)
     folder = Path(tempfile.mkdtemp(prefix="yolov5-prune-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     place = folder / f"{file.stem}.pt"
     try:
         size = save_checkpoint(place, opened.content, model)
     except OSError as error:
-        raise PruneError(f"--{flag} {file}: the checkpoint in it cannot be written to {folder}: {error.strerror}; set"
+        raise PruneError(f"{file}: the checkpoint in it cannot be written to {folder}: {error.strerror}; set"
                          " TMPDIR to a folder with more room") from error  # fmt: skip
     print(f"yolov5-prune: {file}: {opened.size:,} bytes, {size:,} as a checkpoint", flush=True)
     return str(place)
@@ -85,6 +104,6 @@ def _unpacked(flag: str, file: Path, package: str) -> str:
 def _loading(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def load(weights: Any, *args: Any, **kwargs: Any) -> Any:
-        return original(unpacked_checkpoint(str(weights)) if _is_one(weights) else weights, *args, **kwargs)
+        return original(unpacked_checkpoint(str(weights)) if is_packed(weights) else weights, *args, **kwargs)
 
     return load

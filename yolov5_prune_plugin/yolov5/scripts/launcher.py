@@ -68,7 +68,7 @@ def locate(target: str, command: str = "run") -> tuple[Path, Optional[str]]:
 def _activated(file: Path, seams: Optional[str]) -> ast.Module:
     """The script's syntax tree with a call of ``activate`` before its main guard."""
     tree, index = main_guard(file, file.read_bytes())
-    call = f"__import__({__package__!r}, fromlist=['activate']).activate(globals(), {seams!r})"
+    call = f"__import__('yolov5_prune_plugin.yolov5', fromlist=['activate']).activate(globals(), {seams!r})"
     statement = ast.parse(call).body[0]
     for node in ast.walk(statement):
         ast.copy_location(node, tree.body[index])

@@ -1,0 +1,120 @@
+"""One-shot pruning in one run of a script: prune, report, save."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+from torch import nn
+
+from yolov5_prune_plugin import hookimpl
+from yolov5_prune_plugin.core.pruning.amounts import check_kept
+from yolov5_prune_plugin.core.pruning.oneshot import Request
+from yolov5_prune_plugin.core.pruning.parameters import Selection
+from yolov5_prune_plugin.core.pruning.sparsity import Sparsity, measure
+from yolov5_prune_plugin.errors import named
+from yolov5_prune_plugin.methods.oneshot.flags import PruneOptions, find
+from yolov5_prune_plugin.plugin_api.methods import Method
+from yolov5_prune_plugin.plugin_api.run import Evaluation, Run, Saved
+
+if TYPE_CHECKING:
+    from yolov5_prune_plugin.reporting.oneshot_report import Record
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A model that was pruned, and what is known of it.
+
+    Attributes:
+        model: The model, changed.
+        selection: Which of its layers were treated.
+        sparsity: Its zeros.
+        facts: How it was done, for the report.
+    """
+
+    model: nn.Module
+    selection: Selection
+    sparsity: Sparsity
+    facts: dict[str, Any]
+
+
+class OneShotRun:
+    """One-shot pruning taking part in one run."""
+
+    def __init__(self, run: Run, options: PruneOptions, method: Method, request: Request) -> None:
+        self.run, self.options, self.method, self.request = run, options, method, request
+        self.record: Optional[Record] = None
+
+    @hookimpl
+    def model_loaded(self, run: Run, model: nn.Module) -> None:
+        """Prune, report, save."""
+        pruned = self.prune(model, self.request)
+        self.record = self.report(run, pruned)
+        self.record.layers()
+        if self.options.prune_save is not None and run.main:
+            self.record.saved(self.save(run, pruned, self.options.prune_save))
+
+    def prune(self, model: nn.Module, request: Request) -> Pruned:
+        """Prune a model in place.
+
+        Args:
+            model: As the script loaded it.
+            request: How much, spread how, in what grain.
+        """
+        options = self.options
+        selection = find(model, options)
+        with named(f"--prune-amounts {options.prune_amounts}"):
+            request = request.fitted(selection)
+        started = time.perf_counter()
+        self.method.calibrate(self.run, model, selection.targets)
+        self.method.prune(selection.targets, request)
+        seconds = time.perf_counter() - started
+        fused = not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+        facts = {
+            "method": options.prune_method, "distribution": "amounts" if request.amounts else request.distribution,
+            "granularity": options.prune_granularity, "requested_sparsity": request.sparsity, "seed": request.seed,
+            "pruned_weights": "fused" if fused else "unfused", "seconds": round(seconds, 3),
+        }  # fmt: skip
+        facts |= self.method.facts
+        if options.prune_linear:
+            facts["linear"] = True
+        if request.amounts:
+            facts |= {"amounts_file": str(options.prune_amounts), "amounts": dict(request.amounts)}
+        sparsity = measure(model, selection)
+        check_kept(request.amounts, sparsity, request.granularity)
+        return Pruned(model, selection, sparsity, facts)
+
+    def report(self, run: Run, pruned: Pruned, **more: Any) -> Record:
+        """Make the record of a pruned model; nothing is printed or written yet.
+
+        Args:
+            run: The run.
+            pruned: The model.
+            more: Further entries of report.json.
+        """
+        from yolov5_prune_plugin.reporting.oneshot_report import (
+            Record,  # brings rich and pandas: only for a run that prunes
+        )
+
+        return Record(run, {**pruned.facts, **more}, pruned.sparsity)
+
+    def save(self, run: Run, pruned: Pruned, file: Path) -> Saved:
+        """Write a pruned model as a checkpoint.
+
+        Args:
+            run: The run.
+            pruned: The model.
+            file: Where to; must not exist.
+        """
+        names = [target.name for target in pruned.selection.targets]
+        left_out = ("amounts", "amounts_file", "seconds")  # the same command writes the same file, byte for byte
+        facts = {key: value for key, value in pruned.facts.items() if key not in left_out}
+        return run.save(pruned.model, names, file, {**facts, "conv_sparsity": pruned.sparsity.conv_sparsity})
+
+    @hookimpl
+    def evaluated(self, evaluation: Evaluation, baseline: Optional[Evaluation]) -> None:
+        """Report what the script measured."""
+        if self.record:
+            self.record.evaluated(evaluation, baseline)
