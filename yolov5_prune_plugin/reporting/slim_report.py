@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from yolov5_prune_plugin.core.channels.slim import Slimmed
+from yolov5_prune_plugin.core.channels.slim import SlimResult
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import written_whole
 
@@ -61,7 +61,7 @@ class Report:
         self.content[which] = {figure: value}
         self._console.print(f"{which}: {figure} {value:.4f}")
 
-    def done(self, slimmed: Slimmed, written: Optional[Written] = None) -> None:
+    def done(self, slimmed: SlimResult, written: Optional[Written] = None) -> None:
         """Print the tables and write the files.
 
         Raises:
@@ -85,7 +85,7 @@ class Report:
             self.content.update(file=str(written.file), slim={written.figure: written.slim} if written.figure else {})
         self._write(slimmed)
 
-    def _write(self, slimmed: Slimmed) -> None:
+    def _write(self, slimmed: SlimResult) -> None:
         frame = pd.DataFrame(
             [(name, *pair) for name, pair in slimmed.widths.items()], columns=["name", "before", "after"]
         )
@@ -102,7 +102,7 @@ class Report:
         self._console.print(f"report: {self._folder}", soft_wrap=True)
 
 
-def _widths(slimmed: Slimmed) -> Table:
+def _widths(slimmed: SlimResult) -> Table:
     table = Table(title="channels", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("layer")
     for column in ("before", "after", "left"):
@@ -112,7 +112,7 @@ def _widths(slimmed: Slimmed) -> Table:
     return table
 
 
-def _costs(slimmed: Slimmed, written: Optional[Written]) -> Table:
+def _costs(slimmed: SlimResult, written: Optional[Written]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("", "dense", "slim", "left"):
         table.add_column(column, justify="left" if not column else "right")

@@ -22,7 +22,7 @@ from yolov5_prune_plugin.core.channels.groups import Group, Member, find_channel
 from yolov5_prune_plugin.core.channels.importance import score_units
 from yolov5_prune_plugin.core.channels.repair import repair
 from yolov5_prune_plugin.core.channels.sensitivity import by_loss, curves
-from yolov5_prune_plugin.core.channels.slim import Judged, Slimmed, Slimming, no_bar, slim
+from yolov5_prune_plugin.core.channels.slim import SlimConfig, SlimPlan, SlimResult, no_bar, slim
 from yolov5_prune_plugin.core.outputs.images import Images
 from yolov5_prune_plugin.errors import PruneError
 
@@ -213,15 +213,15 @@ def test_another_target_needs_no_second_look() -> None:
         said.append(what)
         return no_bar(what, total)
 
-    def cut_to(target: float, judged: Optional[Judged] = None) -> tuple[nn.Module, Slimmed]:
+    def cut_to(target: float, plan: Optional[SlimPlan] = None) -> tuple[nn.Module, SlimResult]:
         model = copy.deepcopy(net)
-        wanted = Slimming("flops", target, allocation="sensitivity", multiple=1)
+        wanted = SlimConfig("flops", target, allocation="sensitivity", multiple=1)
         with torch.no_grad():
-            return model, slim(model, wanted, X, X, images, bar, judged=judged)
+            return model, slim(model, wanted, X, X, images, bar, plan=plan)
 
     first, fresh = cut_to(0.6)[1], cut_to(0.8)
     assert said == ["tracing", "importance l2", "sensitivity", "repair"] * 2
-    again = cut_to(0.8, first.judged)
+    again = cut_to(0.8, first.plan)
     assert said[8:] == ["repair"]
     assert first.after["flops"] < again[1].after["flops"] == fresh[1].after["flops"] < again[1].before["flops"]
     assert again[1].widths == fresh[1].widths

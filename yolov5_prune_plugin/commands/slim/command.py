@@ -76,14 +76,14 @@ def slim_file(options: argparse.Namespace) -> int:
         figure, dense_value = validate(upstream, task, options.weights, options.data, size, checks.batch_size)
         report.measured("dense", figure, dense_value)
     example, sized = torch.rand(1, 3, TRACED * stride, TRACED * stride), torch.rand(1, 3, size, size)
-    judged = None  # by the first try
+    plan = None  # by the first try
     with tempfile.TemporaryDirectory(prefix="yolov5-prune-") as folder:
         for number in range(TRIES):
             model = copy.deepcopy(dense)
-            wanted = config.slimming(what, target)
+            wanted = config.slim_config(what, target)
             with slim_errors("--target"), torch.no_grad():
-                done = slim(model, wanted, example, sized, images, bar, as_used, judged)
-            judged = done.judged
+                done = slim(model, wanted, example, sized, images, bar, as_used, plan)
+            plan = done.plan
             file = Path(folder) / f"{number}.pt"
             facts = {"target": f"{what}={target:g}", "importance": wanted.importance, "allocation": wanted.allocation,
                      "before": done.before, "after": done.after, "imgsz": size}  # fmt: skip

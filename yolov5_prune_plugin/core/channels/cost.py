@@ -1,4 +1,4 @@
-"""What a model costs, parameters and FLOPs, and what it would cost with some units of its channel groups gone."""
+"""Parameters and FLOPs of a model, and what they would be with some units of its channel groups gone."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from yolov5_prune_plugin.core.channels.groups import KINDS, Group, channel_count
 
 
 class Cost:
-    """Counts without cutting.
+    """Counts a model's parameters and FLOPs without cutting it.
 
     FLOPs are two for each multiplication with a weight of a Conv2d, ConvTranspose2d or Linear, at the size of the
     example; other operations (activations, pooling, attention's products) are not counted.
     """
 
     def __init__(self, model: nn.Module, groups: Sequence[Group], example: Tensor) -> None:
-        """Look at one forward pass.
+        """Measure the layers in one forward pass.
 
         Args:
             model: In eval mode.
-            groups: Its channel groups.
+            groups: The model's channel groups.
             example: [1, 3, H, W], at the size that FLOPs are counted for.
         """
         self._layers = {name: m for name, m in model.named_modules() if isinstance(m, KINDS)}
@@ -38,7 +38,7 @@ class Cost:
                 self._lost.setdefault((member.layer, member.side), []).append((group.name, sizes))
 
     def of(self, removed: Mapping[str, Sequence[int]]) -> dict[str, float]:
-        """``flops`` and ``params`` with these units gone, by name of their group."""
+        """Count ``flops`` and ``params`` with units gone, given by name of their group."""
         flops, params = 0.0, float(self._other)
         for name, layer in self._layers.items():
             out, read = self._gone(name, "out", removed), self._gone(name, "in", removed)

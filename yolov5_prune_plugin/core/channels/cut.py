@@ -15,12 +15,12 @@ Removed = Mapping[str, Sequence[int]]  # units that go, by the name of their gro
 
 @torch.no_grad()
 def silence(model: nn.Module, groups: Sequence[Group], removed: Removed) -> None:
-    """Let nothing read the units any more, with all shapes as they are; the outputs are those of the cut model.
+    """Set to zero what reads some units, with all shapes as they are; the outputs are those of the cut model.
 
     Args:
         model: Changed in place.
-        groups: Of the model.
-        removed: What goes.
+        groups: Channel groups of the model.
+        removed: Units by name of their group.
     """
     layers = dict(model.named_modules())
     for group in groups:
@@ -29,7 +29,15 @@ def silence(model: nn.Module, groups: Sequence[Group], removed: Removed) -> None
 
 
 def readers(groups: Sequence[Group], removed: Removed) -> dict[str, list[int]]:
-    """By name of a layer, the input channels that it loses; layers that lose none are left out."""
+    """Find the layers that lose input channels.
+
+    Args:
+        groups: Channel groups of the model.
+        removed: Units by name of their group.
+
+    Returns:
+        Input channels that go, ascending, by name of the layer; layers that lose none are left out.
+    """
     lost: dict[str, set[int]] = {}
     for group in groups:
         for member in group.ins:
@@ -44,8 +52,8 @@ def cut(model: nn.Module, groups: Sequence[Group], removed: Removed) -> None:
     Args:
         model: Changed in place; its parameters stay the objects that they are, so that an optimizer which has not made
             a step yet may hold them.
-        groups: Of the model, from ``find_channels``; they describe the model as it was before.
-        removed: Units by name of the group; not all units of a group.
+        groups: Channel groups of the model from ``find_channels``; they describe the model as it was before.
+        removed: Units by name of their group; not all units of a group.
 
     Raises:
         ValueError: If nothing of a group would be left, or a name is no group's.
@@ -72,7 +80,7 @@ def shrink(layer: nn.Module, side: str, gone: Collection[int]) -> None:
     Args:
         layer: Changed in place; its parameters stay the objects that they are.
         side: ``out`` or ``in``; a depthwise convolution loses both.
-        gone: Channels that go.
+        gone: Indices of the channels that go.
     """
     keep = [channel for channel in range(channel_counts(layer)[side]) if channel not in gone]
     if isinstance(layer, _BatchNorm):

@@ -21,7 +21,7 @@ class Member:
     """A layer's part in a group.
 
     Attributes:
-        layer: Its name.
+        layer: Name of the layer.
         side: ``out``: its outputs go (filters; a BatchNorm's channels); ``in``: the inputs that it reads go.
         channels: For each unit of the group, the layer's own channel indices that go with it.
     """
@@ -33,12 +33,12 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """Units that can be removed one by one; a unit is a set of channels that only go together.
+    """A channel group: units that can be removed one by one; a unit is a set of channels that only go together.
 
     Attributes:
-        name: Of the first layer whose outputs are in it.
-        units: How many.
-        members: Layers that lose something with each unit.
+        name: Name of the first layer whose outputs are in it.
+        units: Number of units.
+        members: Layers that lose channels with each unit.
     """
 
     name: str
@@ -47,12 +47,12 @@ class Group:
 
     @property
     def outs(self) -> list[Member]:
-        """Those whose outputs go."""
+        """Members whose output channels go."""
         return [member for member in self.members if member.side == "out"]
 
     @property
     def ins(self) -> list[Member]:
-        """Those that read them."""
+        """Members whose input channels go."""
         return [member for member in self.members if member.side == "in"]
 
 
@@ -61,8 +61,8 @@ class Channels:
     """All of a model's channel groups.
 
     Attributes:
-        groups: Those that can be pruned, in the order of the forward pass.
-        kept: Layers whose outputs stay all, and why.
+        groups: Groups that can be pruned, in the order of the forward pass.
+        kept: Layers whose outputs all stay, with the reason.
     """
 
     groups: list[Group] = field(default_factory=list)
@@ -70,10 +70,10 @@ class Channels:
 
 
 def find_channels(model: nn.Module, example: Tensor, progress: Callable[[], None] = lambda: None) -> Channels:
-    """Trace a model, and try every group out on it.
+    """Find a model's channel groups: trace it, and try every group out on it.
 
-    A group is only taken if the model's outputs do not depend on what its layers compute there once the layers that
-    read it ignore it. That is what removing it relies on, and it does not take the tracing's word for it.
+    A group is only used if the model's outputs do not depend on what its layers compute there once the layers that read
+    it ignore it. Removing it relies on that, and a trace alone does not prove it.
 
     Args:
         model: In eval mode, float32, on the device of ``example``; its weights are as before afterwards.
@@ -196,13 +196,26 @@ def _flat(given: Any) -> Tensor:
 
 
 def channels_of(member: Member, units: Sequence[int]) -> list[int]:
-    """The layer's own channels that go with some units, in ascending order."""
+    """List a layer's own channels that go with some units.
+
+    Args:
+        member: The layer's part in the group.
+        units: Indices of units.
+
+    Returns:
+        Channel indices of the layer, ascending.
+    """
     return sorted({channel for unit in units for channel in member.channels[unit]})
 
 
 @torch.no_grad()
 def ignore(layer: nn.Module, channels: Sequence[int]) -> None:
-    """Let a layer not read some of its input channels: their weights become 0."""
+    """Set the weights of some input channels to 0.
+
+    Args:
+        layer: A convolution or Linear, changed in place.
+        channels: Indices of its input channels.
+    """
     weight = layer.weight
     assert isinstance(weight, Tensor)
     if isinstance(layer, nn.ConvTranspose2d):

@@ -1,4 +1,4 @@
-"""How much each unit of a channel group matters: by the weights alone, or by what images say of them."""
+"""Importance of each unit of a channel group: from the weights alone, or from images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def score_units(
     seed: int = 0,
     progress: Callable[[], None] = lambda: None,
 ) -> dict[str, Tensor]:
-    """Scores that can be compared within a group and between groups; the lowest go first.
+    """Score the units of channel groups, comparably within a group and between groups; the lowest go first.
 
     * ``l1``, ``l2``: the mean over the layers of the group of the unit's norm there, each layer's divided by its mean.
     * ``bn``: the mean |gamma| of the BatchNorms of the group (Network Slimming), as it is.
@@ -39,10 +39,10 @@ def score_units(
 
     Args:
         model: In eval mode, float32.
-        groups: Of the model.
+        groups: Channel groups of the model.
         kind: One of ``IMPORTANCES``.
         images: Batches [1, 3, H, W], for those in ``BY_IMAGES``.
-        seed: Of the projections.
+        seed: Seed of the projections.
         progress: Called after each image.
 
     Returns:

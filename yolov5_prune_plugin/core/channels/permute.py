@@ -22,7 +22,7 @@ SAME = 1e-3  # of the largest output: by how much outputs may differ afterwards,
 
 @dataclass(frozen=True)
 class Permutation:
-    """What became of a model.
+    """The new order of a model's channels, and what the pattern drops with it.
 
     Attributes:
         index: By tensor name and axis, the index that was applied.
@@ -37,7 +37,12 @@ class Permutation:
     after: float
 
     def applied(self, name: str, tensor: Tensor) -> Tensor:
-        """What is like a parameter of that name, in the new order."""
+        """Bring a tensor into the new order.
+
+        Args:
+            name: Parameter name.
+            tensor: Shaped like that parameter, in the old order.
+        """
         for axis in range(tensor.dim()):
             if (name, axis) in self.index:
                 tensor = tensor.index_select(axis, self.index[name, axis].to(tensor.device))

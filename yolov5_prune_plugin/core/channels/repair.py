@@ -1,4 +1,4 @@
-"""After channels went: the layers that read them make up for it, and BatchNorms count anew; kept where it helps."""
+"""Repair after channels went: least squares in the layers that read them, and new BatchNorm statistics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from yolov5_prune_plugin.core.second_order.position_weights import PositionWeigh
 from yolov5_prune_plugin.core.second_order.reconstruct import images_that_fit, sequentially
 
 MEMORY = 1 << 30
-HELD = 4  # every fourth image is held out, to judge by
+HELD = 4  # every fourth image is held out, for choosing
 BATCH = 8
 NAMES = {"": "nothing", "b": "BatchNorm", "l": "least squares", "lb": "least squares, BatchNorm"}
 
@@ -27,11 +27,11 @@ Statistics = dict[str, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Repaired:
-    """What was tried, and what was kept.
+    """Which repair was kept.
 
     Attributes:
-        distances: By name of the way: ``objective.distance`` to the dense model's outputs on images held out.
-        kept: The way with the least.
+        distances: ``objective.distance`` to the dense model's outputs on images held out, by name of the repair.
+        kept: Name of the repair with the least.
     """
 
     distances: dict[str, float]
@@ -42,16 +42,19 @@ def repair(
     dense: nn.Module, work: nn.Module, groups: Sequence[Group], removed: Removed, images: Images, seed: int = 0,
     progress: Callable[[], None] = lambda: None,
 ) -> Repaired:  # fmt: skip
-    """Silence the units that go and mend what is left, in the dense shapes; ``cut`` then takes nothing more away.
+    """Silence the units that go and repair what is left, in the dense shapes; ``cut`` changes no output after it.
+
+    With and without least squares and new BatchNorm statistics, whichever is nearest to the dense model is kept.
 
     Args:
         dense: The model to come close to, in eval mode.
         work: A copy of it, changed in place.
-        groups: Of both.
-        removed: Units that go.
-        images: For calibration; a fourth of them judges. With less than four nothing is mended.
-        seed: Of what is drawn.
-        progress: Called once for each layer that reads less, and once for each way that is judged.
+        groups: Channel groups of both.
+        removed: Units that go, by name of their group.
+        images: Calibration images; a fourth of them is held out for the choice; fewer than four
+            repair nothing.
+        seed: Seed of the projections and of drawn positions.
+        progress: Called once for each layer that reads less, and once for each repair that is compared.
     """
     held = list(range(HELD - 1, len(images), HELD))
     silenced = copy.deepcopy(work)
@@ -126,7 +129,16 @@ def _position_weights(
 
 @torch.no_grad()
 def statistics(model: nn.Module, images: Images, without: Sequence[int] = ()) -> Statistics:
-    """Mean and variance that each BatchNorm sees, by its name; the model is as before afterwards."""
+    """Measure the mean and variance that each BatchNorm sees.
+
+    Args:
+        model: In eval mode; as before afterwards.
+        images: Calibration images.
+        without: Indices of images that are left out.
+
+    Returns:
+        Mean and variance, [channels] each, by name of the BatchNorm.
+    """
     norms = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
     states = {name: (copy.deepcopy(norm.state_dict()), norm.momentum, norm.training) for name, norm in norms.items()}
     device = next(model.parameters()).device

@@ -1,4 +1,4 @@
-"""Bits of the indices by layer: as given, or those that lose least at a size."""
+"""Bits of an index by layer: as given, or those with the least error at a size."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from yolov5_prune_plugin.options import by_glob
 
 @dataclass(frozen=True)
 class Choice:
-    """What a layer would be with some number of bits.
+    """Size and error of a layer at some number of bits.
 
     Attributes:
-        bits: Of an index.
+        bits: Bits of an index.
         size: Bytes of indices and codebook.
         error: Sum of squared differences / sum of squares of the weights.
     """
@@ -47,15 +47,18 @@ def by_layer(entries: Sequence[str], names: Sequence[str]) -> dict[str, int]:
 
 
 def for_size(choices: Mapping[str, Sequence[Choice]], budget: float) -> dict[str, int]:
-    """Bits by name so that all layers together stay within a size and the sum of their errors is small.
+    """Choose bits so that all layers together stay within a size and the sum of their errors is small.
 
-    Each layer begins with its smallest choice; then, one after the other, the step that takes away most error for a
-    byte is taken, along the lower convex hull of each layer's choices, as long as it fits. At the sizes where a step
-    ends this is the least possible error.
+    Each layer begins with its smallest choice; then, one after the other, the step that removes most error for a byte
+    is made, along the lower convex hull of each layer's choices, as long as it fits. At the sizes where a step ends
+    this is the least possible error.
 
     Args:
-        choices: By name.
-        budget: Bytes.
+        choices: The choices of each layer, by name.
+        budget: Bytes of all layers' indices and codebooks.
+
+    Returns:
+        Bits of an index by name.
 
     Raises:
         PruneError: If even the smallest choices need more.
@@ -80,13 +83,16 @@ def for_size(choices: Mapping[str, Sequence[Choice]], budget: float) -> dict[str
 
 def within(size: int, fixed: int, choices: Mapping[str, Sequence[Choice]], write: Callable[[dict[str, int]], int]
            ) -> dict[str, int]:  # fmt: skip
-    """Bits with which a file is at most ``size`` bytes, tried by writing it.
+    """Choose bits with which a file is at most ``size`` bytes, by writing it.
 
     Args:
         size: Bytes of the whole file.
         fixed: Bytes of all but indices and codebooks, nearly.
-        choices: By name.
+        choices: The choices of each layer, by name.
         write: Writes the file with these bits; returns its bytes.
+
+    Returns:
+        Bits of an index by name; the file was written with them last.
 
     Raises:
         PruneError: If even the smallest choices need more.
@@ -108,7 +114,7 @@ def _bits(text: str) -> int:
 
 
 def _hull(choices: Sequence[Choice]) -> list[Choice]:
-    """Those that no mixture of others beats, by rising size."""
+    """The choices that no mixture of others beats, by rising size."""
     hull: list[Choice] = []
     for choice in sorted(choices, key=lambda one: (one.size, one.error)):
         if hull and choice.error >= hull[-1].error:

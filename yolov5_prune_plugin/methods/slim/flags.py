@@ -11,7 +11,7 @@ from yolov5_prune_plugin.errors import PruneError, named
 from yolov5_prune_plugin.options import checked, flag, whole
 
 if TYPE_CHECKING:
-    from yolov5_prune_plugin.core.channels.slim import Slimming
+    from yolov5_prune_plugin.core.channels.slim import SlimConfig
 
 # as core has them, which is not imported for a command line: it brings torch
 WHAT = ("flops", "params", "latency")
@@ -101,16 +101,16 @@ class SlimOptions:
             slim_allocation=self.slim_allocation or ("sensitivity" if images else "global"),
         )
 
-    def slimming(self, what: str, target: float) -> Slimming:
+    def slim_config(self, what: str, target: float) -> SlimConfig:
         """Say what ``core.channels.slim.slim`` is to do.
 
         Args:
             what: ``flops``, ``params`` or ``latency``.
             target: The share of it that is left, in (0, 1).
         """
-        from yolov5_prune_plugin.core.channels.slim import Slimming
+        from yolov5_prune_plugin.core.channels.slim import SlimConfig
 
-        return Slimming(what, target, self.slim_importance, self.slim_allocation, self.slim_round, self.slim_floor,
+        return SlimConfig(what, target, self.slim_importance, self.slim_allocation, self.slim_round, self.slim_floor,
                         self.slim_steps, not self.slim_no_repair, self.slim_seed)  # fmt: skip
 
 

@@ -112,7 +112,7 @@ class SlimTraining:
         size = math.ceil(int(self.run.arguments.imgsz) / stride) * stride
         shown = partial(torch.rand, device=device)
         with slim_errors("--slim"), evaluating(model), torch.no_grad():
-            done = slim(model, options.slimming(what, target), shown(1, 3, TRACED * stride, TRACED * stride),
+            done = slim(model, options.slim_config(what, target), shown(1, 3, TRACED * stride, TRACED * stride),
                         shown(1, 3, size, size), images, bar, copy.deepcopy)  # fmt: skip
         report.done(done)
         return done.layers
