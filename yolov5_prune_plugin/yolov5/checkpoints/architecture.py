@@ -16,11 +16,15 @@ from yolov5_prune_plugin.yolov5.checkpoints.model_yaml import backbone_of, check
 
 
 def describe(model: nn.Module, module: Any) -> dict[str, Any]:
-    """A model of upstream's as plain values, from which ``build`` makes it again.
+    """Describe a model of upstream's by plain values, from which ``build`` makes it again.
 
     Args:
         model: A detector, segmenter or classifier.
         module: Upstream's ``models.yolo``.
+
+    Returns:
+        Task, yaml, classes, stride and the like; under ``widths`` the layers that are narrower than the yaml says:
+        [out, in] by name, of a BatchNorm [out].
 
     Raises:
         PruneError: If it is no detector, segmenter or classifier of upstream's, has layers of its own, or upstream's
@@ -50,8 +54,8 @@ def build(module: Any, content: Mapping[str, Any], tensors: Mapping[str, Tensor]
 
     Args:
         module: Upstream's ``models.yolo``.
-        content: What ``describe`` gave.
-        tensors: Its state, all of it.
+        content: What ``describe`` returned.
+        tensors: The whole state dict.
 
     Raises:
         PruneError: If the content is none, this release has no such class, or tensors and architecture do not fit.
@@ -81,12 +85,15 @@ def build(module: Any, content: Mapping[str, Any], tensors: Mapping[str, Tensor]
 
 
 def bare(module: Any, content: Mapping[str, Any], most: Optional[int] = None) -> nn.Module:
-    """The same without its tensors, in the widths of its yaml.
+    """Build a model by upstream's own class, in the widths of its yaml and with fresh weights.
 
     Args:
         module: Upstream's ``models.yolo``.
-        content: What ``describe`` gave.
-        most: Parameters that it may have before channels are removed; None is no limit.
+        content: What ``describe`` returned, with or without ``widths``.
+        most: Most parameters that it may have, where there are no ``widths``; None is no limit.
+
+    Raises:
+        PruneError: If the content is none, or this release has no such class.
     """
     task, yaml, nc = content.get("task"), check_yaml(content.get("yaml")), content.get("nc")
     names, stride = content.get("names"), content.get("stride")
@@ -132,7 +139,7 @@ def _noted_widths(model: nn.Module, noted: Any) -> Widths:
 
 @contextmanager
 def _at_most(most: Optional[int]) -> Iterator[None]:
-    """Stop a model before it becomes larger than its file: a layer's weights are not touched before this is asked."""
+    """Stop building a model before it becomes larger than its file: a layer's weights are not touched before that."""
     register = getattr(nn.modules.module, "register_module_parameter_registration_hook", None)  # torch 2.0
     if most is None or register is None:
         yield

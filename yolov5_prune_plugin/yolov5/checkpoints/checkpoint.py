@@ -1,4 +1,4 @@
-"""Checkpoints: what may be given as --weights, and how a pruned model becomes a file that stock YOLOv5 opens."""
+"""Pruned checkpoints: what may be given as --weights, and how a pruned model becomes a file that stock YOLOv5 opens."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # files of torch.sav
 
 
 def check_weights(weights: list[str]) -> None:
-    """Refuse what can't be pruned before anything is loaded or written.
+    """Refuse weights that can't be pruned, before anything is loaded or written.
 
     Names that upstream downloads (official weights, URLs, hub ids) are left to it.
 
@@ -59,7 +59,11 @@ def _check_whole(file: Path) -> None:
 
 
 def source_of(weights: str) -> Path:
-    """The local file behind a --weights value, after upstream loaded it (and perhaps downloaded it)."""
+    """Find the local file behind a --weights value, after upstream loaded it (and perhaps downloaded it).
+
+    Raises:
+        PruneError: If there is none.
+    """
     weights = unpacked_checkpoint(weights)
     for file in (Path(weights), Path(Path(weights).name), Path(weights.split("?")[0].rpartition("/")[2])):
         if file.is_file():
@@ -87,9 +91,12 @@ def save_pruned(
         source: The checkpoint that ``model`` was loaded from.
         model: The changed model, as the script runs it.
         names: Parameters that were changed.
-        file: Where to; must not exist.
+        file: The file to write; must not exist.
         reload: Loads a checkpoint the way the script does.
         facts: Plain values, kept in the checkpoint under ``prune``.
+
+    Returns:
+        The file, which form was written, the largest difference of a weight, and bytes.
 
     Raises:
         PruneError: If it can't be written, or neither form reloads to the same model. No file is left then.

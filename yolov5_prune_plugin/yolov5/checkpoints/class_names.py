@@ -18,7 +18,7 @@ def save(content: dict[str, Any], stream: BinaryIO) -> None:
     Official checkpoints say ``models`` and Model, which the package understands too.
 
     Args:
-        content: With the model under ``model``.
+        content: The checkpoint, with the model under ``model``.
         stream: An open binary file; a name would go into the file itself.
     """
     torch.save(content, stream, pickle_module=SimpleNamespace(**{**vars(pickle), "Pickler": _Pickler}))
