@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolov5_prune_plugin.core.channels.groups import KINDS, Group, channel_counts, depthwise
+from yolov5_prune_plugin.core.channels.groups import Group
+from yolov5_prune_plugin.core.channels.layers import KINDS, channel_counts, depthwise
 
 
 class Cost:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 
-from yolov5_prune_plugin.core.channels.groups import Group, channel_counts, channels_of, depthwise, ignore
+from yolov5_prune_plugin.core.channels.groups import Group, channels_of
+from yolov5_prune_plugin.core.channels.layers import ignore, shrink
 
 Removed = Mapping[str, Sequence[int]]  # units that go, by the name of their group
 
@@ -72,44 +72,3 @@ def cut(model: nn.Module, groups: Sequence[Group], removed: Removed) -> None:
     for (name, side), channels in gone.items():
         if channels:
             shrink(layers[name], side, channels)
-
-
-def shrink(layer: nn.Module, side: str, gone: Collection[int]) -> None:
-    """Remove channels from one layer.
-
-    Args:
-        layer: Changed in place; its parameters stay the objects that they are.
-        side: ``out`` or ``in``; a depthwise convolution loses both.
-        gone: Indices of the channels that go.
-    """
-    keep = [channel for channel in range(channel_counts(layer)[side]) if channel not in gone]
-    if isinstance(layer, _BatchNorm):
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            _select(layer, name, 0, keep)
-        layer.num_features = len(keep)
-    elif isinstance(layer, nn.Linear):
-        _select(layer, "weight", 0 if side == "out" else 1, keep)
-        setattr(layer, "out_features" if side == "out" else "in_features", len(keep))
-    else:
-        assert isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))
-        if depthwise(layer):
-            _select(layer, "weight", 0, keep)
-            layer.in_channels = layer.out_channels = layer.groups = len(keep)
-        else:
-            rows = (side == "out") != isinstance(layer, nn.ConvTranspose2d)
-            _select(layer, "weight", 0 if rows else 1, keep)
-            setattr(layer, "out_channels" if side == "out" else "in_channels", len(keep))
-    if side == "out" and not isinstance(layer, _BatchNorm):
-        _select(layer, "bias", 0, keep)
-
-
-def _select(layer: nn.Module, name: str, axis: int, keep: list[int]) -> None:
-    tensor = getattr(layer, name, None)
-    if tensor is None:
-        return
-    assert isinstance(tensor, Tensor)
-    smaller = tensor.detach().index_select(axis, torch.tensor(keep, device=tensor.device)).contiguous()
-    if isinstance(tensor, nn.Parameter):
-        tensor.data, tensor.grad = smaller, None
-    else:
-        setattr(layer, name, smaller)

@@ -8,12 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from yolov5_prune_plugin.core.channels.dependency_graph import DependentChannels, trace_dependencies
+from yolov5_prune_plugin.core.channels.layers import KINDS, channel_counts, depthwise, ignore, weight_axis
 from yolov5_prune_plugin.core.outputs.objective import tensors
-
-KINDS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 @dataclass(frozen=True)
@@ -144,26 +142,6 @@ def _refused(group: Group, layers: Mapping[str, nn.Module]) -> str:
     return "" if group.ins else "no layer with weights reads it"
 
 
-def depthwise(layer: nn.Module) -> bool:
-    """Whether each output channel of a convolution reads one input channel, its own."""
-    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1
-
-
-def channel_counts(layer: nn.Module) -> dict[str, int]:
-    """Count a layer's channels by side.
-
-    Returns:
-        ``out`` and ``in`` of a convolution or Linear, ``out`` of a BatchNorm; empty for any other module.
-    """
-    if isinstance(layer, nn.Linear):
-        return {"out": layer.out_features, "in": layer.in_features}
-    if isinstance(layer, _BatchNorm):
-        return {"out": layer.num_features}
-    if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
-        return {"out": layer.out_channels, "in": layer.in_channels}
-    return {}
-
-
 @torch.no_grad()
 def _tried(model: nn.Module, group: Group, example: Tensor, layers: Mapping[str, nn.Module]) -> str:
     """Half of the units: ignored by their readers, do the outputs still depend on them?"""
@@ -208,27 +186,11 @@ def channels_of(member: Member, units: Sequence[int]) -> list[int]:
     return sorted({channel for unit in units for channel in member.channels[unit]})
 
 
-@torch.no_grad()
-def ignore(layer: nn.Module, channels: Sequence[int]) -> None:
-    """Set the weights of some input channels to 0.
-
-    Args:
-        layer: A convolution or Linear, changed in place.
-        channels: Indices of its input channels.
-    """
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    if isinstance(layer, nn.ConvTranspose2d):
-        weight[list(channels)] = 0
-    else:
-        weight[:, list(channels)] = 0
-
-
 def _scramble(layer: nn.Module, channels: Sequence[int], generator: torch.Generator) -> None:
     for name, tensor in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
         if tensor.dim() == 0 or name == "running_var":
             continue
-        axis = 1 if isinstance(layer, nn.ConvTranspose2d) and name == "weight" else 0
+        axis = weight_axis(layer, "out") if name == "weight" else 0
         index = torch.tensor(list(channels), device=tensor.device)
         noise = torch.rand(tensor.shape, generator=generator).to(tensor.device, tensor.dtype) + 0.5
         tensor.index_copy_(axis, index, (tensor * 2 + noise).index_select(axis, index))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from yolov5_prune_plugin.core.channels.groups import Group, Member
+from yolov5_prune_plugin.core.channels.layers import weight_axis
 from yolov5_prune_plugin.core.outputs.objective import probe
 from yolov5_prune_plugin.errors import PruneError
 
@@ -109,9 +110,8 @@ def _lamp(norm: Tensor) -> Tensor:
 
 
 def _by_channel(values: Tensor, layer: nn.Module, side: str) -> Tensor:
-    """Sums of what is like the layer's weight over everything but the channels of a side."""
-    rows = (side == "out") != isinstance(layer, nn.ConvTranspose2d)
-    return values.flatten(1).sum(1) if rows else values.transpose(0, 1).flatten(1).sum(1)
+    """Sum what is shaped like the layer's weight over everything but the channels of a side."""
+    return values.transpose(0, weight_axis(layer, side)).flatten(1).sum(1)
 
 
 def _by_unit(values: Tensor, member: Member) -> Tensor:

@@ -8,9 +8,9 @@ from typing import Optional
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from yolov5_prune_plugin.core.channels.groups import Group, Member, find_channels
+from yolov5_prune_plugin.core.channels.layers import channel_axes
 from yolov5_prune_plugin.core.outputs.objective import tensors
 from yolov5_prune_plugin.core.pruning.granularity import nm_mask
 
@@ -221,7 +221,7 @@ def reorder(model: nn.Module, groups: Sequence[Group], orders: Mapping[str, Tens
         order = orders[group.name].tolist()
         for member in group.members:
             layer = layers[member.layer]
-            for name, axis in _axes(layer, member.side):
+            for name, axis in channel_axes(layer, member.side):
                 tensor = getattr(layer, name)
                 whole = index.setdefault((f"{member.layer}.{name}", axis), torch.arange(tensor.shape[axis]))
                 for channels in _places(member) or ():
@@ -231,15 +231,3 @@ def reorder(model: nn.Module, groups: Sequence[Group], orders: Mapping[str, Tens
         tensor = getattr(layers[layer], short)
         tensor.copy_(tensor.index_select(axis, whole.to(tensor.device)))
     return index
-
-
-def _axes(layer: nn.Module, side: str) -> list[tuple[str, int]]:
-    """Names of a layer's tensors that have the channels of a side, with the axis."""
-    if isinstance(layer, _BatchNorm):
-        names = ("weight", "bias", "running_mean", "running_var")
-        return [(name, 0) for name in names if getattr(layer, name) is not None]
-    rows = (side == "out") != isinstance(layer, nn.ConvTranspose2d)
-    found = [("weight", 0 if rows else 1)]
-    if side == "out" and getattr(layer, "bias", None) is not None:
-        found.append(("bias", 0))
-    return found

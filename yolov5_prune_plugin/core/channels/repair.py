@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from yolov5_prune_plugin.core.channels.cut import Removed, readers, silence
-from yolov5_prune_plugin.core.channels.groups import Group, depthwise
+from yolov5_prune_plugin.core.channels.groups import Group
+from yolov5_prune_plugin.core.channels.layers import depthwise
 from yolov5_prune_plugin.core.outputs.images import Images
 from yolov5_prune_plugin.core.outputs.objective import distance, probe
 from yolov5_prune_plugin.core.second_order.position_weights import PositionWeights

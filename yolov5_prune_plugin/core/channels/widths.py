@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from yolov5_prune_plugin.core.channels.cut import shrink
-from yolov5_prune_plugin.core.channels.groups import KINDS, Group, channel_counts, depthwise
+from yolov5_prune_plugin.core.channels.groups import Group
+from yolov5_prune_plugin.core.channels.layers import KINDS, channel_counts, depthwise, shrink
 from yolov5_prune_plugin.errors import PruneError
 
 Widths = dict[str, dict[str, int]]  # channels that there are, by layer and side (``out``, ``in``)

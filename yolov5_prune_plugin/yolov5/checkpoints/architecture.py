@@ -9,7 +9,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
-from yolov5_prune_plugin.core.channels.groups import channel_counts
+from yolov5_prune_plugin.core.channels.layers import channel_counts
 from yolov5_prune_plugin.core.channels.widths import Widths, differing, narrow
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.yolov5.checkpoints.model_yaml import backbone_of, check_yaml, is_number, plain
