@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from yolov5_prune_plugin.errors import NoResultError, PruneError
+from yolov5_prune_plugin.errors import NoResultError, PruneError, named
 from yolov5_prune_plugin.files import check_new_file, written_whole
 from yolov5_prune_plugin.methods.slim.flags import SlimOptions, ValidationOptions, parse_target, slim_errors
 from yolov5_prune_plugin.options import build
@@ -89,7 +89,8 @@ def slim_file(options: argparse.Namespace) -> int:
                      "before": done.before, "after": done.after, "imgsz": size}  # fmt: skip
             if before:
                 facts["of"] = before
-            save_slim(file, checkpoint, model, example, facts, done.layers)
+            with named(file="-o"):
+                save_slim(file, checkpoint, model, example, facts, done.layers)
             value = None
             if validated:
                 value = validate(upstream, task, file, options.data, size, checks.batch_size)[1]

@@ -56,8 +56,8 @@ def save_slim(
             _compare(model, again, example, file)
         return file.stat().st_size
     except (OSError, RuntimeError) as error:
-        raise PruneError(f"-o {file}: cannot be written: {' '.join(str(error).split())[:200]}; nothing was left there"
-                         ) from error  # fmt: skip
+        what = f"cannot be written: {' '.join(str(error).split())[:200]}; nothing was left there"
+        raise PruneError(what, f"file {file}") from error
 
 
 def note_widths(model: nn.Module, layers: Widths) -> None:
@@ -97,10 +97,10 @@ def is_slim(weights: str) -> bool:
 def _compare(model: nn.Module, again: nn.Module, example: Tensor, file: Path) -> None:
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     if shapes != {name: tensor.shape for name, tensor in again.state_dict().items()}:
-        raise PruneError(f"-o {file}: does not come back with the same layers, so it is not kept")
+        raise PruneError("does not come back with the same layers, so it is not kept", f"file {file}")
     example = example.cpu()
     for ours, theirs in zip(tensors(copy.deepcopy(model).cpu()(example)), tensors(again(example))):
         largest = float(ours.abs().max())
         if not bool(((ours - theirs).abs() <= TOLERANCE * largest).all()):  # also false for NaN
-            raise PruneError(f"-o {file}: its outputs differ from the model's by more than fp16 explains, so it is not"
-                             " kept")  # fmt: skip
+            raise PruneError("its outputs differ from the model's by more than fp16 explains, so it is not kept",
+                             f"file {file}")  # fmt: skip
