@@ -59,13 +59,13 @@ def permute(
     Args:
         model: In eval mode, float32; changed in place, with the same outputs but for rounding.
         example: [1, 3, H, W], for tracing.
-        scores: Of the weights that get the pattern, by name, shaped like them; comparable between weights.
+        scores: Importance of the weights that get the pattern, by name, shaped like them; comparable between weights.
         n: Weights kept of each block.
         m: Size of a block.
         progress: Called with the number of groups; what it returns is called once for each.
 
     Returns:
-        None if the outputs would not have stayed the same; the model is as it was then.
+        What was done; None if the outputs would not have stayed the same; the model is as it was then.
 
     Raises:
         PruneError: If the model can't be traced, or torch-pruning is missing.
@@ -92,7 +92,7 @@ def _dropped(scores: Iterable[Tensor], n: int, m: int) -> float:
 
 
 def best_order(scores: Tensor, n: int, m: int) -> Tensor:
-    """An order of columns in which the n highest scores of each m neighbours sum up to more.
+    """Find an order of columns in which the n highest scores of each m neighbours sum up to more.
 
     Columns of two blocks of m are exchanged for as long as that helps. All exchanges are looked at together: with
     column c taken out of its block, let b be the sum of the n - 1 highest scores left in a row, and t the n-th one;
@@ -155,14 +155,17 @@ def _without_each(blocks: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
 def orders(
     groups: Sequence[Group], scores: Mapping[str, Tensor], n: int, m: int, progress: Callable[[], None] = lambda: None
 ) -> dict[str, Tensor]:
-    """For each group whose readers' blocks lie within it, the order of its units that keeps most of the scores.
+    """Find, for each group whose readers' blocks lie within it, the order of its units that keeps most of the scores.
 
     Args:
-        groups: Of the model.
-        scores: Of the weights that get the pattern, by name, shaped like them; comparable between weights.
+        groups: Channel groups of the model.
+        scores: Importance of the weights that get the pattern, by name, shaped like them; comparable between weights.
         n: Weights kept of each block.
         m: Size of a block.
         progress: Called once for each group.
+
+    Returns:
+        The unit that goes to each place, [units] int64, by name of the group; groups whose order is best are left out.
     """
     found = {}
     for group in groups:
@@ -207,8 +210,8 @@ def reorder(model: nn.Module, groups: Sequence[Group], orders: Mapping[str, Tens
 
     Args:
         model: Changed in place; parameters stay the same objects.
-        groups: Of the model.
-        orders: By name of the group: which unit goes to each place.
+        groups: Channel groups of the model.
+        orders: The unit that goes to each place, [units], by name of the group.
 
     Returns:
         By name of each tensor that was changed and axis, the index that was applied.

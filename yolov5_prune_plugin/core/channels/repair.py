@@ -85,8 +85,8 @@ def _least_squares(
 
     Positions count by what they matter to the outputs: most of an image is background, and errors there cost little.
     """
-    mended = copy.deepcopy(model)
-    layers = dict(mended.named_modules())
+    repaired = copy.deepcopy(model)
+    layers = dict(repaired.named_modules())
     masks: dict[str, Tensor] = {}
     for name, channels in readers(groups, removed).items():
         layer = layers[name]
@@ -94,20 +94,20 @@ def _least_squares(
             mask = torch.ones_like(layer.weight, dtype=torch.bool)
             mask[:, channels] = False
             masks[f"{name}.weight"] = mask
-    others = copy.deepcopy(mended)
+    others = copy.deepcopy(repaired)
     silence(others, groups, removed)
-    mended_layers = dict(mended.named_modules())
+    own_layers = dict(repaired.named_modules())
     for name, layer in others.named_modules():  # those that least squares does not know: transposed convolutions
         if f"{name}.weight" not in masks and isinstance(layer, nn.ConvTranspose2d):
-            mended_layers[name].load_state_dict(layer.state_dict())
-    device = next(mended.parameters()).device
-    fit = images_that_fit(mended, images[[0]].to(device), MEMORY)
+            own_layers[name].load_state_dict(layer.state_dict())
+    device = next(repaired.parameters()).device
+    fit = images_that_fit(repaired, images[[0]].to(device), MEMORY)
     shapes = [[i for i in indices if i not in set(held)] for indices in images.shapes(fit)]
     chosen = [indices for indices in shapes if indices]
-    position_weights = _position_weights(mended, list(masks), images, chosen, seed)
-    sequentially(mended, masks, [images[indices].to(device) for indices in chosen], seed=seed,
+    position_weights = _position_weights(repaired, list(masks), images, chosen, seed)
+    sequentially(repaired, masks, [images[indices].to(device) for indices in chosen], seed=seed,
                  position_weights=position_weights, progress=progress)  # fmt: skip
-    return mended
+    return repaired
 
 
 def _position_weights(

@@ -44,7 +44,7 @@ class Container:
     header_size: int
 
     def decode(self) -> dict[str, Tensor]:
-        """All tensors by name, in the file's order.
+        """Decode all tensors, by name, in the file's order.
 
         Raises:
             PruneError: If a section is damaged; it names the file and the first tensor in it.

@@ -87,7 +87,7 @@ class Session:
                 self._wrap("suppression", self._limit.watched)
 
     def save(self, model: nn.Module, names: list[str], file: Path, facts: dict[str, Any]) -> Saved:
-        """Write a model that was just loaded and changed; see checkpoint.py."""
+        """Write a model that was just loaded and changed; see pruned_file.py."""
         with torch.inference_mode(self._inference), torch.no_grad():
             return save_pruned(source_of(self.run.weights[0]), model, names, file, self._reload, facts)
 
