@@ -35,7 +35,11 @@ def lay_out(folder: Path) -> Path:
 
 
 def demo(sparsity: float, out: Path) -> int:
-    """Run it and return the exit code of the validation.
+    """Run the demo, and return the exit code of its validation.
+
+    Args:
+        sparsity: Share of the weights to zero, in [0, 1).
+        out: Folder for results.
 
     Raises:
         PruneError: If the package yolov5 is missing, or ``out`` can't be written.

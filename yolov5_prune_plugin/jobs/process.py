@@ -121,7 +121,12 @@ class Child:
 
 
 def run(job: Job, environment: Mapping[str, str]) -> Ended:
-    """Run a job to its end; stop it if this thread is interrupted."""
+    """Run a job to its end; stop it if this thread is interrupted.
+
+    Args:
+        job: What to run.
+        environment: Variables beside those of this process.
+    """
     child = Child(job, environment)
     try:
         while True:
@@ -139,7 +144,12 @@ def threads_environment(threads: int) -> dict[str, str]:
 
 
 def last_lines(log: Path, count: int) -> list[str]:
-    """The last lines of a log that say something; a progress bar counts as one line, in its last state."""
+    """Read the last lines of a log that say something; a progress bar counts as one line, in its last state.
+
+    Args:
+        log: The file; none gives none.
+        count: Lines at most.
+    """
     try:
         with open(log, "rb") as stream:
             stream.seek(max(0, os.fstat(stream.fileno()).st_size - 65536))

@@ -92,7 +92,14 @@ def _pytorch(model: nn.Module, cuda: bool) -> Run:
 
 
 def export_onnx(model: nn.Module, size: int, file: Path, batch: int) -> None:
-    """Write a model as ONNX by tracing, for one shape; all of its outputs are kept, those of training maps too."""
+    """Write a model as ONNX by tracing, for one shape; all of its outputs are kept, those of training maps too.
+
+    Args:
+        model: In eval mode.
+        size: Of the image, in pixels.
+        file: Where to.
+        batch: Images in a batch.
+    """
     names = [f"output{i}" for i, _ in enumerate(_outputs(model, size, batch))]
     with torch.no_grad(), warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")
@@ -101,7 +108,14 @@ def export_onnx(model: nn.Module, size: int, file: Path, batch: int) -> None:
 
 
 def difference(model: nn.Module, run: Run, size: int, seed: int = 0) -> float:
-    """The largest difference of any output of a runtime from PyTorch's, relative to the largest of that output."""
+    """The largest difference of any output of a runtime from PyTorch's, relative to the largest of that output.
+
+    Args:
+        model: What PyTorch runs.
+        run: The runtime's call.
+        size: Of the image, in pixels.
+        seed: Of the image.
+    """
     x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         ours = list(tensors(model(x)))

@@ -86,6 +86,10 @@ def measure(
 def locked(folder: Path, flag: str) -> Iterator[None]:
     """Make a run folder and keep others out of it.
 
+    Args:
+        folder: Made if missing.
+        flag: What it was given with, for errors.
+
     Raises:
         PruneError: If it can't be written to, or another run works in it.
     """

@@ -66,19 +66,32 @@ class Store:
         self.folder, self.study = folder, study
 
     def key(self, point: Point) -> str:
-        """SHA-256 of all that decides the result."""
+        """Compute the SHA-256 of all that decides the result."""
         decides = {**self.study.facts, "arguments": point.arguments}
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     def job(self, point: Point, cwd: Path) -> Job:
-        """How to measure a point."""
+        """Describe the process that measures a point.
+
+        Args:
+            point: Which.
+            cwd: Where it runs.
+        """
         key = self.key(point)
         folder = self._folder(point, key)
         where = ("--prune-save", str(folder / MODEL), "--project", str(folder), "--name", "val", "--exist-ok")
         return Job((*self.study.runner, *point.arguments, *where), folder, key, cwd)
 
     def kept(self, point: Point, keep_model: bool) -> Optional[Outcome]:
-        """What an earlier run measured; None if it did not, failed, or if what is needed of it is gone or damaged."""
+        """Read what an earlier run measured.
+
+        Args:
+            point: Which.
+            keep_model: Whether its pruned checkpoint is needed too.
+
+        Returns:
+            None if there is nothing, it failed, or what is needed of it is gone or damaged.
+        """
         key = self.key(point)
         if keep_model and not (self._folder(point, key) / MODEL).is_file():
             return None
@@ -91,7 +104,14 @@ class Store:
             return None
 
     def ended(self, point: Point, result: Result, threads: int, keep_model: bool) -> Outcome:
-        """Read what a job left, and keep it."""
+        """Read what a job left, and keep it.
+
+        Args:
+            point: Which.
+            result: How its process ended.
+            threads: CPU threads that it had.
+            keep_model: Whether its pruned checkpoint stays.
+        """
         outcome = _read(point, result, self.study.script.results)
         model = result.job.folder / MODEL
         if model.is_file() and outcome.done:

@@ -59,6 +59,10 @@ class Study:
     def check_methods(self, flag: str, names: Sequence[str]) -> None:
         """Refuse unknown methods, and flags of methods that are not among them.
 
+        Args:
+            flag: What they were given with, for errors.
+            names: Of methods.
+
         Raises:
             PruneError: If there are any.
         """
@@ -76,6 +80,11 @@ class Study:
     def check_distributions(self, flag: str, names: Sequence[str], methods: Sequence[str]) -> None:
         """Refuse unknown distributions, and those that none of the methods has.
 
+        Args:
+            flag: What they were given with, for errors.
+            names: Of distributions.
+            methods: Names of the methods that are measured.
+
         Raises:
             PruneError: If there are any.
         """
@@ -86,7 +95,12 @@ class Study:
                 raise PruneError(f"{flag}: {name} does not go with the methods {', '.join(methods)}")
 
     def distributions_of(self, method: str, flag: str, names: Sequence[str]) -> list[str]:
-        """Those of the names that a method has: ``loss``, say, is of obs alone.
+        """Choose those of the names that a method has: ``loss``, say, is of obs alone.
+
+        Args:
+            method: Its name.
+            flag: What they were given with, for errors.
+            names: Of distributions.
 
         Raises:
             PruneError: If it has none of them.
