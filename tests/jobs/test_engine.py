@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import started
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.jobs.engine import Pool, Result, open_pool, run_jobs
 from yolov5_prune_plugin.jobs.local import LocalPool
@@ -197,12 +197,12 @@ child = Child(Job(("-c", {write!r}, sys.argv[1]), Path(sys.argv[2]), "", Path())
 time.sleep(300)
 """
     file = tmp_path / "pid"
-    engine = subprocess.Popen([sys.executable, "-c", code, str(file), str(tmp_path / "job")])
-    assert until(lambda: file.exists() and bool(file.read_text()))
-    pid = int(file.read_text())
-    assert alive(pid)
-    engine.send_signal(signal.SIGKILL)
-    engine.wait()
+    with started([sys.executable, "-c", code, str(file), str(tmp_path / "job")]) as engine:
+        assert until(lambda: file.exists() and bool(file.read_text()))
+        pid = int(file.read_text())
+        assert alive(pid)
+        engine.send_signal(signal.SIGKILL)
+        engine.wait()
     assert until(lambda: not alive(pid))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.processes import started
 from tests.upstream.conftest import WEIGHTS, Release, run
 
 pytestmark = pytest.mark.upstream
@@ -24,15 +25,14 @@ def test_interrupted_resumed_and_on_ray(clone: Release, shapes: Path, tmp_path: 
                "--imgsz", 320, "--batch-size", 8, "--device", "cpu", "--amounts", "0,0.3", "--distributions", "global",
                "--threads", 1]  # fmt: skip
     folder = tmp_path / "runs" / "curve" / WEIGHTS.stem
-    process = subprocess.Popen([sys.executable, *map(str, command), "--workers", "1"], cwd=tmp_path, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               env={**os.environ, "YOLO_CONFIG_DIR": str(tmp_path),
-                                    "YOLOV5_CONFIG_DIR": str(tmp_path)})  # fmt: skip
-    end = time.monotonic() + 300
-    while not list(folder.glob("points/magnitude-*/log.txt")) and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    printed = process.communicate(timeout=60)[0]
+    environment = {**os.environ, "YOLO_CONFIG_DIR": str(tmp_path), "YOLOV5_CONFIG_DIR": str(tmp_path)}
+    with started([sys.executable, *map(str, command), "--workers", "1"], cwd=tmp_path, text=True, env=environment,
+                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:  # fmt: skip
+        end = time.monotonic() + 300
+        while not list(folder.glob("points/magnitude-*/log.txt")) and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        printed = process.communicate(timeout=60)[0]
     assert process.returncode == 130, printed
     assert "interrupted: 1 of 2 points are kept" in printed
     assert "Traceback" not in printed

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.processes import started
 from tests.upstream.conftest import Release, run, val_arguments
 
 pytestmark = pytest.mark.upstream
@@ -179,17 +180,16 @@ def test_a_budget_of_other_tasks(clone: Release, others: Path, tmp_path: Path, s
 def test_ctrl_c_during_a_budget(clone: Release, shapes: Path, tmp_path: Path) -> None:
     """What was measured stays, without a traceback."""
     arguments = [*val_arguments(shapes, tmp_path), "--workers", 0, "--prune-budget", 5]
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "yolov5_prune_plugin", "run", *map(str, [clone.folder / "val.py", *arguments])],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path,
-        env={**os.environ, "YOLOV5_CONFIG_DIR": str(tmp_path)})  # fmt: skip
-    assert process.stdout is not None
+    command = ["-u", "-m", "yolov5_prune_plugin", "run", *map(str, [clone.folder / "val.py", *arguments])]
     printed = []
-    for line in process.stdout:
-        printed.append(line)
-        if "next is" in line:
-            process.send_signal(signal.SIGINT)
-    assert process.wait() == 130
+    with started([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path,
+                 env={**os.environ, "YOLOV5_CONFIG_DIR": str(tmp_path)}) as process:  # fmt: skip
+        assert process.stdout is not None
+        for line in process.stdout:
+            printed.append(line)
+            if "next is" in line:
+                process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
     assert "interrupted: what was measured stays in" in printed[-1]
     assert "Traceback" not in "".join(printed)
     budget = report(tmp_path, "budget.json")

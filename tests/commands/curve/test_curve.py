@@ -16,6 +16,7 @@ import pytest
 from filelock import FileLock
 
 from tests.commands.curve.conftest import FAKE, Bench, squeezed
+from tests.processes import started
 
 
 def test_whole_curve(bench: Bench) -> None:
@@ -148,13 +149,13 @@ def test_ctrl_c(bench: Bench) -> None:
     waits = [bench.trap("wait-magnitude-uniform-0.3"), bench.trap("wait-magnitude-global-0.3")]
     code = f"import sys; from yolov5_prune_plugin.commands.curve import study; study.RUNNER = ({str(FAKE)!r},);" \
            "from yolov5_prune_plugin.cli import main; sys.exit(main(sys.argv[1:]))"  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-c", code, *bench.arguments()], stdout=subprocess.PIPE, text=True,
-                               stderr=subprocess.STDOUT, cwd=bench.folder, env=os.environ)  # fmt: skip
-    end = time.monotonic() + 60
-    while len(bench.started()) < 3 and time.monotonic() < end:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    printed = process.communicate(timeout=60)[0]
+    with started([sys.executable, "-c", code, *bench.arguments()], stdout=subprocess.PIPE, text=True,
+                 stderr=subprocess.STDOUT, cwd=bench.folder, env=os.environ) as process:  # fmt: skip
+        end = time.monotonic() + 60
+        while len(bench.started()) < 3 and time.monotonic() < end:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        printed = process.communicate(timeout=60)[0]
     assert process.returncode == 130, printed
     assert "Traceback" not in printed
     assert "interrupted: 1 of 5 points are kept; to go on: yolov5-prune curve val.py" in printed
@@ -164,11 +165,11 @@ def test_ctrl_c(bench: Bench) -> None:
     assert (bench.run / "curve.png").stat().st_size > 5_000
     for trap in waits:
         trap.unlink()
-    started = len(bench.started())
+    before = len(bench.started())
     code, printed = bench.curve()
     assert code == 0, printed
-    assert "dense" not in bench.started()[started:]
-    assert len(bench.started()) == started + 4
+    assert "dense" not in bench.started()[before:]
+    assert len(bench.started()) == before + 4
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM])
@@ -177,12 +178,12 @@ def test_polite_kill_is_a_ctrl_c(bench: Bench, number: int) -> None:
     trap = bench.trap("wait-dense")
     code = f"import sys; from yolov5_prune_plugin.commands.curve import study; study.RUNNER = ({str(FAKE)!r},);" \
            "from yolov5_prune_plugin.cli import main; sys.exit(main(sys.argv[1:]))"  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-c", code, *bench.arguments(amounts="0")], cwd=bench.folder)
-    end = time.monotonic() + 60
-    while not bench.started() and time.monotonic() < end:
-        time.sleep(0.05)
-    process.send_signal(number)
-    assert process.wait(60) == 130
+    with started([sys.executable, "-c", code, *bench.arguments(amounts="0")], cwd=bench.folder) as process:
+        end = time.monotonic() + 60
+        while not bench.started() and time.monotonic() < end:
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(60) == 130
     trap.unlink()
 
 
