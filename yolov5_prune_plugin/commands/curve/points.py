@@ -14,9 +14,9 @@ from textwrap import shorten
 from typing import Any, Optional
 
 from yolov5_prune_plugin.commands.curve.study import Study
-from yolov5_prune_plugin.files import written_whole
 from yolov5_prune_plugin.jobs.engine import Result
 from yolov5_prune_plugin.jobs.process import Job, last_lines
+from yolov5_prune_plugin.reporting.run_folder import json_of, write_report
 
 FILE = "point.json"
 MODEL = "model.pt"
@@ -101,9 +101,7 @@ class Store:
         content = {"key": result.job.key, "asked": point.asked, "failed": outcome.failed, "measured": outcome.content,
                    "tries": result.tries, "threads": threads, "arguments": point.arguments,
                    "decided_by": self.study.facts}  # fmt: skip
-        result.job.folder.mkdir(parents=True, exist_ok=True)
-        with written_whole(result.job.folder / FILE) as file:
-            file.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+        write_report(result.job.folder, {FILE: json_of(content)}, f"the point {point.label}")
         return outcome
 
     def _folder(self, point: Point, key: str) -> Path:
