@@ -1,4 +1,4 @@
-# make demo: set-up and the main job on embedded data.  make test: set-up and all tests.  lint, bench, dist: see below.
+# make demo: set-up and the main job on embedded data.  make test: set-up and all tests.  lint, docs, bench, dist: see below.
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
@@ -15,6 +15,10 @@ lint: $(VENV)/.lint
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+
+docs: $(VENV)/.docs
+	$(PY) docs/make_flags.py
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
 
 bench: $(VENV)/.test
 	$(PY) -m benchmarks.speed
@@ -44,7 +48,7 @@ dist: $(VENV)/.test
 	$(PY) -m build
 
 clean:
-	rm -rf build dist *.egg-info runs $(VENV)
+	rm -rf build dist site *.egg-info runs $(VENV)
 
 $(PY):
 	$(PYTHON) -m venv $(VENV)
@@ -65,4 +69,8 @@ $(VENV)/.lint: $(PY) setup.py
 	$(PY) -m pip install --quiet -e '.[lint]'
 	touch $@
 
-.PHONY: demo test lint bench dist clean
+$(VENV)/.docs: $(PY) setup.py
+	$(PY) -m pip install --quiet -e '.[docs]'
+	touch $@
+
+.PHONY: demo test lint docs bench dist clean

@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """``hookimpl`` marks a plug-in's functions as answers to the events in hookspecs.py.
+    """``hookimpl`` marks a plug-in's functions as answers to the events in plugin_api/hookspecs.py.
 
     pluggy is imported with it and not before: a script that runs without our flags does not need it.
     """

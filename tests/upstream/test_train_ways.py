@@ -104,7 +104,7 @@ def test_classification(release: Release, crops: Path, tmp_path: Path) -> None:
         assert "prune/sparsity" in (tmp_path / "t" / "results.csv").read_text().splitlines()[0]
 
 
-BAD = [  # what only shows once the script runs; the rest is in tests/methods/test_training.py
+BAD = [  # what only shows once the script runs; the rest is in tests/methods/training/test_sparse_training.py
     (["--dns", "--dns-sparsity", "1"], "train.py: error: argument --dns-sparsity: sparsity must be a number above 0"),
     (["--dns", "--weights", "nowhere.pt"], "--weights nowhere.pt: no such file"),
     (["--dns", "--dns-c-rate", "model.99.*=1"], "--dns-c-rate model.99.*=1: no Conv2d weight matches 'model.99.*'"),

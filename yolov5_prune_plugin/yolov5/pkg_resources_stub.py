@@ -20,11 +20,11 @@ class DistributionNotFound(ResolutionError):
 
 
 class VersionConflict(ResolutionError):
-    """The package is installed in a version that does not do."""
+    """The package is installed in a version that the requirement excludes."""
 
 
 def parse_requirements(lines: str | Iterable[str]) -> Iterator[Requirement]:
-    """Read requirements, one a line; comments, blank lines and pip's options are passed over."""
+    """Read requirements, one a line; comments, blank lines and pip's options are skipped."""
     for line in lines.splitlines() if isinstance(lines, str) else lines:
         text = line.partition(" #")[0].strip()
         if text and not text.startswith(("#", "-")):
@@ -32,7 +32,7 @@ def parse_requirements(lines: str | Iterable[str]) -> Iterator[Requirement]:
 
 
 def require(requirements: str | Iterable[str]) -> list[metadata.Distribution]:
-    """Check that packages are installed; unlike the original, what they require in turn is not looked at.
+    """Check that packages are installed; unlike the original, not what they require in turn.
 
     Args:
         requirements: Such as ``"numpy>=1.18"``; several as lines or a list.
@@ -42,7 +42,7 @@ def require(requirements: str | Iterable[str]) -> list[metadata.Distribution]:
 
     Raises:
         DistributionNotFound: If one is not installed.
-        VersionConflict: If one is installed in a version that does not do.
+        VersionConflict: If one is installed in a version that its requirement excludes.
     """
     found = []
     for requirement in parse_requirements(requirements):

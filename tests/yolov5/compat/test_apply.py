@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from yolov5_prune_plugin.errors import PruneError, UpstreamError
+from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.yolov5 import pkg_resources_stub as pkg
 from yolov5_prune_plugin.yolov5.compat import apply as compat
 
@@ -49,6 +49,7 @@ def tree(tmp_path):
         "utils/general.py": GENERAL,
         "utils/metrics.py": METRICS,
         "models/__init__.py": "",
+        "models/yolo.py": "",
         "models/experimental.py": "import torch\nload = lambda f: torch.load(f, map_location='cpu')\n",
         "segment/val.py": "",
         "val.py": "",
@@ -76,16 +77,6 @@ def output(*args, **kwargs):
     result = run(*args, **kwargs)
     assert result.returncode == 0, result.stderr
     return result.stdout.splitlines()
-
-
-def test_find_root_goes_up_to_models_and_utils(tree):
-    assert compat.find_root(tree / "segment" / "val.py") == tree.resolve()
-    assert compat.find_root(tree) == tree.resolve()
-
-
-def test_find_root_of_something_else_is_an_error(tmp_path):
-    with pytest.raises(UpstreamError, match="has models/ and utils/"):
-        compat.find_root(tmp_path)
 
 
 def test_early_needed_looks_at_the_sources_only(tree):

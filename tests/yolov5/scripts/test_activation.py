@@ -73,7 +73,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[argparse.Namespace, a
     """What would start a run with our flags: (ours, the script's own) for each."""
     starts: list[tuple[argparse.Namespace, argparse.Namespace]] = []
     monkeypatch.setattr(
-        "yolov5_prune_plugin.yolov5.sessions.session.start",
+        "yolov5_prune_plugin.yolov5.sessions.inference.start",
         lambda script, namespace, ours, theirs, plugins: starts.append((ours, theirs)),
     )
     return starts

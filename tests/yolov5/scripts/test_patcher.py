@@ -32,6 +32,7 @@ def yolov5(tmp_path: Path) -> Path:
     root = tmp_path / "yolov5"
     for folder in ("models", "utils", "segment"):
         (root / folder).mkdir(parents=True)
+    (root / "models" / "yolo.py").write_bytes(b"")
     (root / "utils" / "general.py").write_bytes(b"import os\n")
     for path in ("val.py", "train.py", "detect.py", "segment/val.py", "hubconf.py"):
         (root / path).write_bytes(SCRIPT)
@@ -257,7 +258,8 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     [
         (["val.py"], "models and utils/"),
         (["models/x.py", "val.py"], "utils/"),
-        (["models/x.py", "utils/x.py", "main.py"], "any script we know"),
+        (["models/x.py", "utils/x.py", "val.py"], "models/yolo.py"),
+        (["models/yolo.py", "utils/x.py", "main.py"], "any script we know"),
     ],
 )
 def test_a_folder_that_is_no_yolov5(tmp_path: Path, there: list[str], lacking: str) -> None:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import io
-import logging
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +13,7 @@ from torch import Tensor, nn
 
 from yolov5_prune_plugin.core.outputs.objective import tensors
 from yolov5_prune_plugin.errors import NoResultError
+from yolov5_prune_plugin.yolov5.seams.quiet import quiet
 
 Run = Callable[[Tensor], Any]
 NAMES = {"pytorch": "PyTorch", "cuda": "PyTorch CUDA", "onnx": "ONNX Runtime", "openvino": "OpenVINO",
@@ -97,7 +94,7 @@ def _pytorch(model: nn.Module, cuda: bool) -> Run:
 def export_onnx(model: nn.Module, size: int, file: Path, batch: int) -> None:
     """Write a model as ONNX by tracing, for one shape; all of its outputs are kept, those of training maps too."""
     names = [f"output{i}" for i, _ in enumerate(_outputs(model, size, batch))]
-    with torch.no_grad(), warnings.catch_warnings(), _silent():
+    with torch.no_grad(), warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")
         torch.onnx.export(model, (torch.zeros(batch, 3, size, size),), str(file), input_names=["images"],
                           output_names=names, opset_version=17, dynamo=False)  # fmt: skip
@@ -117,14 +114,3 @@ def difference(model: nn.Module, run: Run, size: int, seed: int = 0) -> float:
 @torch.no_grad()
 def _outputs(model: nn.Module, size: int, batch: int) -> list[Tensor]:
     return list(tensors(model(torch.zeros(batch, 3, size, size))))
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Optional
 
 from yolov5_prune_plugin import __version__
-from yolov5_prune_plugin.errors import PruneError, UpstreamError
+from yolov5_prune_plugin.errors import PruneError, UpstreamError, named
 from yolov5_prune_plugin.options import given, split_arguments
 from yolov5_prune_plugin.plugin_api.manager import load_plugins, offered
 from yolov5_prune_plugin.plugin_api.methods import Method, oneshot_methods
@@ -118,7 +118,8 @@ def open_study(
         PruneError: If an argument or file is wrong.
         UpstreamError: If it is no script that we know.
     """
-    file, _ = locate(target, command)
+    with named(target=f"{command} {target}"):
+        file, _ = locate(target)
     script = find_script(str(file), load_scripts(seams))
     if script is None or script.role != "validate":
         raise UpstreamError(f"{target} is no script that measures (val.py, segment/val.py, classify/val.py); name a"
@@ -127,12 +128,12 @@ def open_study(
         raise PruneError(f"--seams {seams}: {script.path}: needs results, the names of what it measures")
     plugins = load_plugins()
     classes = offered(plugins, script.path, script.role)
-    named, passed = _weights_named(list(arguments))
-    check_weights([str(named)])
-    if not named.is_file():  # what upstream would download; side by side it would do so many times
-        raise PruneError(f"--weights {named}: no such file; download it first")
+    weights, passed = _weights_named(list(arguments))
+    check_weights([str(weights)])
+    if not weights.is_file():  # what upstream would download; side by side it would do so many times
+        raise PruneError(f"--weights {weights}: no such file; download it first")
     # whole, as the PyPI package takes a relative path with one slash in it for a name on a model hub
-    weights = named.absolute()
+    weights = weights.absolute()
     passed, gpus = _devices(["--weights", str(weights), *passed])
     flags, own = split_arguments(classes, passed, script.path, fail)
     for name, instead in taken.items():

@@ -1,4 +1,4 @@
-"""How sparse a model is: numbers first; tables, files and plots are made from them (show.py)."""
+"""How sparse a model is: numbers first; ``reporting`` makes tables, files and plots of them."""
 
 from __future__ import annotations
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
-import io
-import logging
 import os
 import random
 import shutil
@@ -21,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.errors import PruneError, named
 from yolov5_prune_plugin.plugin_api.run import Calibration, Run
+from yolov5_prune_plugin.yolov5.seams.quiet import quiet
 from yolov5_prune_plugin.yolov5.seams.seams import Script
 
 SPLITS = ("train", "val", "test")
@@ -54,11 +52,12 @@ def draw(script: Script, package: str, run: Run, model: nn.Module, images: int, 
         raise PruneError(f"calibration needs at least 1 image, got {images}")
     classes = "load_classes" in script.tools
     data = _data(run, folder=classes)
-    places = _class_places(data, split) if classes else _places(script, package, run, data, split)
-    suffixes = set(script.tool("suffixes", package))
-    if classes:  # its loader is torchvision's ImageFolder, which knows fewer
-        suffixes &= {suffix.lstrip(".") for suffix in IMG_EXTENSIONS}
-    found = sorted(set(_images(places, suffixes, f"--data {data}: {split}")))
+    with named(data=f"--data {data}"):
+        places = _class_places(data, split) if classes else _places(script, package, run, data, split)
+        suffixes = set(script.tool("suffixes", package))
+        if classes:  # its loader is torchvision's ImageFolder, which knows fewer
+            suffixes &= {suffix.lstrip(".") for suffix in IMG_EXTENSIONS}
+        found = sorted(set(_images(places, suffixes, split)))
     folder = tempfile.TemporaryDirectory(prefix="yolov5-prune-")
     try:
         chosen, bad = _choose(found, images, seed, Path(folder.name), script.tool("verify_image", package))
@@ -66,7 +65,8 @@ def draw(script: Script, package: str, run: Run, model: nn.Module, images: int, 
         raise PruneError(f"calibration images cannot be laid out in {folder.name}: {error}; TMPDIR names another place"
                          ) from error  # fmt: skip
     if not chosen:
-        raise PruneError(f"--data {data}: none of the {len(bad)} images of {split} decodes, for example {bad[0]}")
+        what = f"none of the {len(bad)} images of {split} decodes, for example {bad[0]}"
+        raise PruneError(what, f"--data {data}")
     if run.main:
         for line in _warnings(f"{split} of {data}", images, len(found), len(chosen), bad):
             print(f"yolov5-prune: {line}", file=sys.stderr)
@@ -75,7 +75,7 @@ def draw(script: Script, package: str, run: Run, model: nn.Module, images: int, 
 
     def dataset(size: int) -> Any:
         if size not in built:
-            with _quiet():
+            with quiet(stderr=True):  # it tells of images without labels, in a folder that the user does not know of
                 built[size] = build(size)
         return built[size]
 
@@ -99,14 +99,15 @@ def _data(run: Run, folder: bool) -> str:
     if not data:
         raise PruneError(f"calibration images are needed: give --data, a {what}")
     if folder and not os.path.isdir(data):
-        raise PruneError(f"--data {data}: is no folder; calibration images of a classifier come from a {what}")
+        what = f"is no folder; calibration images of a classifier come from a {what}"
+        raise PruneError(what, f"--data {data}")
     return data
 
 
 def _class_places(data: str, split: str) -> list[str]:
     there = [name for name in SPLITS if os.path.isdir(os.path.join(data, name))]
     if split not in there:
-        raise PruneError(f"--data {data}: has no split {split!r}; it has {', '.join(there) or 'none'}")
+        raise PruneError(f"has no split {split!r}; it has {', '.join(there) or 'none'}", "data")
     return [os.path.join(data, split)]
 
 
@@ -118,14 +119,14 @@ def _places(script: Script, package: str, run: Run, data: str, split: str) -> li
         content = script.tool("check_dataset", package)(script.tool("check_yaml", package)(data), **download)
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise PruneError(f"--data {data}: calibration images cannot be had from it: {lines[0]}") from error
+        raise PruneError(f"calibration images cannot be had from it: {lines[0]}", "data") from error
     there = [name for name in SPLITS if content.get(name)]
     if split not in there:
-        raise PruneError(f"--data {data}: has no split {split!r}; it has {', '.join(there) or 'none'}")
+        raise PruneError(f"has no split {split!r}; it has {', '.join(there) or 'none'}", "data")
     return content[split] if isinstance(content[split], list) else [content[split]]
 
 
-def _images(places: Iterable[str], suffixes: Iterable[str], where: str) -> Iterator[str]:
+def _images(places: Iterable[str], suffixes: Iterable[str], split: str) -> Iterator[str]:
     """Image files as LoadImagesAndLabels lists them: of a folder, or by the lines of a text file."""
     some = False
     for place in places:
@@ -136,13 +137,13 @@ def _images(places: Iterable[str], suffixes: Iterable[str], where: str) -> Itera
             lines = Path(place).read_text(encoding="utf-8", errors="replace").strip().splitlines()
             files = [parent + line[2:] if line.startswith("./") else line for line in lines]
         else:
-            raise PruneError(f"{where}: {place} does not exist")
+            raise PruneError(f"{split}: {place} does not exist", "data")
         for file in files:
             if file.rpartition(".")[2].lower() in suffixes:
                 some = True
                 yield os.path.abspath(file)
     if not some:
-        raise PruneError(f"{where}: no images in {', '.join(map(str, places))}")
+        raise PruneError(f"{split}: no images in {', '.join(map(str, places))}", "data")
 
 
 def _choose(
@@ -225,15 +226,3 @@ def _files(dataset: Any) -> list[str]:
     if hasattr(dataset, "samples"):
         return [sample[0] for sample in dataset.samples]
     return list(getattr(dataset, "im_files", None) or dataset.img_files)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Upstream tells of images without labels, in a folder that the user does not know of."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)

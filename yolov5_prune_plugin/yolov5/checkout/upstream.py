@@ -1,10 +1,9 @@
-"""A YOLOv5 that a command of ours works with: found, made importable, and asked for models and images."""
+"""The YOLOv5 that a command of ours works with: found, made importable, and used to load models and images."""
 
 from __future__ import annotations
 
 import argparse
 import copy
-import importlib.util
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,13 @@ from typing import Any, Optional
 import torch
 from torch import nn
 
-from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.errors import PruneError, named
 from yolov5_prune_plugin.plugin_api.run import Calibration, Run
 from yolov5_prune_plugin.yolov5.checkout import heads  # noqa: F401  # has core read the outputs of its models
-from yolov5_prune_plugin.yolov5.checkpoints.checkpoint import check_weights
+from yolov5_prune_plugin.yolov5.checkpoints.checkpoint import EXPORTED, check_file
 from yolov5_prune_plugin.yolov5.compat.apply import apply
+from yolov5_prune_plugin.yolov5.seams.quiet import quiet
+from yolov5_prune_plugin.yolov5.seams.root import lacking, package_folders
 from yolov5_prune_plugin.yolov5.seams.seams import load_scripts
 
 TASKS = {"ClassificationModel": "classify/", "SegmentationModel": "segment/"}
@@ -36,28 +37,30 @@ class Upstream:
     package: str
 
     def script(self, path: str) -> str:
-        """What ``yolov5-prune run`` calls one of its scripts."""
+        """Name one of its scripts, such as ``segment/val.py``, as ``yolov5-prune run`` is given it."""
         return self.package + path[:-3].replace("/", ".") if self.package else str(self.root / path)
 
     def load(self, weights: Path) -> tuple[dict[str, Any], nn.Module]:
-        """A checkpoint without training state, and its model (the EMA if there is one) in float32, in eval mode.
+        """Load a checkpoint without training state, and its model (the EMA if there is one) in float32, in eval mode.
 
         Raises:
             PruneError: If there is no such file, or no model in it that this YOLOv5 can unpickle.
         """
-        check_weights([str(weights)])
-        if not weights.exists():
-            raise PruneError(f"{weights}: no such file here; download it first, official weights come from upstream's"
-                             " releases")  # fmt: skip
-        try:
-            checkpoint = torch.load(weights, map_location="cpu", weights_only=False)
-        except Exception as error:
-            raise PruneError(f"{weights}: the YOLOv5 at {self.root} cannot open it: {_line(error)}"
-                             "; --repo names another checkout") from error  # fmt: skip
-        model = (checkpoint.get("ema") or checkpoint.get("model")) if isinstance(checkpoint, dict) else None
-        if not isinstance(model, nn.Module):
-            raise PruneError(f"{weights}: has no model in it (no entry 'model'); give a checkpoint that train.py wrote,"
-                             " or an official one")  # fmt: skip
+        with named(default=str(weights)):
+            if str(weights).endswith(EXPORTED):
+                raise PruneError("is an exported model; give the PyTorch weights (.pt) it was made from")
+            if not weights.exists():
+                raise PruneError("no such file here; download it first, official weights come from upstream's releases")
+            check_file(weights)
+            try:
+                checkpoint = torch.load(weights, map_location="cpu", weights_only=False)
+            except Exception as error:
+                raise PruneError(f"the YOLOv5 at {self.root} cannot open it: {_line(error)}"
+                                 "; --repo names another checkout") from error  # fmt: skip
+            model = (checkpoint.get("ema") or checkpoint.get("model")) if isinstance(checkpoint, dict) else None
+            if not isinstance(model, nn.Module):
+                raise PruneError("has no model in it (no entry 'model'); give a checkpoint that train.py wrote, or an"
+                                 " official one")  # fmt: skip
         for key in ("optimizer", "best_fitness", "ema", "updates"):
             if key in checkpoint:
                 checkpoint[key] = None
@@ -67,7 +70,21 @@ class Upstream:
     def calibration(
         self, task: str, model: nn.Module, data: str, size: int, images: int, split: str, seed: int
     ) -> Calibration:
-        """Images as upstream's validation of this task would feed them; see calibration.py."""
+        """Draw images as upstream's validation of this task would feed them; see ``calibration.draw``.
+
+        Args:
+            task: Folder of the scripts of the model's task, as ``task_of`` has it.
+            model: Gives device, precision and stride.
+            data: The data-set file; for a classifier its folder.
+            size: Image size in pixels.
+            images: How many; fewer with a warning if there are no more.
+            split: ``train``, ``val`` or ``test``.
+            seed: Decides which.
+
+        Raises:
+            PruneError: If there is no such data set or split, or it has no image that decodes.
+            UpstreamError: If the checkout lacks a name that we need.
+        """
         from yolov5_prune_plugin.yolov5.checkout.calibration import draw
 
         script = load_scripts()[f"{task}val.py"]
@@ -80,20 +97,19 @@ def find_upstream(repo: Optional[Path]) -> Upstream:
     """Find a YOLOv5 and make it importable, with what it needs to run here.
 
     Args:
-        repo: A checkout; None takes the working directory if it is one, and else the package ``yolov5``.
+        repo: A checkout; without one the working directory if it is one, and else the package ``yolov5``.
 
     Raises:
         PruneError: If there is none.
     """
     root, package = repo or Path.cwd(), ""
-    if not _is_one(root):
+    if what := lacking(root):
         if repo:
-            raise PruneError(f"--repo {repo}: is no YOLOv5 checkout: it has no models/ and utils/")
-        spec = importlib.util.find_spec("yolov5")
-        places = list(spec.submodule_search_locations or []) if spec else []
+            raise PruneError(f"is no YOLOv5 checkout: it has no {what}", f"--repo {repo}")
+        places = package_folders("yolov5")
         if not places:
             raise PruneError("needs a YOLOv5: start it in a checkout, name one with --repo DIR, or pip install yolov5")
-        root, package = Path(places[0]), "yolov5."
+        root, package = places[0], "yolov5."
     root = root.resolve()
     apply(root)
     if str(root) not in sys.path:
@@ -103,32 +119,23 @@ def find_upstream(repo: Optional[Path]) -> Upstream:
 
 
 def task_of(model: nn.Module) -> str:
-    """The folder of the scripts for a model's task: empty for detection, ``segment/`` or ``classify/``."""
+    """Name the folder of the scripts for a model's task: empty for detection, ``segment/`` or ``classify/``."""
     return TASKS.get(type(model).__name__, "")
 
 
 def stride_of(model: nn.Module) -> int:
-    """The largest stride of a model."""
+    """The largest stride of a model in pixels, at least 32."""
     return max(int(torch.as_tensor(getattr(model, "stride", 32)).max()), 32)
 
 
 def as_used(model: nn.Module) -> nn.Module:
-    """A copy with BatchNorms folded into the convolutions, as upstream's loader leaves it."""
+    """Copy a model and fold its BatchNorms into the convolutions, as upstream's loader leaves it."""
     used = copy.deepcopy(model).eval()
     if not hasattr(used, "fuse"):
         return used
-    import contextlib
-    import io
-    import logging
-
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            fused = used.fuse()
-        return fused if isinstance(fused, nn.Module) else used
-    finally:
-        logging.disable(before)
+    with quiet():
+        fused = used.fuse()
+    return fused if isinstance(fused, nn.Module) else used
 
 
 def _completed(model: nn.Module) -> nn.Module:
@@ -146,10 +153,6 @@ def _completed(model: nn.Module) -> nn.Module:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
-
-
-def _is_one(folder: Path) -> bool:
-    return (folder / "models" / "yolo.py").is_file() and (folder / "utils").is_dir()
 
 
 def _no_save(*_: Any) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.yolov5.checkpoints.model_yaml import backbone_of, check_yaml, is_number, plain
+from yolov5_prune_plugin.yolov5.seams.quiet import quiet
 
 _BN = ("weight", "bias", "running_mean", "running_var")
 
@@ -106,7 +107,7 @@ def bare(module: Any, content: Mapping[str, Any], most: Optional[int] = None) ->
     if not found or not hasattr(module, found):
         raise PruneError(f"it is a model for {str(task)[:40]!r}, which this YOLOv5 does not have; use a later release")
     # a slim model is built whole first, and may be much larger then
-    with _quiet(), _at_most(None if most is None or content.get("widths") else most):
+    with quiet(), torch.no_grad(), _at_most(None if most is None or content.get("widths") else most):
         model = getattr(module, found if task != "classify" else "DetectionModel")(yaml)
         if task == "classify":
             model.stride = torch.tensor(stride)
@@ -185,18 +186,3 @@ def _at_most(most: Optional[int]) -> Iterator[None]:
         raise PruneError(f"its architecture cannot be built: {' '.join(str(error).split())[:160]}") from error
     finally:
         handle.remove()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    import contextlib
-    import io
-    import logging
-
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
-            yield
-    finally:
-        logging.disable(before)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.errors import PruneError, named
 from yolov5_prune_plugin.files import written_whole
 from yolov5_prune_plugin.plugin_api.run import Saved
 from yolov5_prune_plugin.yolov5.checkpoints.unpacking import unpacked_checkpoint
@@ -31,31 +31,33 @@ def check_weights(weights: list[str]) -> None:
         PruneError: If weights are an exported model, missing, or not a whole PyTorch file.
     """
     for name in map(unpacked_checkpoint, weights):
-        if name.rstrip("/").endswith(EXPORTED):
-            raise PruneError(
-                f"--weights {name}: an exported model cannot be pruned; give the PyTorch weights (.pt) it was made"
-                " from, and export them with --prune"
-            )
-        file = Path(name)
-        if file.is_dir():
-            raise PruneError(f"--weights {name}: is a directory; name a .pt file in it")
-        if not file.exists() and file.suffix == ".pt" and "://" not in name and file.name not in OFFICIAL:
-            raise PruneError(f"--weights {name}: no such file; give a .pt file, or an official name such as yolov5n.pt")
-        if file.exists():
-            _check_whole(file)
+        with named(default=f"--weights {name}"):
+            if name.rstrip("/").endswith(EXPORTED):
+                raise PruneError("an exported model cannot be pruned; give the PyTorch weights (.pt) it was made from,"
+                                 " and export them with --prune")  # fmt: skip
+            file = Path(name)
+            if file.exists():
+                check_file(file)
+            elif file.suffix == ".pt" and "://" not in name and file.name not in OFFICIAL:
+                raise PruneError("no such file; give a .pt file, or an official name such as yolov5n.pt")
 
 
-def _check_whole(file: Path) -> None:
+def check_file(file: Path) -> None:
+    """Refuse a file that is no whole PyTorch checkpoint; the error does not name it.
+
+    Raises:
+        PruneError: If it is a directory, cannot be read, or is not a whole PyTorch file.
+    """
+    if file.is_dir():
+        raise PruneError("is a directory; name a .pt file in it")
     try:
         with open(file, "rb") as stream:
             start = stream.read(len(LEGACY_MAGIC))
     except OSError as error:
-        raise PruneError(f"--weights {file}: cannot be read: {error.strerror}") from error
+        raise PruneError(f"cannot be read: {error.strerror}") from error
     if not zipfile.is_zipfile(file) and start != LEGACY_MAGIC:
         what = "is cut short" if start.startswith(b"PK") else "is not a PyTorch checkpoint"
-        raise PruneError(
-            f"--weights {file}: {what} ({file.stat().st_size:,} bytes); copy or download it again, or give a .pt file"
-        )
+        raise PruneError(f"{what} ({file.stat().st_size:,} bytes); copy or download it again, or give a .pt file")
 
 
 def source_of(weights: str) -> Path:

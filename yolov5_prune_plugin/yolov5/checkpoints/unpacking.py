@@ -54,7 +54,7 @@ def unpack_weights(script: Script, namespace: dict[str, Any], arguments: argpars
                 except PruneError as error:
                     raise PruneError(f"--{flag} {error}") from None
         if script.role == "export":
-            namespace[name] = _loading(namespace[name])
+            script.wrap(event, namespace, _loading)
         else:
             places = [unpacked_checkpoint(str(one)) if is_packed(one) else one for one in many]
             setattr(arguments, flag, places if isinstance(given, list) else places[0])

@@ -11,11 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from yolov5_prune_plugin.errors import PruneError, UpstreamError
+from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.yolov5.compat.shims import Place, Shim, load_shims
 from yolov5_prune_plugin.yolov5.compat.source_rewrite import RewritingFinder
-
-__all__ = ["Shim", "apply", "early_needed", "find_root", "load_shims", "revert"]
+from yolov5_prune_plugin.yolov5.seams.root import find_root, package_folders
 
 SWITCH = "YOLOV5_PRUNE_SHIMS"
 _finder = RewritingFinder()
@@ -23,24 +22,8 @@ _applied: set[tuple[Path, str]] = set()
 _undo: list[Callable[[], object]] = []
 
 
-def find_root(path: Path | str) -> Path:
-    """The YOLOv5 folder that a path is in or is: the nearest one with ``models`` and ``utils``.
-
-    Args:
-        path: A script, or a folder.
-
-    Raises:
-        UpstreamError: If there is none.
-    """
-    path = Path(path).resolve()
-    for folder in (path, *path.parents):
-        if (folder / "models").is_dir() and (folder / "utils").is_dir():
-            return folder
-    raise UpstreamError(f"{path} is not in a YOLOv5 folder: neither it nor one above has models/ and utils/")
-
-
 def early_needed(root: Path | str) -> list[str]:
-    """The shims that the sources at ``root`` need before a script's imports, whatever is installed here.
+    """Name the shims that the sources at ``root`` need before a script's imports, whatever is installed here.
 
     Args:
         root: The YOLOv5 folder, or a script in it.
@@ -53,7 +36,7 @@ def early_needed(root: Path | str) -> list[str]:
 
 
 def apply(root: Path | str) -> list[str]:
-    """Apply the shims that the sources at ``root`` need here; what is applied already is passed over.
+    """Apply the shims that the sources at ``root`` need here and that are not applied yet.
 
     Args:
         root: The YOLOv5 folder, or a script in it.
@@ -76,7 +59,7 @@ def apply(root: Path | str) -> list[str]:
 
 
 def revert() -> None:
-    """Take back all shims; modules that were imported meanwhile stay as they are."""
+    """Undo all shims; modules that were imported meanwhile stay as they are."""
     _finder.remove()
     while _undo:
         _undo.pop()()
@@ -117,9 +100,8 @@ def _lines(root: Path, place: Place) -> bool:
 def _file(root: Path, place: Place) -> Path | None:
     if place.package is None:
         return (root / place.file).resolve()
-    spec = importlib.util.find_spec(place.package)  # a top-level name: nothing is imported
-    folders = spec.submodule_search_locations if spec else None
-    return Path(next(iter(folders)), place.file).resolve() if folders else None
+    folders = package_folders(place.package)
+    return (folders[0] / place.file).resolve() if folders else None
 
 
 def _missing(name: str | None) -> bool:
@@ -160,7 +142,11 @@ def _set_environment(name: str, value: str) -> Callable[[], object]:
 
 
 def report_missing_packages() -> Callable[[], object]:
-    """Have the package ultralytics name what it misses: its own switch, read when it is imported."""
+    """Have the package ultralytics report missing packages instead of installing them, by its own switch.
+
+    Returns:
+        A call that undoes it.
+    """
     checks = sys.modules.get("ultralytics.utils.checks")
     if checks is not None and hasattr(checks, "AUTOINSTALL"):
         vars(checks)["AUTOINSTALL"] = False
@@ -168,15 +154,23 @@ def report_missing_packages() -> Callable[[], object]:
 
 
 def load_whole_checkpoints() -> Callable[[], object] | None:
-    """Have torch.load unpickle whole models where the caller says nothing: torch's own switch, less its warning."""
-    if "TORCH_FORCE_WEIGHTS_ONLY_LOAD" in os.environ:  # the user wants it strict, and torch refuses to have both set
+    """Have torch.load unpickle whole models by default, by torch's own switch, without its warning.
+
+    Returns:
+        A call that undoes it; None if the user forbids it.
+    """
+    if "TORCH_FORCE_WEIGHTS_ONLY_LOAD" in os.environ:  # the user has it strict, and torch refuses to have both set
         return None
     warnings.filterwarnings("ignore", "Environment variable TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", UserWarning)
     return _set_environment("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
 
 
 def export_onnx_by_tracing() -> Callable[[], object] | None:
-    """Have torch.onnx.export trace the model, as it did when these releases came out, unless told otherwise."""
+    """Have torch.onnx.export trace the model, as it did when these releases came out, unless its caller says otherwise.
+
+    Returns:
+        A call that undoes it; None if this torch traces anyway.
+    """
     import functools
     import inspect
 

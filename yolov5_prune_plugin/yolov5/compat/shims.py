@@ -13,7 +13,14 @@ from yolov5_prune_plugin.files import patches_dir
 
 @dataclass(frozen=True)
 class Place:
-    """A line of a source file, and what it becomes (``None``: it only shows that the shim is needed)."""
+    """A line of a source file that shows that a release needs a shim, and what the line becomes.
+
+    Attributes:
+        file: Path relative to the YOLOv5 folder, or to the installed package.
+        find: Found in the line.
+        replace: What the match becomes while the module is imported; None leaves the line as it is.
+        package: An installed package that has the file; None for YOLOv5 itself.
+    """
 
     file: str
     find: re.Pattern[str]
@@ -23,7 +30,17 @@ class Place:
 
 @dataclass(frozen=True)
 class Shim:
-    """One thing that a release needs here, or must not do; the fields are those of ``patches/shims.yaml``."""
+    """One thing that a release needs here, or must not do; an entry of ``patches/shims.yaml``.
+
+    Attributes:
+        name: What YOLOV5_PRUNE_SHIMS=-name switches off.
+        reason: One sentence for the user.
+        releases: Which releases need it, in words.
+        places: Lines that show the need, or are changed.
+        early: Whether it must come before the script's own imports.
+        missing: It is needed only if this module or attribute can't be found here; None is always.
+        call: A function of ``compat/apply.py`` that is called too.
+    """
 
     name: str
     reason: str
@@ -35,7 +52,7 @@ class Shim:
 
 
 def load_shims(folder: Path | None = None) -> tuple[Shim, ...]:
-    """Read ``shims.yaml``.
+    """Read all shims from ``shims.yaml``.
 
     Args:
         folder: Where it is; by default our own ``patches``.

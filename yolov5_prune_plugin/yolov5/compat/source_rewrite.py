@@ -13,7 +13,12 @@ from yolov5_prune_plugin.yolov5.compat.shims import Place
 
 
 def rewrite(source: str, places: Iterable[Place]) -> str:
-    """Apply the places of one file to its text, line by line, so that line numbers stay."""
+    """Change the lines of a file's text; line numbers stay.
+
+    Args:
+        source: The text.
+        places: What to find and replace in each line; those without ``replace`` change nothing.
+    """
     lines = source.split("\n")
     for place in places:
         if place.replace is not None:
@@ -22,21 +27,39 @@ def rewrite(source: str, places: Iterable[Place]) -> str:
 
 
 class RewritingFinder:  # no base class: importlib.abc costs more than all the rest of us
-    """Finds the files it was given by path: PyPI's yolov5 has them under two module names."""
+    """Finds modules whose files have lines to change, by path: PyPI's yolov5 has them under two module names.
+
+    Attributes:
+        places: What changes, by file.
+    """
 
     def __init__(self) -> None:
         self.places: dict[Path, list[Place]] = {}
         self._names: set[str] = set()
 
     def add(self, file: Path, place: Place) -> None:
-        """Have a line of a file changed when it is imported from now on."""
+        """Have a line of a file changed when it is imported from now on.
+
+        Args:
+            file: Resolved path of the file.
+            place: What to find and replace.
+        """
         self.places.setdefault(file, []).append(place)
         self._names.add(file.parent.name if file.stem == "__init__" else file.stem)
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The spec of a file of ours with our loader; None for all else."""
+        """Find a module whose file has lines to change, as the import system asks for it.
+
+        Args:
+            fullname: Dotted name of the module.
+            path: Where its parent package looks for modules.
+            target: The module that is reloaded.
+
+        Returns:
+            The spec with our loader; None for every other module.
+        """
         if fullname.rpartition(".")[2] not in self._names:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
@@ -50,12 +73,12 @@ class RewritingFinder:  # no base class: importlib.abc costs more than all the r
         return spec
 
     def install(self) -> None:
-        """Come before all other finders; once only."""
+        """Put the finder before all others of the import system, if it is not there yet."""
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
 
     def remove(self) -> None:
-        """Forget all files, and leave the import system."""
+        """Forget all files, and remove the finder from the import system."""
         self.places.clear()
         self._names.clear()
         if self in sys.meta_path:

@@ -1,1 +1,1 @@
-"""How our code gets into upstream's scripts: the activation line, the patcher, the launcher."""
+"""How our code gets into upstream's scripts: the activation line, what writes it into files, and the launcher."""

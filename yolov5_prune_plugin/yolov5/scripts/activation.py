@@ -1,4 +1,4 @@
-"""The activation: our flags join the script's own parser; if one is given, the run gets its seams (session.py)."""
+"""The activation: our flags join the script's own parser; if one is given, the run gets a session."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from typing import Any, NoReturn, Optional
 
 from yolov5_prune_plugin.errors import PruneError, UpstreamError, clear_exit
 from yolov5_prune_plugin.yolov5.seams.seams import Script, find_script, load_scripts
+from yolov5_prune_plugin.yolov5.seams.wrapping import Override
 
 
 def activate_script(namespace: dict[str, Any], seams: Optional[str] = None) -> None:
-    """Put a parser that knows our flags into the script's namespace. Twice is as good as once.
+    """Put a parser that knows our flags into the script's namespace; nothing where there is one already.
+
+    Args:
+        namespace: Globals of the script.
+        seams: A fork's own YAML.
 
     Raises:
         UpstreamError: If the script is none we know, or has no parser where we know it.
@@ -23,23 +28,15 @@ def activate_script(namespace: dict[str, Any], seams: Optional[str] = None) -> N
         raise UpstreamError(
             f"{namespace['__file__']} is no script we know ({', '.join(scripts)}); name it with --seams FILE"
         )
-    name = script.find("parser", namespace)
-    if isinstance(namespace[name], _Argparse) or (
-        isinstance(namespace[name], type) and issubclass(namespace[name], _Parser)
-    ):
-        return
-    parser = type("ArgumentParser", (_Parser,), {"script": script, "scripts": scripts, "namespace": namespace})
-    namespace[name] = _Argparse(parser) if isinstance(namespace[name], ModuleType) else parser
 
+    def with_our_flags(there: Any) -> Any:
+        known = getattr(there, "ArgumentParser", there)  # the script has the module argparse, or the class itself
+        if isinstance(known, type) and issubclass(known, _Parser):
+            return there
+        parser = type("ArgumentParser", (_Parser,), {"script": script, "scripts": scripts, "namespace": namespace})
+        return Override(there, ArgumentParser=parser) if isinstance(there, ModuleType) else parser
 
-class _Argparse:
-    """Stands for the module argparse in one script; only its ArgumentParser is another."""
-
-    def __init__(self, parser: type[argparse.ArgumentParser]) -> None:
-        self.ArgumentParser = parser
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(argparse, name)
+    script.wrap("parser", namespace, with_our_flags)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,15 +45,15 @@ class _Parser(argparse.ArgumentParser):
     script: Script
     scripts: dict[str, Script]
     namespace: dict[str, Any]
-    _slim = False  # whether it was looked for slim weights
+    _widths_kept = False  # one parse is enough
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         arguments = list(sys.argv[1:] if args is None else args)
         opt, unknown = super().parse_known_args(arguments, namespace)
         if not unknown:  # upstream knows them all, so none is ours: nothing of us is loaded
-            if self.script.role == "train" and getattr(opt, "resume", False):  # but the run may have had some
+            if self.script.resumes(opt):  # but the run may have had some
                 self._start(argparse.Namespace(), opt)
-            self._expand(opt)
+            self._unpack(opt)
             self._keep_widths(opt)
             return opt, unknown
         from yolov5_prune_plugin.options import split_arguments
@@ -66,7 +63,7 @@ class _Parser(argparse.ArgumentParser):
             ours, rest = split_arguments(classes, arguments, self.prog, self._fail)
         opt, unknown = super().parse_known_args(rest, namespace)
         if not unknown:
-            self._expand(opt)
+            self._unpack(opt)
             self._keep_widths(opt)
         if vars(ours) and not unknown:
             self._start(ours, opt, plugins)
@@ -75,19 +72,23 @@ class _Parser(argparse.ArgumentParser):
     def _start(self, ours: argparse.Namespace, opt: argparse.Namespace, plugins: Any = None) -> None:
         with clear_exit():
             try:
-                if self.script.role == "train":
+                if self.script.resumes(opt):
                     from yolov5_prune_plugin.yolov5.sessions import resume
 
-                    resume.start(self.script, self.namespace, ours, opt, self._offer)
-                else:
-                    from yolov5_prune_plugin.yolov5.sessions import session
+                    resume.start(self.script, self.namespace, ours, self._offer)
+                elif self.script.role == "train":
+                    from yolov5_prune_plugin.yolov5.sessions import training
 
-                    session.start(self.script, self.namespace, ours, opt, plugins)
+                    training.start(self.script, self.namespace, ours, opt, *self._offer())
+                else:
+                    from yolov5_prune_plugin.yolov5.sessions import inference
+
+                    inference.start(self.script, self.namespace, ours, opt, plugins)
             except PruneError as error:
                 self._fail(str(error))
 
-    def _expand(self, opt: argparse.Namespace) -> None:
-        """A .y5z file among the weights becomes the checkpoint that it stands for."""
+    def _unpack(self, opt: argparse.Namespace) -> None:
+        """Put checkpoints in the place of .y5z files among the weights."""
         if ".y5z" in str(vars(opt)):
             from yolov5_prune_plugin.yolov5.checkpoints.unpacking import unpack_weights
 
@@ -98,10 +99,10 @@ class _Parser(argparse.ArgumentParser):
                     self._fail(str(error))
 
     def _keep_widths(self, opt: argparse.Namespace) -> None:
-        """Slim weights are as good as a flag: a train.py that starts from them, or is resumed, gets their widths."""
-        if self.script.role != "train" or self._slim:
+        """Have a train.py that starts from slim weights, or is resumed, keep their widths, without any flag of ours."""
+        if self.script.role != "train" or self._widths_kept:
             return
-        type(self)._slim = True
+        type(self)._widths_kept = True
         if getattr(opt, "resume", False) or str(getattr(opt, "weights", "")).endswith(".pt"):
             from yolov5_prune_plugin.yolov5.sessions.widths import keep_widths
 
@@ -130,7 +131,7 @@ class _Parser(argparse.ArgumentParser):
         return plugins, offered(plugins, self.script.path, self.script.role)
 
     def _hint(self, message: str) -> str:
-        """Where a flag of ours that this script does not take would be taken."""
+        """Name the scripts that know a flag of ours which this one refused."""
         from yolov5_prune_plugin.plugin_api.manager import scripts_with
 
         ours = [word.split("=")[0] for word in message.split() if word.startswith("--")]

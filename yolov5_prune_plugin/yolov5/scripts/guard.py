@@ -1,4 +1,4 @@
-"""Finds the main guard of a script in its syntax tree; text would also find the one in a docstring."""
+"""Finds the main guard of a script in its syntax tree; a search of the text would find one in a docstring too."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from yolov5_prune_plugin.errors import UpstreamError
 
 
 def main_guard(file: Path, source: bytes) -> tuple[ast.Module, int]:
-    """Parse a script.
+    """Parse a script and find its main guard.
 
     Args:
         file: Its name, for messages.
@@ -42,7 +42,7 @@ def _is_guard(test: ast.expr) -> bool:
 
 
 def first_line(tree: ast.Module) -> int:
-    """The line that something may be put before: that of the first statement after docstring and ``__future__``."""
+    """Number of the first line that code may be put before: behind the docstring and the ``__future__`` imports."""
     for index, node in enumerate(tree.body):
         docstring = index == 0 and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         if not docstring and not (isinstance(node, ast.ImportFrom) and node.module == "__future__"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -11,9 +10,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Optional
 
-from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.errors import PruneError, named
 from yolov5_prune_plugin.yolov5.compat.apply import apply
 from yolov5_prune_plugin.yolov5.scripts.guard import main_guard
+from yolov5_prune_plugin.yolov5.seams.root import package_folders
 
 
 def launch(target: str, arguments: Sequence[str], seams: Optional[str] = None) -> None:
@@ -28,7 +28,8 @@ def launch(target: str, arguments: Sequence[str], seams: Optional[str] = None) -
         PruneError: If there is no such file or module.
         UpstreamError: If it is no YOLOv5 script.
     """
-    file, package = locate(target)
+    with named(target=f"run {target}"):
+        file, package = locate(target)
     apply(file)
     code = compile(_activated(file, seams), str(file), "exec", dont_inherit=True)
     main = ModuleType("__main__")
@@ -39,30 +40,31 @@ def launch(target: str, arguments: Sequence[str], seams: Optional[str] = None) -
     exec(code, main.__dict__)
 
 
-def locate(target: str, command: str = "run") -> tuple[Path, Optional[str]]:
-    """The file, and the package it belongs to if it was named as a module. Nothing is imported.
+def locate(target: str) -> tuple[Path, Optional[str]]:
+    """Find the file of a script, and the package it belongs to if it was named as a module; nothing is imported.
+
+    Args:
+        target: A file such as ``val.py``, or a module such as ``yolov5.val``.
 
     Raises:
-        PruneError: If there is no such file or module.
+        PruneError: If there is no such file or module; its field is ``target``.
     """
     if target.endswith(".py") or os.sep in target:
         if not Path(target).is_file():
-            raise PruneError(f"{command} {target}: no such file; give a YOLOv5 script, or a module such as yolov5.val")
+            raise PruneError("no such file; give a YOLOv5 script, or a module such as yolov5.val", "target")
         return Path(target), None
     top, *rest = target.split(".")
     sys.path.insert(0, os.getcwd())  # as python -m does
     try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):
-        spec = None
+        folders = package_folders(top)
     finally:
         sys.path.pop(0)
-    for folder in spec.submodule_search_locations or [] if spec else []:
-        file = Path(folder, *rest).with_suffix(".py")
+    for folder in folders:
+        file = folder.joinpath(*rest).with_suffix(".py")
         if rest and file.is_file():
             return file, target.rpartition(".")[0]
-    raise PruneError(f"{command} {target}: neither a file nor an installed module; give val.py, or yolov5.val after"
-                     " pip install yolov5")  # fmt: skip
+    raise PruneError("neither a file nor an installed module; give val.py, or yolov5.val after pip install yolov5",
+                     "target")  # fmt: skip
 
 
 def _activated(file: Path, seams: Optional[str]) -> ast.Module:

@@ -1,4 +1,4 @@
-"""``yolov5-prune patch``: the activation line in the scripts of a checkout; put in, looked for, taken out."""
+"""``yolov5-prune patch``: writes the activation line into the scripts of a checkout, checks it, and removes it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Optional
 from yolov5_prune_plugin.errors import PruneError, UpstreamError
 from yolov5_prune_plugin.yolov5.compat.apply import early_needed
 from yolov5_prune_plugin.yolov5.scripts.guard import first_line, main_guard
+from yolov5_prune_plugin.yolov5.seams.root import lacking
 from yolov5_prune_plugin.yolov5.seams.seams import load_scripts
 
 ACTIVE, INACTIVE = "active", "not active"
@@ -38,18 +39,21 @@ class Checkout:
 
 
 def find(folder: Path, seams: Optional[str] = None) -> Checkout:
-    """Find the scripts of a checkout.
+    """Find the scripts of a checkout that can be activated.
+
+    Args:
+        folder: The checkout.
+        seams: A fork's own YAML, whose scripts are found too.
 
     Raises:
         UpstreamError: If the folder is no YOLOv5.
         PruneError: If there is no such folder, or the YAML is wrong.
     """
     if not folder.is_dir():
-        raise PruneError(f"patch {folder}: no such folder; give the folder of a YOLOv5 clone")
+        raise PruneError("no such folder; give the folder of a YOLOv5 clone", f"patch {folder}")
     found = {path: folder / path for path in load_scripts(seams) if (folder / path).is_file()}
-    missing = [part for part in ("models", "utils") if not (folder / part).is_dir()]
-    if missing or not found:
-        what = f"{' and '.join(missing)}/" if missing else "any script we know"
+    what = lacking(folder) or ("" if found else "any script we know")
+    if what:
         raise UpstreamError(
             f"patch {folder}: has no {what}, so it is no YOLOv5 checkout; give the folder that val.py is in"
         )
@@ -57,7 +61,11 @@ def find(folder: Path, seams: Optional[str] = None) -> Checkout:
 
 
 def check(checkout: Checkout) -> dict[str, str]:
-    """State by script: ``active`` or ``not active``."""
+    """Say of each script whether it has the activation line.
+
+    Returns:
+        State by script: ``active`` or ``not active``.
+    """
     return {path: ACTIVE if _without(content) != content else INACTIVE for path, content in _contents(checkout).items()}
 
 
@@ -80,10 +88,13 @@ def patch(checkout: Checkout) -> dict[str, str]:
 
 
 def revert(checkout: Checkout) -> dict[str, str]:
-    """Take our lines out again; every other byte stays.
+    """Remove our lines; every other byte stays.
 
     Returns:
         State by script: ``reverted`` or ``was not active``.
+
+    Raises:
+        PruneError: If a file can't be read or written; the checkout is as it was.
     """
     old = _contents(checkout)
     new = {path: _without(content) for path, content in old.items()}
@@ -95,7 +106,7 @@ def _contents(checkout: Checkout) -> dict[str, bytes]:
     try:
         return {path: file.read_bytes() for path, file in checkout.scripts.items()}
     except OSError as error:
-        raise PruneError(f"patch {checkout.folder}: cannot read {error.filename}: {error.strerror}") from error
+        raise PruneError(f"cannot read {error.filename}: {error.strerror}", f"patch {checkout.folder}") from error
 
 
 def _without(content: bytes) -> bytes:
@@ -131,8 +142,8 @@ def _replace(checkout: Checkout, old: Mapping[str, bytes], new: Mapping[str, byt
     for path in changing:
         if not files[path].stat().st_mode & stat.S_IWUSR or not os.access(files[path], os.W_OK):
             raise PruneError(
-                f"patch {checkout.folder}: {path} is read-only; make it writable (chmod u+w) and try again."
-                " No file was changed"
+                f"{path} is read-only; make it writable (chmod u+w) and try again. No file was changed",
+                f"patch {checkout.folder}",
             )
     try:
         for path in changing:
@@ -146,7 +157,7 @@ def _replace(checkout: Checkout, old: Mapping[str, bytes], new: Mapping[str, byt
                 files[path].write_bytes(old[path])
         if isinstance(error, OSError):
             raise PruneError(
-                f"patch {checkout.folder}: {error.strerror}: {error.filename}; no file was changed"
+                f"{error.strerror}: {error.filename}; no file was changed", f"patch {checkout.folder}"
             ) from error
         raise
     finally:

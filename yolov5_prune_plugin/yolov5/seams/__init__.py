@@ -1,1 +1,1 @@
-"""Which name of upstream carries which event, and wrapping such a name."""
+"""What we know of upstream's folders and scripts: which name carries which event, and how it is wrapped."""

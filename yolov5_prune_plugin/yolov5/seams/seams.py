@@ -1,17 +1,19 @@
-"""Which name in a script's namespace carries which event: read from patches/*.yaml and a fork's own file."""
+"""Which name in a script's namespace carries which event: read from ``patches`` and a fork's own file."""
 
 from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
 import yaml
 
-from yolov5_prune_plugin.errors import PruneError, UpstreamError
+from yolov5_prune_plugin.errors import PruneError, UpstreamError, named
 from yolov5_prune_plugin.files import patches_dir
+from yolov5_prune_plugin.yolov5.seams.wrapping import wrap
 
 ROLES = ("validate", "use", "export", "train")
 EVENTS = ("parser", "model_loaded", "run_folder", "evaluation", "data_loaded", "callbacks", "suppression",
@@ -34,7 +36,7 @@ class Script:
         results_in: Index of the item that holds them, or None if they are the returned tuple itself.
         figure: The one of them that a model is judged by; by default the last.
         times_in: Index of the item that holds the times in ms per image, or None if it returns none.
-        tools: Dotted names of what we call of the checkout, by what it is to us; the first that exists is taken.
+        tools: Dotted names in the checkout of what we use of it, by ``TOOLS``; the first that exists is used.
         steps: Regular expressions by ``STEPS`` that find in a train.py's source what its optimizer steps depend on.
     """
 
@@ -49,11 +51,20 @@ class Script:
     steps: dict[str, str] = field(default_factory=dict)
 
     def has(self, event: str, namespace: dict[str, Any]) -> bool:
-        """Whether this script has one of the names that carry an event."""
+        """Whether this script has one of the names that carry an event.
+
+        Args:
+            event: One of ``EVENTS``.
+            namespace: Globals of the script.
+        """
         return any(name.partition(".")[0] in namespace for name in self.seams.get(event, ()))
 
     def find(self, event: str, namespace: dict[str, Any]) -> str:
-        """The name that carries an event in this script.
+        """Find the name that carries an event in this script.
+
+        Args:
+            event: One of ``EVENTS``.
+            namespace: Globals of the script.
 
         Raises:
             UpstreamError: If the script has none of the names we know.
@@ -67,8 +78,29 @@ class Script:
             f" YOLOv5 {self.path}, or a release before v6.0; a fork can name its own with --seams FILE"
         )
 
+    def wrap(self, event: str, namespace: dict[str, Any], wrapper: Callable[[Any], Any]) -> Callable[[], None]:
+        """Put ``wrapper(what is there)`` in the place of the name that carries an event.
+
+        Args:
+            event: One of ``EVENTS``.
+            namespace: Globals of the script.
+            wrapper: Makes the new function or class from upstream's.
+
+        Returns:
+            A call that puts back upstream's.
+
+        Raises:
+            UpstreamError: If the script has none of the names we know.
+        """
+        return wrap(namespace, self.find(event, namespace), wrapper)
+
+    def resumes(self, arguments: Any) -> bool:
+        """Whether a train.py with these arguments goes on with an interrupted run."""
+        resume = getattr(arguments, "resume", False) and not getattr(arguments, "evolve", None)
+        return self.role == "train" and bool(resume)
+
     def tool(self, name: str, package: str) -> Any:
-        """Something of the checkout that we call.
+        """Import a function, class or constant of the checkout that we use.
 
         Args:
             name: One of ``TOOLS``.
@@ -89,28 +121,40 @@ class Script:
 
 
 def package_of(original: Any) -> str:
-    """What upstream's dotted names start with, by one of its own: empty in a clone, ``yolov5.`` from PyPI."""
+    """Tell from a function or class of upstream's what its dotted names start with.
+
+    Returns:
+        Empty in a clone, ``yolov5.`` from PyPI.
+    """
     found = re.match(r"((?:.*\.)?)(?:models|utils)\.", str(getattr(original, "__module__", "")))
     return found[1] if found else ""
 
 
 def load_scripts(extra: Optional[str] = None) -> dict[str, Script]:
-    """All scripts we know, by path.
+    """Read what we know of upstream's scripts, by path.
 
     Args:
-        extra: A file of the same form; its scripts are added, or replace ours.
+        extra: A fork's own file of the same form (``--seams``); its scripts are added, or replace ours.
 
     Raises:
         PruneError: If a file can't be read or has something else in it.
     """
     scripts: dict[str, Script] = {}
-    for file in [*(patches_dir() / f"{family}.yaml" for family in FAMILIES), *([Path(extra)] if extra else [])]:
-        scripts.update(_read(file))
+    for family in FAMILIES:
+        scripts.update(_read(patches_dir() / f"{family}.yaml"))
+    if extra:
+        with named(default=f"--seams {Path(extra)}"):
+            scripts.update(_read(Path(extra)))
     return scripts
 
 
 def find_script(file: str, scripts: dict[str, Script]) -> Optional[Script]:
-    """The script whose path is the longest tail of the file's; None if there is none."""
+    """Find the script whose path is the longest tail of a file's; None if it is no script we know.
+
+    Args:
+        file: Path of the file.
+        scripts: Those we know, as ``load_scripts`` has them.
+    """
     parts = Path(file).resolve().parts
     fitting = [script for path, script in scripts.items() if parts[-len(Path(path).parts) :] == Path(path).parts]
     return max(fitting, key=lambda script: len(script.path), default=None)
@@ -120,16 +164,16 @@ def _read(file: Path) -> dict[str, Script]:
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise PruneError(f"--seams {file}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+        raise PruneError(f"cannot be read as YAML: {' '.join(str(error).split())}") from error
     entries = content.get("scripts") if isinstance(content, dict) else None
     if not isinstance(entries, dict) or not entries:
-        raise PruneError(f"--seams {file}: needs a mapping 'scripts' of script paths, as in patches/val.yaml")
-    return {path: _script(file, path, entry) for path, entry in entries.items()}
+        raise PruneError("needs a mapping 'scripts' of script paths, as in patches/val.yaml")
+    return {path: _script(path, entry) for path, entry in entries.items()}
 
 
-def _script(file: Path, path: str, entry: Any) -> Script:
+def _script(path: str, entry: Any) -> Script:
     def refuse(what: str) -> PruneError:
-        return PruneError(f"--seams {file}: {path}: {what}")
+        return PruneError(f"{path}: {what}")
 
     role = entry.get("role") if isinstance(entry, dict) else None
     if not isinstance(path, str) or role not in ROLES:

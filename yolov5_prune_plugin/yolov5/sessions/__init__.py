@@ -1,1 +1,1 @@
-"""One run of an upstream script with our flags: its events, measurements and checkpoints."""
+"""A run of an upstream script with our flags: the events that plug-ins answer, measurements and checkpoints."""

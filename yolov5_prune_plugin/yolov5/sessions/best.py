@@ -14,7 +14,7 @@ from yolov5_prune_plugin.core.training.masked import Masked
 
 
 class Best:
-    """Knows whether a model counts yet."""
+    """Keeps best.pt and early stopping from counting a model whose masks still change."""
 
     def __init__(self) -> None:
         self._masked: Optional[Masked] = None
@@ -22,11 +22,11 @@ class Best:
         self._highest = -1.0
 
     def follow(self, masked: Optional[Masked]) -> None:
-        """A training begins, or ends: None."""
+        """Judge by the masks of a training that begins; None once it ended."""
         self._masked, self._figure, self._highest = masked, None, -1.0
 
     def judging(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Fitness is 0 as long as masks change: each epoch then ties with the best, and early stopping waits."""
+        """Wrap upstream's fitness: 0 as long as masks change, so that each epoch ties with the best."""
 
         @functools.wraps(original)
         def fitness(*args: Any, **kwargs: Any) -> Any:
@@ -36,7 +36,7 @@ class Best:
         return fitness
 
     def validating(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """classify/train.py has its fitness in a variable; it is the first figure that its validation returns."""
+        """Wrap the validation of classify/train.py, whose fitness is the first figure that it returns."""
 
         @functools.wraps(original)
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -48,7 +48,11 @@ class Best:
         return run
 
     def after_save(self, last: Path) -> Optional[Path]:
-        """Where else a last.pt that was just written belongs: to best.pt, if it is the best that counts."""
+        """Say where a checkpoint that was just written is to be written too.
+
+        Returns:
+            best.pt beside a last.pt that is the best so far, in a script without a fitness to wrap; else None.
+        """
         if last.name != "last.pt" or self._figure is None or self._figure < self._highest:
             return None
         self._highest = self._figure

@@ -1,4 +1,4 @@
-"""What plug-ins add to the loss of a train.py: they are asked once a batch, with the images that the model got."""
+"""Adds to the loss of a train.py what plug-ins compute from a batch: its images and the model's outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from yolov5_prune_plugin.yolov5.seams.wrapping import Override
 
 
 class Losses:
-    """Knows the images that the model sees; nothing is registered on the model itself, which is copied and saved."""
+    """Remembers the images of the batch, and sums what plug-ins add to its loss.
+
+    Nothing is registered on the model itself, which is copied and saved.
+    """
 
     def __init__(self, run: Run, hook: Any) -> None:
         self._run, self._hook = run, hook
@@ -25,30 +28,36 @@ class Losses:
         self._handle: Any = None
 
     @property
-    def wanted(self) -> bool:
-        """Whether a plug-in adds something."""
+    def needed(self) -> bool:
+        """Whether a plug-in adds anything to the loss."""
         return bool(self._hook.added_loss.get_hookimpls())
 
     def follow(self, model: Optional[nn.Module]) -> None:
-        """A training of a model begins that plug-ins add to the loss of, or ends: None."""
+        """Remember the images that a model is given from now on in training; None stops it."""
         if self._handle:
             self._handle.remove()
         self._model, self._images, self._handle = model, None, None
-        if model is not None and self.wanted:
+        if model is not None and self.needed:
             self._handle = register_module_forward_pre_hook(self._note)
 
     def making(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """The script's loss, and what is added to it; validations have no gradient and get the script's alone."""
+        """Wrap the script's loss: in training it gets what plug-ins add; validations, without gradient, do not."""
 
         @functools.wraps(original, updated=())
         def make(*args: Any, **kwargs: Any) -> Any:
             made = original(*args, **kwargs)
-            return _Added(made, added=self.added) if self.wanted else made
+            return _Added(made, added=self.added) if self.needed else made
 
         return make
 
     def added(self, outputs: Any) -> tuple[Tensor, int]:
-        """What plug-ins add for the batch that was last given to the model, and how many images it has.
+        """Sum what plug-ins add to the loss of the batch that the model was last given.
+
+        Args:
+            outputs: The model's outputs for it.
+
+        Returns:
+            The sum, a mean over images; and the number of images in the batch.
 
         Raises:
             PruneError: If the model was given none: copies of it were, by DataParallel.

@@ -27,7 +27,7 @@ class TimeLimit:
         self.dropped = 0
 
     def watched(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, watched."""
+        """Wrap upstream's function: the same detections, and ``dropped`` is counted."""
         names = getattr(inspect.unwrap(original), "__globals__", {})
 
         @functools.wraps(original)
@@ -41,14 +41,14 @@ class TimeLimit:
 
 
 class Labels:
-    """The label files of a run folder as they are now: upstream appends to them, so a repeat would double them."""
+    """Remembers the sizes of a run folder's label files: upstream appends to them, so a repeat would double them."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "labels"
         self._sizes = {file: file.stat().st_size for file in self._folder.glob("*.txt")}
 
     def restore(self) -> None:
-        """Take out what was added since."""
+        """Remove what was appended since, and new files."""
         for file in self._folder.glob("*.txt"):
             if file not in self._sizes:
                 file.unlink()

@@ -16,16 +16,16 @@ def save(
     write: Callable[[Any, Any], Any], content: Any, file: Any, run: Run, training: Optional[Training], words: list[str],
     best: Best,
 ) -> Any:  # fmt: skip
-    """Write what the script writes; beside a last.pt that can be resumed, what the run needs to go on.
+    """Write what the script writes; beside a last.pt that can be resumed, a side-car with masks, history and flags.
 
     Args:
         write: Upstream's, (content, file).
-        content: A checkpoint, or something else, which is only written.
+        content: A checkpoint, whose zeros are counted; anything else is only written.
         file: Where to.
-        run: Of the script.
-        training: Of this run, once it has begun.
-        words: Our flags.
-        best: Says whether this is the best so far.
+        run: The run of the script.
+        training: The training, once it has begun.
+        words: Our flags, as a command line has them.
+        best: Says whether the checkpoint is the best so far.
     """
     checkpoint = isinstance(content, dict) and "model" in content
     if training is None or not checkpoint or not (training.masked or run.figures):

@@ -19,7 +19,7 @@ def optimizer_steps(
     warmup_epochs: float = 0.0,
     least: int = 0,
 ) -> int:
-    """Count them as the script's own loop does.
+    """Count the optimizer steps of a training as the script's own loop does.
 
     Args:
         batches: In one epoch.
@@ -43,7 +43,19 @@ def optimizer_steps(
 
 
 def steps_of(script: Script, source: Path, hyperparameters: Any, batches: int, epochs: int, batch_size: int) -> int:
-    """The same for a script, from its own text and the hyperparameters it was given (a dict, or a YAML file)."""
+    """Count the optimizer steps of a script, from its text and its hyperparameters.
+
+    Args:
+        script: What we know of it; ``Script.steps`` says what to look for in its text.
+        source: Its file.
+        hyperparameters: A dict, or a YAML file; anything else has no warm-up.
+        batches: In one epoch.
+        epochs: In the whole training.
+        batch_size: Over all ranks.
+
+    Returns:
+        At least 1.
+    """
     text = source.read_text(encoding="utf-8")
     found = {key: re.search(pattern, text, re.MULTILINE) for key, pattern in script.steps.items()}
     nominal, least = (int(match[1]) if match else 0 for match in (found.get("nominal"), found.get("warmup")))

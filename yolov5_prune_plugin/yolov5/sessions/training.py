@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -16,27 +16,86 @@ from torch import nn
 from yolov5_prune_plugin.core.training.average import bring_back, constrain_average
 from yolov5_prune_plugin.core.training.ranks import check_alike
 from yolov5_prune_plugin.errors import PruneError, clear_exit
-from yolov5_prune_plugin.plugin_api.run import Calibration, Run, Saved, Training
-from yolov5_prune_plugin.yolov5.checkout import heads  # noqa: F401  # has core read the outputs of its models
+from yolov5_prune_plugin.options import words
+from yolov5_prune_plugin.plugin_api.run import Training
 from yolov5_prune_plugin.yolov5.checkpoints import sidecar
+from yolov5_prune_plugin.yolov5.checkpoints.checkpoint import check_weights
 from yolov5_prune_plugin.yolov5.checkpoints.slim_file import note_widths
 from yolov5_prune_plugin.yolov5.seams.seams import Script, package_of
-from yolov5_prune_plugin.yolov5.seams.wrapping import wrap
 from yolov5_prune_plugin.yolov5.sessions.best import Best
-from yolov5_prune_plugin.yolov5.sessions.logged import Logged
+from yolov5_prune_plugin.yolov5.sessions.loggers import LoggedFigures
 from yolov5_prune_plugin.yolov5.sessions.loss import Losses
 from yolov5_prune_plugin.yolov5.sessions.saving import save
+from yolov5_prune_plugin.yolov5.sessions.session import Session
 from yolov5_prune_plugin.yolov5.sessions.steps import steps_of
 from yolov5_prune_plugin.yolov5.sessions.widths import dense_of
 
 FLAGS = "yolov5_prune"  # of our flags in opt.yaml and in checkpoints
+MASKS = ("sparsity", "pruned", "spliced")  # figures of a plug-in that does not say which it has
 
 
-class TrainingSession:
-    """Holds what the seams know of each other during one run of a train.py; --evolve trains several times in it.
+def start(
+    script: Script,
+    namespace: dict[str, Any],
+    options: argparse.Namespace,
+    arguments: argparse.Namespace,
+    plugins: pluggy.PluginManager,
+    classes: Sequence[type],
+) -> None:
+    """Let the plug-ins check their flags; if one takes part, wrap the names of the script.
+
+    Args:
+        script: What we know of the script.
+        namespace: Its globals.
+        options: Our flags that were given.
+        arguments: The script's own arguments.
+        plugins: The plug-ins that may take part.
+        classes: Dataclasses of their flags.
+
+    Raises:
+        PruneError: If flags or weights are wrong.
+        UpstreamError: If the script has none of the names we know for an event.
+    """
+    session = configured(script, namespace, options, arguments, plugins, classes)
+    if session:
+        weights = str(getattr(arguments, "weights", None) or getattr(arguments, "model", "") or "")
+        check_weights([weights] if weights.endswith(".pt") else [])
+        session.install()
+
+
+def configured(
+    script: Script,
+    namespace: dict[str, Any],
+    options: argparse.Namespace,
+    arguments: argparse.Namespace,
+    plugins: pluggy.PluginManager,
+    classes: Sequence[type],
+) -> Optional[TrainingSession]:
+    """Make a session of the plug-ins that take part; None if none does.
+
+    Args:
+        script: What we know of the script.
+        namespace: Its globals.
+        options: Our flags that were given, now or to the run that goes on.
+        arguments: The script's own arguments.
+        plugins: The plug-ins that may take part.
+        classes: Dataclasses of their flags.
+
+    Raises:
+        PruneError: If flags are wrong, or this machine has fewer GPUs than there are processes.
+    """
+    session = TrainingSession(script, namespace, options, arguments, plugins, words(options, classes))
+    _check_ranks(session.words[0])
+    taking_part = session.configure()
+    for plugin in taking_part:
+        session.run.figures += getattr(plugin, "figures", MASKS)
+    return session if taking_part else None
+
+
+class TrainingSession(Session):
+    """A run of a train.py; --evolve trains several times in it.
 
     Attributes:
-        run: What plug-ins see.
         words: Our flags, as a command line has them.
     """
 
@@ -49,24 +108,24 @@ class TrainingSession:
         plugins: pluggy.PluginManager,
         words: list[str],
     ) -> None:
-        self.script, self.namespace, self.plugins, self.words = script, namespace, plugins, words
-        main = int(os.environ.get("RANK", -1)) in (-1, 0)
-        self.run = Run(script.path, script.role, arguments, options, main, _no_save)
-        self.run.calibration, self.run.dense = self.calibrate, dense_of
-        self._package = ""  # what upstream's dotted names start with
+        super().__init__(script, namespace, options, arguments, plugins)
+        self.words, self.run.dense = words, dense_of
         self._hyperparameters: Any = None
-        self._model: Optional[nn.Module] = None
         self._batches: Optional[tuple[int, int]] = None  # in an epoch, and images in one over all ranks
         self._training: Optional[Training] = None
-        self._logged, self._best, self._losses = Logged(self.run), Best(), Losses(self.run, plugins.hook)
+        self._logged, self._best, self._losses = LoggedFigures(self.run), Best(), Losses(self.run, plugins.hook)
 
     def install(self) -> None:
-        """Wrap the names of this script's events."""
+        """Wrap the names where its model, optimizer, average, loss and checkpoints are made.
+
+        Raises:
+            UpstreamError: If the script has none of the names we know for an event.
+        """
         first = "optimizer_made" if self.script.has("optimizer_made", self.namespace) else "model_made"
         seams: dict[str, Callable[[Any], Any]] = {
             first: self._given if first == "optimizer_made" else self._made,
             "training": self._around,
-            "logged": self._logged.loggers,
+            "logged": self._logged.making,
             "scheduled": self._scheduling,
             "averaged": self._averaging,
             "data_loaded": self._loading,
@@ -74,18 +133,9 @@ class TrainingSession:
             "validated": self._best.validating,
             "saved": self._saving,
         }
-        if self._losses.wanted:
+        if self._losses.needed:
             seams["loss"] = self._losses.making
-        for event, wrapper in seams.items():
-            if self.script.seams.get(event):
-                wrap(self.namespace, self.script.find(event, self.namespace), wrapper)
-
-    def calibrate(self, images: int, split: str, seed: int) -> Calibration:
-        """Draw images for the model that is to be trained; see calibration.py."""
-        from yolov5_prune_plugin.yolov5.checkout.calibration import draw
-
-        assert self._model is not None
-        return draw(self.script, self._package, self.run, self._model, images, split, seed)
+        self.wrap({event: wrapper for event, wrapper in seams.items() if self.script.seams.get(event)})
 
     def _around(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
@@ -96,7 +146,19 @@ class TrainingSession:
         return train
 
     def train(self, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """One training by the script's own function, with its arguments."""
+        """Train once by the script's own function.
+
+        Args:
+            original: The function.
+            args: Its arguments by position; the hyperparameters come first.
+            kwargs: Its arguments by name.
+
+        Returns:
+            What the function returned.
+
+        Raises:
+            PruneError: If the weights have no model in them, or a plug-in refuses the model.
+        """
         given = [*args, *kwargs.values()]
         opt = next(one for one in given if isinstance(one, argparse.Namespace))
         setattr(opt, FLAGS, self.words)  # into opt.yaml, where --resume finds them
@@ -107,8 +169,8 @@ class TrainingSession:
             returned = original(*args, **kwargs)
         except KeyError as error:
             if self._model is None and error.args == ("model",):
-                raise PruneError(f"--weights {opt.weights}: is a checkpoint without a model (no entry 'model'); give"
-                                 " one that train.py wrote, or an official one") from None  # fmt: skip
+                raise PruneError("is a checkpoint without a model (no entry 'model'); give one that train.py wrote, or"
+                                 " an official one", f"--weights {opt.weights}") from None  # fmt: skip
             raise
         finally:
             self._best.follow(None)
@@ -174,7 +236,7 @@ class TrainingSession:
         opt = self.run.arguments
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         trained = {name for name, p in self._model.named_parameters() if p.requires_grad and id(p) in held}
-        resumed = bool(getattr(opt, "resume", False)) and not getattr(opt, "evolve", None)
+        resumed = self.script.resumes(opt)
         training = self._training = Training(self._model, trained, opt.epochs, resumed, optimizer)
         state = sidecar.resume(Path(opt.weights)) if resumed and self.run.figures else None
         self.plugins.hook.training_begins(run=self.run, training=training)
@@ -189,7 +251,7 @@ class TrainingSession:
                 if masked:
                     masked.load(tensors, facts["masked"])
             except PruneError as error:
-                raise PruneError(f"--resume {opt.weights}: its side-car does not fit the model: {error}") from None
+                raise PruneError(f"its side-car does not fit the model: {error}", f"--resume {opt.weights}") from None
             training.history.extend(facts["history"])
         if masked:
             masked.attach(optimizer, self._steps)
@@ -247,5 +309,16 @@ class TrainingSession:
         return save_it
 
 
-def _no_save(model: Any, names: list[str], file: Path, facts: dict[str, Any]) -> Saved:
-    raise RuntimeError("train.py writes its checkpoints itself")
+def _check_ranks(flag: str) -> None:
+    """Upstream's distributed training takes one GPU a process.
+
+    Raises:
+        PruneError: If there are fewer.
+    """
+    gpus = torch.cuda.device_count()
+    if int(os.environ.get("LOCAL_RANK", -1)) >= gpus:
+        ranks = os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1"))
+        advice = f"start at most {gpus} (--nproc_per_node {gpus})" if gpus else "leave torchrun out"
+        raise PruneError(
+            f"{ranks} processes, but this machine has {gpus} GPUs, and train.py takes one for each; {advice}", flag
+        )

@@ -16,7 +16,7 @@ from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.plugin_api import hookspecs
 from yolov5_prune_plugin.plugin_api.run import Evaluation, Measurement, Run
 from yolov5_prune_plugin.yolov5.seams.seams import Script
-from yolov5_prune_plugin.yolov5.sessions.session import Session
+from yolov5_prune_plugin.yolov5.sessions.inference import InferenceSession
 
 SEAMS = {"model_loaded": ("load",), "run_folder": ("increment_path",), "evaluation": ("run",),
          "suppression": ("non_max_suppression",)}  # fmt: skip
@@ -86,7 +86,7 @@ def session(val: Val, *plugins: object, baseline: bool = False) -> Run:
     manager.add_hookspecs(hookspecs)
     for plugin in plugins:
         manager.register(plugin)
-    made = Session(SCRIPT, val.names, argparse.Namespace(), argparse.Namespace(weights="a.pt"), manager)
+    made = InferenceSession(SCRIPT, val.names, argparse.Namespace(), argparse.Namespace(weights="a.pt"), manager)
     made.run.needs_baseline = baseline
     made.install()
     return made.run

@@ -1,4 +1,4 @@
-"""What our flags do goes where upstream logs: results.csv, TensorBoard and all that hangs on its loggers."""
+"""Figures of each epoch go where upstream logs: results.csv, TensorBoard and whatever else its loggers feed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, Optional
 from yolov5_prune_plugin.plugin_api.run import Run, Training
 
 
-class Logged:
-    """Adds figures of each epoch's entry in the history to what a script logs."""
+class LoggedFigures:
+    """Adds to what a script logs the figures that plug-ins put into ``Training.history``, as ``prune/NAME``."""
 
     def __init__(self, run: Run) -> None:
         self._run = run  # its figures are known once all flags are read
@@ -18,11 +18,11 @@ class Logged:
         self._loggers: Any = None
 
     def follow(self, training: Training) -> None:
-        """From here on its figures are added."""
+        """Log the figures of a training that begins."""
         self._training = training
 
-    def loggers(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """The loggers get more columns; those of segment/ and classify/ are called with names."""
+    def making(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap upstream's loggers: they get our columns; those of segment/ and classify/ get our figures by name."""
 
         @functools.wraps(original, updated=())
         def make(*args: Any, **kwargs: Any) -> Any:
@@ -38,7 +38,11 @@ class Logged:
         return make
 
     def listen(self, given: list[Any]) -> None:
-        """Find upstream's Callbacks among the arguments of a training; they carry the values of an epoch as a list."""
+        """Add our figures to the values of an epoch, which upstream's Callbacks carry as a list.
+
+        Args:
+            given: Arguments of the script's own training function; the Callbacks are among them.
+        """
         for callbacks in given:
             if hasattr(callbacks, "register_action") and "run" not in vars(callbacks):
                 callbacks.run = self._running(callbacks.run)

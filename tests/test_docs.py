@@ -1,0 +1,89 @@
+"""What the documents promise: flags as the code has them, links that resolve, files that are there, a short README."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from yolov5_prune_plugin.plugin_api import hookspecs
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+
+
+def loaded(name: str) -> ModuleType:
+    """A script in docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_flags_are_those_of_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the letter; ``python docs/make_flags.py`` writes the page anew."""
+    monkeypatch.setenv("YOLOV5_PRUNE_PLUGINS", "off")
+    page = (DOCS / "flags.md").read_text(encoding="utf-8")
+    assert page == loaded("make_flags").page()
+    assert "| `--prune S` |" in page
+    assert "| `--dns` |" in page
+
+
+def test_readme_is_short_and_has_what_people_type() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= 900
+    for line in ("python val.py --weights yolov5x.pt --prune 0.3", "python train.py --weights yolov5n.pt", "--dns",
+                 "make demo", "make test", "pip install yolov5-prune-plugin"):  # fmt: skip
+        assert line in text
+    assert [line for line in text.splitlines() if line.startswith("#")][0] == "# yolov5-prune-plugin"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_resolve(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text)
+    for target in targets:
+        if re.match(r"https?:|mailto:|#", target):
+            continue
+        assert (page.parent / target.partition("#")[0]).exists(), f"{page.name}: {target}"
+
+
+def test_architecture_names_files_that_are_there() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"`([a-z_0-9/]+\.(?:py|yaml))`", text))
+    assert len(names) > 30
+    for name in names:
+        places = (ROOT / name, ROOT / "yolov5_prune_plugin" / name, ROOT / "yolov5_prune_plugin" / "yolov5" / name)
+        assert any(place.is_file() for place in places), name
+
+
+def test_measurements_say_device_and_date() -> None:
+    """Under each table."""
+    for page in sorted((DOCS / "measurements").glob("*.md")):
+        lines = page.read_text(encoding="utf-8").splitlines()
+        ends = [i for i, line in enumerate(lines) if line.startswith("|") and not (lines + [""])[i + 1].startswith("|")]
+        assert ends
+        for end in ends:
+            assert re.match(r"\*Device: .+; \d{4}-\d\d-\d\d.*\*", lines[end + 2]), f"{page.name}:{end + 1}"
+
+
+def test_events_are_documented() -> None:
+    """Each event of hookspecs.py stands in docs/plugins.md."""
+    text = (DOCS / "plugins.md").read_text(encoding="utf-8")
+    events = [name for name, thing in vars(hookspecs).items() if hasattr(thing, "yolov5_prune_spec")]
+    assert len(events) >= 5
+    for event in events:
+        assert f"`{event}" in text, event
+
+
+def test_the_site_has_all_pages() -> None:
+    """mkdocs.yml lists each page of docs/ and those from the top."""
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = set(re.findall(r": ([\w/-]+\.md)$", nav, flags=re.MULTILINE))
+    assert listed == {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")} | set(loaded("hooks").TOP.values())
