@@ -11,7 +11,7 @@ from yolov5_prune_plugin.errors import PruneError
 
 
 def flag(default: Any, help: str, **argparse_keywords: Any) -> Any:
-    """A dataclass field that becomes a flag.
+    """Make a dataclass field that becomes a flag.
 
     Args:
         default: Value if the flag is not given.
@@ -35,7 +35,7 @@ def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def flag_name(field: dataclasses.Field[Any]) -> str:
-    """``prune_save`` -> ``--prune-save``."""
+    """Name a field's flag: ``prune_save`` -> ``--prune-save``."""
     return "--" + field.name.replace("_", "-")
 
 

@@ -27,7 +27,7 @@ STYLE = "th { cursor: pointer; } tr:nth-child(even) td { background: #f4f4f4; }"
 
 
 def long_frame(rows: Sequence[Sensitivity]) -> pd.DataFrame:
-    """One row per layer and amount: layer, shape, weights, amount, share, error."""
+    """Make one row per layer and amount: layer, shape, weights, amount, share, error."""
     return pd.DataFrame(
         {"layer": row.name, "shape": _shape(row), "weights": row.weights, "amount": amount, "share": share,
          "error": error}
@@ -37,7 +37,12 @@ def long_frame(rows: Sequence[Sensitivity]) -> pd.DataFrame:
 
 
 def wide_frame(rows: Sequence[Sensitivity], suggested: Mapping[str, float]) -> pd.DataFrame:
-    """One row per layer: layer, shape, weights, error at each amount, and the suggested share if there is one."""
+    """Make one row per layer: layer, shape, weights, error at each amount, and the suggested share if there is one.
+
+    Args:
+        rows: One a layer, all with the same amounts.
+        suggested: Share to prune by layer; may be empty.
+    """
     frame = pd.DataFrame(
         {"layer": row.name, "shape": _shape(row), "weights": row.weights,
          **{f"at {amount:g}": error for amount, error in zip(row.amounts, row.errors)}}
@@ -51,7 +56,15 @@ def wide_frame(rows: Sequence[Sensitivity], suggested: Mapping[str, float]) -> p
 def extremes_table(
     rows: Sequence[Sensitivity], suggested: Mapping[str, float], amount: float, title: str, count: int = 8
 ) -> Table:
-    """The most and the least sensitive layers at one of the amounts, as a table for the terminal."""
+    """Make a table of the most and the least sensitive layers at one of the amounts, for the terminal.
+
+    Args:
+        rows: One a layer, all with the same amounts.
+        suggested: Share to prune by layer; may be empty.
+        amount: One of the amounts; the rows are sorted by the error at it.
+        title: Above the table.
+        count: Rows of each kind.
+    """
     at = rows[0].amounts.index(amount)
     frame = wide_frame(sorted(rows, key=lambda row: -row.errors[at]), suggested)
     table = Table(title=Text(title, style="table.title"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)

@@ -33,7 +33,7 @@ class Measured:
 
     @property
     def exit_code(self) -> int:
-        """130 interrupted, 1 some failed, 0 all measured."""
+        """Exit code of the command: 130 interrupted, 1 some failed, 0 all measured."""
         return 130 if self.interrupted else int(any(outcome.failed for outcome in self.outcomes))
 
 
@@ -83,6 +83,10 @@ def measure(
 @contextmanager
 def locked(folder: Path, flag: str) -> Iterator[None]:
     """Make a run folder and keep others out of it.
+
+    Args:
+        folder: The run folder.
+        flag: What it was given with, for errors.
 
     Raises:
         PruneError: If it can't be written to, or another run works in it.

@@ -63,22 +63,41 @@ class Store:
     """The points of a run folder, one folder each."""
 
     def __init__(self, folder: Path, study: Study) -> None:
+        """Name the folder; nothing is read or written yet.
+
+        Args:
+            folder: The run folder.
+            study: What is measured; decides with a point's arguments whether an earlier result is the same.
+        """
         self.folder, self.study = folder, study
 
     def key(self, point: Point) -> str:
-        """SHA-256 of all that decides the result."""
+        """Hash all that decides a point's result, with SHA-256."""
         decides = {**self.study.facts, "arguments": point.arguments}
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     def job(self, point: Point, cwd: Path) -> Job:
-        """How to measure a point."""
+        """Make the job that measures a point.
+
+        Args:
+            point: The point.
+            cwd: Directory to run it in.
+        """
         key = self.key(point)
         folder = self._folder(point, key)
         where = ("--prune-save", str(folder / MODEL), "--project", str(folder), "--name", "val", "--exist-ok")
         return Job((*self.study.runner, *point.arguments, *where), folder, key, cwd)
 
     def kept(self, point: Point, keep_model: bool) -> Optional[Outcome]:
-        """What an earlier run measured; None if it did not, failed, or if what is needed of it is gone or damaged."""
+        """Read what an earlier run measured.
+
+        Args:
+            point: The point.
+            keep_model: Whether its checkpoint is needed too.
+
+        Returns:
+            None if it did not, failed, or if what is needed of it is gone or damaged.
+        """
         key = self.key(point)
         if keep_model and not (self._folder(point, key) / MODEL).is_file():
             return None
@@ -91,7 +110,17 @@ class Store:
             return None
 
     def ended(self, point: Point, result: Result, threads: int, keep_model: bool) -> Outcome:
-        """Read what a job left, and keep it."""
+        """Read what a job left, and keep it.
+
+        Args:
+            point: The point.
+            result: How its job ended.
+            threads: CPU threads it had, to be noted.
+            keep_model: Whether its checkpoint stays.
+
+        Raises:
+            PruneError: If it can't be written.
+        """
         outcome = _read(point, result, self.study.script.results)
         model = result.job.folder / MODEL
         if model.is_file() and outcome.done:
@@ -141,7 +170,7 @@ def _error_line(log: Path) -> str:
 
 
 def zipped_bytes(file: Path) -> int:
-    """Size of a zip archive that holds the file alone, deflated."""
+    """Bytes of a zip archive that holds the file alone, deflated."""
     with tempfile.TemporaryFile() as archive:
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as writer:
             writer.write(file, file.name)

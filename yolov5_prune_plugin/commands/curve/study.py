@@ -51,13 +51,17 @@ class Study:
     distributions: tuple[str, ...]
 
     def arguments_for(self, method: str) -> tuple[str, ...]:
-        """``passed`` without the flags that only other methods make use of."""
+        """Give ``passed`` without the flags that only other methods make use of."""
         others = {cls for name, one in self.methods.items() if name != method for cls in one.option_classes()}
         others -= set(self.methods[method].option_classes())
         return tuple(split_arguments(list(others), list(self.passed), self.script.path, fail)[1])
 
     def check_methods(self, flag: str, names: Sequence[str]) -> None:
         """Refuse unknown methods, and flags of methods that are not among them.
+
+        Args:
+            flag: What they were given with, for errors.
+            names: Methods.
 
         Raises:
             PruneError: If there are any.
@@ -76,6 +80,11 @@ class Study:
     def check_distributions(self, flag: str, names: Sequence[str], methods: Sequence[str]) -> None:
         """Refuse unknown distributions, and those that none of the methods has.
 
+        Args:
+            flag: What they were given with, for errors.
+            names: Distributions.
+            methods: Names of known methods.
+
         Raises:
             PruneError: If there are any.
         """
@@ -86,7 +95,12 @@ class Study:
                 raise PruneError(f"{flag}: {name} does not go with the methods {', '.join(methods)}")
 
     def distributions_of(self, method: str, flag: str, names: Sequence[str]) -> list[str]:
-        """Those of the names that a method has: ``loss``, say, is of obs alone.
+        """Choose those distributions that a method has: ``loss``, say, is of obs alone.
+
+        Args:
+            method: Name of a known method.
+            flag: What the distributions were given with, for errors.
+            names: Distributions.
 
         Raises:
             PruneError: If it has none of them.
