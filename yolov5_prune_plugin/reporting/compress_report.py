@@ -14,12 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from yolov5_prune_plugin.core.coding.sizes import Sizes
-from yolov5_prune_plugin.reporting.figure import KEPT, canvas, open_frame, save_png
+from yolov5_prune_plugin.reporting.figure import GONE, KEPT, canvas, open_frame, save_png
 from yolov5_prune_plugin.reporting.html_page import html_page, svg
 from yolov5_prune_plugin.reporting.run_folder import text_of, write_report
 
 COLUMNS = ("weights", "kept", "clusters", "codebook", "indices", "positions", "bytes", "bits/weight")
-_PARTS = (("positions", "#2a6f97"), ("values", "#e9c46a"), ("codebook", "#e76f51"))
+_PARTS = (("positions", KEPT), ("values", "#e9c46a"), ("codebook", GONE))
 
 
 def rows(found: Sizes) -> list[tuple[str, ...]]:
