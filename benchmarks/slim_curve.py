@@ -25,7 +25,7 @@ from torch import nn
 from benchmarks.table import print_table
 from yolov5_prune_plugin.commands.validate import validate
 from yolov5_prune_plugin.core.channels.cost import Cost
-from yolov5_prune_plugin.core.channels.slim import Judged, Slimming, slim
+from yolov5_prune_plugin.core.channels.slim import SlimConfig, SlimPlan, slim
 from yolov5_prune_plugin.core.outputs.images import Images
 from yolov5_prune_plugin.files import written_whole
 from yolov5_prune_plugin.yolov5.checkout.upstream import as_used, find_upstream
@@ -57,7 +57,7 @@ def main() -> None:
     found: dict[str, Any] = json.loads(options.out.read_text()) if options.out.is_file() else {}
     head = f"model.{len(dense.model) - 1}.*"  # type: ignore[arg-type]
     whole = Cost(dense, [], sized).of({})["flops"]
-    judged: dict[str, Judged] = {}
+    plan: dict[str, SlimPlan] = {}
     for target in options.targets:
         for way in options.ways:
             key = f"{way} {target:g} {options.imgsz}"
@@ -74,10 +74,10 @@ def main() -> None:
             else:
                 choice, repaired = way.split(", ")
                 importance, allocation = CHOICES[choice]
-                wanted = Slimming("flops", target, importance, allocation, repair=repaired == "repaired")
+                wanted = SlimConfig("flops", target, importance, allocation, repair=repaired == "repaired")
                 with torch.no_grad():
-                    done = slim(model, wanted, example, sized, images, runnable=as_used, judged=judged.get(choice))
-                layers, judged[choice] = done.layers, done.judged
+                    done = slim(model, wanted, example, sized, images, runnable=as_used, plan=plan.get(choice))
+                layers, plan[choice] = done.layers, done.plan
             cost = Cost(model.eval(), [], sized).of({})
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "s.pt"

@@ -17,7 +17,8 @@ from yolov5_prune_plugin.yolov5.seams.seams import load_scripts
 PAGE = Path(__file__).with_name("flags.md")
 HEAD = """# Flags
 
-Made from the code by `python docs/make_flags.py`; a test holds it equal. What stands in brackets behind a help text is the default. Flags of methods from other packages come on top.
+Made from the code by `python docs/make_flags.py`; a test holds it equal. What stands in brackets behind a help text is
+the default. Flags of methods from other packages come on top.
 """
 
 

@@ -41,7 +41,7 @@ def test_readme_is_short_and_has_what_people_type() -> None:
     for line in ("python val.py --weights yolov5x.pt --prune 0.3", "python train.py --weights yolov5n.pt", "--dns",
                  "make demo", "make test", "pip install yolov5-prune-plugin"):  # fmt: skip
         assert line in text
-    assert [line for line in text.splitlines() if line.startswith("#")][0] == "# yolov5-prune-plugin"
+    assert text.startswith("# yolov5-prune-plugin\n")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -66,8 +66,8 @@ def test_architecture_names_files_that_are_there() -> None:
 def test_measurements_say_device_and_date() -> None:
     """Under each table."""
     for page in sorted((DOCS / "measurements").glob("*.md")):
-        lines = page.read_text(encoding="utf-8").splitlines()
-        ends = [i for i, line in enumerate(lines) if line.startswith("|") and not (lines + [""])[i + 1].startswith("|")]
+        lines = [*page.read_text(encoding="utf-8").splitlines(), ""]
+        ends = [i for i, line in enumerate(lines) if line.startswith("|") and not lines[i + 1].startswith("|")]
         assert ends
         for end in ends:
             assert re.match(r"\*Device: .+; \d{4}-\d\d-\d\d.*\*", lines[end + 2]), f"{page.name}:{end + 1}"

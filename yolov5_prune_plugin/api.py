@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from yolov5_prune_plugin import __version__, hookimpl
-from yolov5_prune_plugin.core.channels.slim import Slimmed
+from yolov5_prune_plugin.core.channels.slim import SlimResult
 from yolov5_prune_plugin.core.channels.slim import slim as _slim
 from yolov5_prune_plugin.core.coding import container as _container
 from yolov5_prune_plugin.core.coding.bits import by_layer as _bits_by_layer
@@ -70,7 +70,7 @@ __all__ = [
     "Rule",
     "Run",
     "Selection",
-    "Slimmed",
+    "SlimResult",
     "Sparsity",
     "Target",
     "Training",
@@ -186,7 +186,7 @@ def slim(
     model: Any, target: float, *, what: str = "flops", images: Optional[ImagesLike] = None,
     size: Union[int, tuple[int, int], None] = None, importance: str = "", allocation: str = "", round_to: int = 8,
     floor: float = 0.25, steps: int = 1, repair: bool = True, seed: int = 0,
-) -> Slimmed:  # fmt: skip
+) -> SlimResult:  # fmt: skip
     """Remove channels of a model for good, in place, as ``yolov5-prune slim`` does.
 
     Args:
@@ -223,7 +223,7 @@ def slim(
     sized = torch.rand(1, channels, height, width, device=device)
     calibration = None if found is None else _Images(found.calibration.batches(1))
     with torch.no_grad():
-        done = _slim(work, config.slimming(what, target, "target"), example, sized, calibration, runnable=_as_used)
+        done = _slim(work, config.slim_config(what, target), example, sized, calibration, runnable=_as_used)
     work.train(network.training)
     vars(network).update(vars(work))  # whatever wraps the model, or holds it, has the narrow layers too
     return done

@@ -14,7 +14,8 @@ class PruneError(ValueError):
     Attributes:
         message: What is wrong, what was found, and what would do.
         field: What it is about: a parameter of a function, a field of a config, or a flag or file as the user knows it;
-            None if the message says so itself. Callers that know the flag's name put it in with ``named``.
+            None if the message says so itself. Where one of several values is wrong, it follows after a space. Callers
+            that know the flag's name put it in with ``named``.
     """
 
     def __init__(self, message: str, field: Optional[str] = None) -> None:
@@ -47,7 +48,9 @@ def named(default: Optional[str] = None, **names: str) -> Iterator[None]:
     try:
         yield
     except PruneError as error:
-        known = names.get(error.field or "")
+        field, _, value = (error.field or "").partition(" ")
+        known = names.get(field)
+        known = f"{known} {value}" if known and value else known
         if known is None and default is None:
             raise
         if known is None and error.field is not None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterable
-from typing import Any, Optional
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, Optional, TypeVar
 
 from yolov5_prune_plugin.errors import PruneError
+
+Value = TypeVar("Value")
 
 
 def flag(default: Any, help: str, **argparse_keywords: Any) -> Any:
@@ -150,6 +153,38 @@ def fraction_of(what: str) -> Callable[[str], float]:
         return value
 
     return checked(check)
+
+
+def by_glob(
+    entries: Sequence[str], names: Sequence[str], convert: Callable[[str], Value], what: str, field: str
+) -> dict[str, Value]:
+    """Give each name the value of the last entry that matches it.
+
+    Args:
+        entries: ``VALUE`` for all names, or ``GLOB=VALUE``.
+        names: All names, at least one.
+        convert: Makes a value of its text; raises PruneError if it is none.
+        what: What a name stands for, such as "Conv2d weight", for messages.
+        field: What the entries are, for messages.
+
+    Returns:
+        Values by name; a name that no entry matches is left out.
+
+    Raises:
+        PruneError: If a value is none or a glob matches no name; its field is ``field`` and the entry.
+    """
+    found: dict[str, Value] = {}
+    for entry in entries:
+        glob, _, text = entry.rpartition("=")
+        matched = [name for name in names if fnmatchcase(name, glob or "*")]
+        try:
+            value = convert(text)
+        except PruneError as error:
+            raise PruneError(str(error), f"{field} {entry}") from None
+        if not matched:
+            raise PruneError(f"no {what} matches {glob!r}; they run from {names[0]} to {names[-1]}", f"{field} {entry}")
+        found.update(dict.fromkeys(matched, value))
+    return found
 
 
 def schedule_point(text: str) -> float:

@@ -118,8 +118,8 @@ class Training:
         masked: A plug-in sets it in ``training_begins`` to have weights masked.
         selection: And with it what it found, for counting zeros.
         optimizer: The optimizer, before its first step; None where there is none to see.
-        widths: Layers that a plug-in cut in ``training_begins``, as ``core.cut.widths_left`` has them; they are kept in
-            every checkpoint, so that train.py builds its model in these widths when it goes on or starts from it.
+        widths: Layers that a plug-in cut in ``training_begins``, as ``channels.widths.widths_left`` has them; they are
+            kept in every checkpoint, so that train.py builds its model in them when it goes on or starts from it.
         history: One entry a finished epoch: epoch, and with masks step, sparsity (of the masked weights), pruned,
             spliced, updates; a plug-in adds the figures of its own in ``epoch_trained``.
         saved: Zeros of the model in each checkpoint that was written, by file name, as it is kept in the end.

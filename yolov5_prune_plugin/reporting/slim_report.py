@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from yolov5_prune_plugin.core.channels.slim import Slimmed
+from yolov5_prune_plugin.core.channels.slim import SlimResult
 from yolov5_prune_plugin.reporting.console import console
 from yolov5_prune_plugin.reporting.figure import GONE, KEPT, canvas, open_frame, save_png
 from yolov5_prune_plugin.reporting.run_folder import csv_of, json_of, write_report
@@ -66,7 +66,7 @@ class Report:
         self.content[which] = {figure: value}
         self._console.print(f"{which}: {figure} {value:.4f}")
 
-    def done(self, slimmed: Slimmed, written: Optional[Written] = None) -> None:
+    def done(self, slimmed: SlimResult, written: Optional[Written] = None) -> None:
         """Print the tables and write the files.
 
         Args:
@@ -94,7 +94,7 @@ class Report:
             self.content.update(file=str(written.file), slim={written.figure: written.slim} if written.figure else {})
         self._write(slimmed)
 
-    def _write(self, slimmed: Slimmed) -> None:
+    def _write(self, slimmed: SlimResult) -> None:
         frame = pd.DataFrame(
             [(name, *pair) for name, pair in slimmed.widths.items()], columns=["name", "before", "after"]
         )
@@ -106,7 +106,7 @@ class Report:
         self._console.print(f"report: {self._folder}", soft_wrap=True)
 
 
-def _widths(slimmed: Slimmed) -> Table:
+def _widths(slimmed: SlimResult) -> Table:
     table = Table(title="channels", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("layer")
     for column in ("before", "after", "left"):
@@ -116,7 +116,7 @@ def _widths(slimmed: Slimmed) -> Table:
     return table
 
 
-def _costs(slimmed: Slimmed, written: Optional[Written]) -> Table:
+def _costs(slimmed: SlimResult, written: Optional[Written]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("", "dense", "slim", "left"):
         table.add_column(column, justify="left" if not column else "right")

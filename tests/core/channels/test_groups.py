@@ -13,7 +13,7 @@ from torch import Tensor, nn
 pytest.importorskip("torch_pruning")
 from tests.core.channels.networks import Block, Chain, Plain
 from yolov5_prune_plugin.core.channels.cost import Cost
-from yolov5_prune_plugin.core.channels.cut import cut, fit, merged, narrow, readers, silence, widths_left
+from yolov5_prune_plugin.core.channels.cut import cut, readers, silence
 from yolov5_prune_plugin.core.channels.groups import find_channels
 from yolov5_prune_plugin.errors import PruneError
 
@@ -154,35 +154,3 @@ def test_parameters_stay_the_objects_they_are() -> None:
     net(X).sum().backward()
     optimizer.step()
     assert optimizer.state[net.b[0].weight]["exp_avg"].shape == (6, 3, 1, 1)
-
-
-def test_weights_say_how_wide_a_fresh_model_must_be() -> None:
-    """Every kind of layer, cut or not; weights of another architecture are refused."""
-    torch.manual_seed(0)
-    net = Chain(["up", "ghost", "concat"]).eval()
-    found = find_channels(net, X)
-    cut(net, found.groups, {g.name: [0] for g in found.groups})
-    again = Chain(["up", "ghost", "concat"]).eval()
-    fit(again, net.state_dict())
-    for ours, theirs in zip(again(X), net(X)):
-        assert torch.equal(ours, theirs)
-    for other in (Chain(["up", "ghost", "concat"], 4), Chain(["up"])):
-        with pytest.raises(ValueError):
-            fit(other, net.state_dict())
-
-
-def test_widths_of_two_cuts() -> None:
-    """What the second does not know of stays as the first left it."""
-    net = Plain().eval()
-    groups = find_channels(net, X).groups
-    cut(net, groups, {"a.0": [0, 1, 2]})
-    first = widths_left(net, groups)
-    again = find_channels(net, X)
-    assert again.kept["a.0"] == "it has a single channel"
-    cut(net, again.groups, {"b.0": [0, 1]})
-    both = merged(first, widths_left(net, again.groups))
-    assert both["a.0"] == {"out": 1}
-    assert both["b.0"] == {"in": 1, "out": 4}
-    fresh = Plain().eval()
-    narrow(fresh, both)
-    assert [p.shape for p in fresh.parameters()] == [p.shape for p in net.parameters()]

@@ -22,7 +22,7 @@ from yolov5_prune_plugin.core.channels.groups import Group, Member, find_channel
 from yolov5_prune_plugin.core.channels.importance import score_units
 from yolov5_prune_plugin.core.channels.repair import repair
 from yolov5_prune_plugin.core.channels.sensitivity import by_loss, curves
-from yolov5_prune_plugin.core.channels.slim import Judged, Slimmed, Slimming, no_bar, slim
+from yolov5_prune_plugin.core.channels.slim import SlimConfig, SlimPlan, SlimResult, no_bar, slim
 from yolov5_prune_plugin.core.outputs.images import Images
 from yolov5_prune_plugin.errors import PruneError
 
@@ -64,11 +64,11 @@ def test_a_target_is_reached_with_as_little_as_can_be() -> None:
     def left(removed: dict[str, list[int]]) -> float:
         return 1 - sum(map(len, removed.values())) / 8
 
-    assert fewest(order, left, 1.0, "--target flops") == 0
-    assert fewest(order, left, 0.5, "--target flops") == 4
-    assert fewest(order, left, 0.51, "--target flops") == 4
-    with pytest.raises(PruneError, match=r"--target flops=0.2 cannot be reached: .* 0.250 of the dense"):
-        fewest(order, left, 0.2, "--target flops")
+    assert fewest(order, left, 1.0, "flops") == 0
+    assert fewest(order, left, 0.5, "flops") == 4
+    assert fewest(order, left, 0.51, "flops") == 4
+    with pytest.raises(PruneError, match=r"^target: flops=0.2 cannot be reached: .* 0.250 of the dense"):
+        fewest(order, left, 0.2, "flops")
 
 
 @given(st.floats(0.2, 0.95), st.sampled_from(["uniform", "global"]))
@@ -85,7 +85,7 @@ def test_cost_is_at_most_the_target_and_one_step_less_is_not(target: float, how:
     def share(removed: dict[str, list[int]]) -> float:
         return cost.of(removed)["flops"] / whole
 
-    count = fewest(order, share, target, "--target flops")
+    count = fewest(order, share, target, "flops")
     assert share(gone_after(order, count)) <= target < share(gone_after(order, count - 1))
 
 
@@ -117,7 +117,7 @@ def test_importance_from_images() -> None:
         scores = score_units(net, found, kind, [X, X.flip(3)])["a.0"]
         assert scores[2] == 0
         assert (scores[[0, 1, 3]] > 0).all()
-        with pytest.raises(PruneError, match="give --data"):
+        with pytest.raises(PruneError, match=r"^images: .* looks at images, and there are none"):
             score_units(net, found, kind)
     assert all(p.grad is None for p in net.parameters())
 
@@ -213,15 +213,15 @@ def test_another_target_needs_no_second_look() -> None:
         said.append(what)
         return no_bar(what, total)
 
-    def cut_to(target: float, judged: Optional[Judged] = None) -> tuple[nn.Module, Slimmed]:
+    def cut_to(target: float, plan: Optional[SlimPlan] = None) -> tuple[nn.Module, SlimResult]:
         model = copy.deepcopy(net)
-        wanted = Slimming("flops", target, allocation="sensitivity", multiple=1)
+        wanted = SlimConfig("flops", target, allocation="sensitivity", multiple=1)
         with torch.no_grad():
-            return model, slim(model, wanted, X, X, images, bar, judged=judged)
+            return model, slim(model, wanted, X, X, images, bar, plan=plan)
 
     first, fresh = cut_to(0.6)[1], cut_to(0.8)
     assert said == ["tracing", "importance l2", "sensitivity", "repair"] * 2
-    again = cut_to(0.8, first.judged)
+    again = cut_to(0.8, first.plan)
     assert said[8:] == ["repair"]
     assert first.after["flops"] < again[1].after["flops"] == fresh[1].after["flops"] < again[1].before["flops"]
     assert again[1].widths == fresh[1].widths

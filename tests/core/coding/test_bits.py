@@ -25,13 +25,13 @@ def test_globs() -> None:
     [
         (["0"], "from 1 to 8"),
         (["9"], "from 1 to 8"),
-        (["four"], "--bits four: bits are a whole number"),
+        (["four"], "^bits four: bits are a whole number"),
         (
             ["4", "model.99.*=6"],
-            r"--bits model.99.\*=6: no conv or linear weight matches 'model.99.\*'; they run from model.0.conv.weight"
+            r"^bits model.99.\*=6: no conv or linear weight matches 'model.99.\*'; they run from model.0.conv.weight"
             " to model.24.m.0.weight",
         ),
-        (["model.0.*=6"], "nothing is said of model.1.conv.weight"),
+        (["model.0.*=6"], "^bits: nothing is said of model.1.conv.weight"),
     ],
 )
 def test_wrong_bits(entries: list[str], what: str) -> None:

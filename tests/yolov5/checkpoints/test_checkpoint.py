@@ -16,7 +16,8 @@ from yolov5_prune_plugin.core.pruning.importance import magnitude
 from yolov5_prune_plugin.core.pruning.oneshot import Request, prune_by_scores
 from yolov5_prune_plugin.core.pruning.parameters import find_targets
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.yolov5.checkpoints.checkpoint import EXPORTED, check_weights, save_pruned, source_of
+from yolov5_prune_plugin.yolov5.checkpoints.checkpoint import EXPORTED, check_weights, source_of
+from yolov5_prune_plugin.yolov5.checkpoints.pruned_file import save_pruned
 
 FACTS = {"method": "magnitude", "conv_sparsity": 0.5}
 

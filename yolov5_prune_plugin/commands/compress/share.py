@@ -11,8 +11,8 @@ from torch import Tensor
 from yolov5_prune_plugin.commands.compress.flags import CompressOptions
 from yolov5_prune_plugin.commands.compress.search import Judge, smallest
 from yolov5_prune_plugin.core.coding import bits as chosen
-from yolov5_prune_plugin.core.coding.codebook import BITS, Histogram, Shared, by_filter
-from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.core.coding.codebook import BITS, Clustered, Histogram, by_filter
+from yolov5_prune_plugin.errors import PruneError, named
 from yolov5_prune_plugin.reporting.console import tracked
 
 
@@ -44,7 +44,7 @@ def share_all(
             histograms[name] = Histogram(weight, by_filter(weight))
         except PruneError as error:
             raise PruneError(f"{name} {error}") from None
-    shared: dict[str, Shared] = {}
+    shared: dict[str, Clustered] = {}
 
     def share(by_name: Mapping[str, int]) -> dict[str, Tensor]:
         for name, number in tracked(by_name.items(), "sharing"):
@@ -56,7 +56,9 @@ def share_all(
         return {name: one.weight for name, one in shared.items()}
 
     if not size and not judge:
-        written = share(chosen.by_layer(config.bits, list(weights)))
+        with named(bits="--bits"):
+            by_name = chosen.by_layer(config.bits, list(weights))
+        written = share(by_name)
         write(written)
         return written
     choices = {}
@@ -77,6 +79,6 @@ def share_all(
     return {name: one.weight for name, one in shared.items()}
 
 
-def _error(shared: Mapping[str, Shared]) -> float:
+def _error(shared: Mapping[str, Clustered]) -> float:
     """Squared difference / square of the weights, over the whole model."""
     return sum(one.error for one in shared.values()) / (sum(one.energy for one in shared.values()) or 1)

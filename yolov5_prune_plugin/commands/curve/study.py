@@ -61,7 +61,7 @@ class Study:
 
         Args:
             flag: What they were given with, for errors.
-            names: Methods.
+            names: Names of methods.
 
         Raises:
             PruneError: If there are any.
@@ -82,8 +82,8 @@ class Study:
 
         Args:
             flag: What they were given with, for errors.
-            names: Distributions.
-            methods: Names of known methods.
+            names: Names of distributions.
+            methods: Names of the methods that are measured.
 
         Raises:
             PruneError: If there are any.
@@ -100,7 +100,7 @@ class Study:
         Args:
             method: Name of a known method.
             flag: What the distributions were given with, for errors.
-            names: Distributions.
+            names: Names of distributions.
 
         Raises:
             PruneError: If it has none of them.

@@ -9,9 +9,9 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from yolov5_prune_plugin.errors import NoResultError, PruneError
+from yolov5_prune_plugin.errors import NoResultError, PruneError, named
 from yolov5_prune_plugin.files import check_new_file, written_whole
-from yolov5_prune_plugin.methods.slim.flags import SlimOptions, ValidationOptions, parse_target
+from yolov5_prune_plugin.methods.slim.flags import SlimOptions, ValidationOptions, parse_target, slim_errors
 from yolov5_prune_plugin.options import build
 from yolov5_prune_plugin.reporting.console import bar
 
@@ -76,20 +76,21 @@ def slim_file(options: argparse.Namespace) -> int:
         figure, dense_value = validate(upstream, task, options.weights, options.data, size, checks.batch_size)
         report.measured("dense", figure, dense_value)
     example, sized = torch.rand(1, 3, TRACED * stride, TRACED * stride), torch.rand(1, 3, size, size)
-    judged = None  # by the first try
+    plan = None  # by the first try
     with tempfile.TemporaryDirectory(prefix="yolov5-prune-") as folder:
         for number in range(TRIES):
             model = copy.deepcopy(dense)
-            wanted = config.slimming(what, target)
-            with torch.no_grad():
-                done = slim(model, wanted, example, sized, images, bar, as_used, judged)
-            judged = done.judged
+            wanted = config.slim_config(what, target)
+            with slim_errors("--target"), torch.no_grad():
+                done = slim(model, wanted, example, sized, images, bar, as_used, plan)
+            plan = done.plan
             file = Path(folder) / f"{number}.pt"
             facts = {"target": f"{what}={target:g}", "importance": wanted.importance, "allocation": wanted.allocation,
                      "before": done.before, "after": done.after, "imgsz": size}  # fmt: skip
             if before:
                 facts["of"] = before
-            save_slim(file, checkpoint, model, example, facts, done.layers)
+            with named(file="-o"):
+                save_slim(file, checkpoint, model, example, facts, done.layers)
             value = None
             if validated:
                 value = validate(upstream, task, file, options.data, size, checks.batch_size)[1]

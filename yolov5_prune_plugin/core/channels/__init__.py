@@ -1,1 +1,1 @@
-"""Channel pruning: dependency graph, groups, importance, allocation, the cut and its repair."""
+"""Channel pruning: dependency graph, channel groups, importance, allocation, cut, widths, repair, permutation."""

@@ -1,4 +1,4 @@
-"""How channel groups share what is to go: all removals in one order, of which as many are taken as a target needs."""
+"""Allocation: all removals of all channel groups in one order, and how many of them a target needs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ ALLOCATIONS = ("uniform", "global", "sensitivity")
 
 @dataclass(frozen=True)
 class Step:
-    """One removal: some units of one group, which lead from one width that is allowed to the next.
+    """One removal: units of one channel group, which lead from one allowed width to the next.
 
     Attributes:
-        group: Its name.
-        units: Those that go.
-        share: What is gone of the group after it, in (0, 1).
+        group: Name of the group.
+        units: Indices of the units that go.
+        share: Share of the group's units that is gone after it, in (0, 1).
         priority: Lower goes first; never falls from one step of a group to the next.
     """
 
@@ -32,12 +32,15 @@ class Step:
 
 
 def widths(units: int, multiple: int, floor: float) -> list[int]:
-    """How many units a group may have: all, then every multiple below that is not less than the floor.
+    """List the widths that a group may have: all units, then every multiple below that is not less than the floor.
 
     Args:
-        units: That it has, at least 1.
+        units: Units of the group, at least 1.
         multiple: What widths are rounded to.
-        floor: Share of the units that stays at least, in (0, 1].
+        floor: Least share of the units that stays, in (0, 1].
+
+    Returns:
+        Numbers of units, descending.
     """
     least = max(1, -int(-units * floor // 1))
     return [units, *(w for w in range((units - 1) // multiple * multiple, 0, -multiple) if w >= least)]
@@ -50,13 +53,13 @@ def steps(
     floor: float,
     priority: Callable[[Group, Sequence[int], float], float],
 ) -> list[Step]:
-    """All removals of all groups, in the order in which they are made.
+    """Order all removals of all groups.
 
     Args:
-        groups: That may be pruned.
-        scores: Importance of each unit by name of the group [units]; the lowest goes first.
-        multiple: As for ``widths``.
-        floor: As for ``widths``.
+        groups: Channel groups that may be pruned.
+        scores: Importance of each unit by name of the group, [units]; the lowest goes first.
+        multiple: What widths are rounded to.
+        floor: Least share of a group's units that stays, in (0, 1].
         priority: (group, units that go in this step, share that is gone after it) -> when; lower is earlier.
     """
     found: list[Step] = []
@@ -72,17 +75,31 @@ def steps(
 
 
 def by_share(group: Group, units: Sequence[int], share: float) -> float:
-    """Uniform: every group loses the same share."""
+    """Priority of the uniform allocation: every group loses the same share.
+
+    Args:
+        group: Not looked at.
+        units: Not looked at.
+        share: Share of the group's units that is gone after the removal.
+    """
     return share
 
 
 def by_score(scores: Mapping[str, Tensor]) -> Callable[[Group, Sequence[int], float], float]:
-    """Global: what has the lowest mean score goes first, in whichever group."""
+    """Priority of the global allocation: the units of the lowest mean score go first, in whichever group."""
     return lambda group, units, share: float(scores[group.name][list(units)].mean())
 
 
 def gone_after(order: Sequence[Step], count: int) -> dict[str, list[int]]:
-    """The units that are gone after some steps, by name of their group."""
+    """Collect the units that are gone after some removals.
+
+    Args:
+        order: All removals.
+        count: How many of them are made.
+
+    Returns:
+        Indices of units by name of their group.
+    """
     removed: dict[str, list[int]] = {}
     for step in order[:count]:
         removed.setdefault(step.group, []).extend(step.units)
@@ -90,23 +107,21 @@ def gone_after(order: Sequence[Step], count: int) -> dict[str, list[int]]:
 
 
 def fewest(order: Sequence[Step], cost: Callable[[dict[str, list[int]]], float], target: float, what: str) -> int:
-    """The least number of steps whose cost is at most the target, by bisection: more steps never cost more.
+    """Find the least number of removals whose cost is at most the target, by bisection: more never cost more.
 
     Args:
-        order: All steps.
-        cost: Of units removed, as a share of the dense model's.
-        target: The share wanted.
-        what: The flag, for the message.
+        order: All removals.
+        cost: Units removed, by name of their group -> share of the dense model's cost that is left.
+        target: The share wanted, in (0, 1].
+        what: What the cost counts, such as ``flops``, for the message.
 
     Raises:
-        PruneError: If all steps together do not reach it; it says what they do.
+        PruneError: If all removals together do not reach it; it says what they do.
     """
     reachable = cost(gone_after(order, len(order)))
     if reachable > target:
-        raise PruneError(
-            f"{what}={target:g} cannot be reached: with every group at its floor {reachable:.3f} of the dense model is"
-            " left. Take a higher target, a lower --slim-floor or a smaller --slim-round"
-        )
+        raise PruneError(f"{what}={target:g} cannot be reached: with every group at its floor {reachable:.3f} of the"
+                         " dense model is left", "target")  # fmt: skip
     low, high = 0, len(order)
     while low < high:
         middle = (low + high) // 2

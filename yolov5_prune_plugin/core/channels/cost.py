@@ -1,4 +1,4 @@
-"""What a model costs, parameters and FLOPs, and what it would cost with some units of its channel groups gone."""
+"""Parameters and FLOPs of a model, and what they would be with some units of its channel groups gone."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolov5_prune_plugin.core.channels.groups import KINDS, Group, depthwise
+from yolov5_prune_plugin.core.channels.groups import Group
+from yolov5_prune_plugin.core.channels.layers import KINDS, channel_counts, depthwise
 
 
 class Cost:
-    """Counts without cutting.
+    """Counts a model's parameters and FLOPs without cutting it.
 
     FLOPs are two for each multiplication with a weight of a Conv2d, ConvTranspose2d or Linear, at the size of the
     example; other operations (activations, pooling, attention's products) are not counted.
     """
 
     def __init__(self, model: nn.Module, groups: Sequence[Group], example: Tensor) -> None:
-        """Look at one forward pass.
+        """Measure the layers in one forward pass.
 
         Args:
             model: In eval mode.
-            groups: Its channel groups.
+            groups: The model's channel groups.
             example: [1, 3, H, W], at the size that FLOPs are counted for.
         """
         self._layers = {name: m for name, m in model.named_modules() if isinstance(m, KINDS)}
@@ -38,17 +39,18 @@ class Cost:
                 self._lost.setdefault((member.layer, member.side), []).append((group.name, sizes))
 
     def of(self, removed: Mapping[str, Sequence[int]]) -> dict[str, float]:
-        """``flops`` and ``params`` with these units gone, by name of their group."""
+        """Count ``flops`` and ``params`` with units gone, given by name of their group."""
         flops, params = 0.0, float(self._other)
         for name, layer in self._layers.items():
             out, read = self._gone(name, "out", removed), self._gone(name, "in", removed)
             if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 params += sum(p.numel() for p in layer.parameters()) * (1 - out / layer.num_features)
                 continue
-            weight = layer.weight.numel() * (1 - out / _outs(layer))
+            channels = channel_counts(layer)
+            weight = layer.weight.numel() * (1 - out / channels["out"])
             if not depthwise(layer):
-                weight *= 1 - read / _ins(layer)
-            bias = 0 if layer.bias is None else layer.bias.numel() * (1 - out / _outs(layer))
+                weight *= 1 - read / channels["in"]
+            bias = 0 if layer.bias is None else layer.bias.numel() * (1 - out / channels["out"])
             params += weight + bias
             flops += 2 * weight * self._positions.get(name, 0)
         return {"flops": flops, "params": params}
@@ -83,11 +85,3 @@ def _positions(layers: Mapping[str, nn.Module], model: nn.Module, example: Tenso
         for hook in hooks:
             hook.remove()
     return found
-
-
-def _outs(layer: nn.Module) -> int:
-    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)  # type: ignore[arg-type]
-
-
-def _ins(layer: nn.Module) -> int:
-    return int(layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels)  # type: ignore[arg-type]

@@ -26,8 +26,8 @@ class DependentChannels:
     """All channels that depend on the output channels of one layer.
 
     Attributes:
-        roots: Names of the layers whose outputs are among them; the channels are counted by the first one's.
-        channels: How many it has.
+        roots: Names of the layers whose outputs are among them; channels are counted by those of the first.
+        channels: Output channels of the first root.
         members: By layer name and side (``out``, ``in``): pairs of a channel of the layer and a channel of the root.
     """
 
@@ -38,14 +38,19 @@ class DependentChannels:
 
 @dataclass
 class DependencyGraph:
-    """What a trace shows: groups in the order of the forward pass, and layers whose outputs must stay, with reasons."""
+    """What a trace shows.
+
+    Attributes:
+        groups: Channels that depend on each other, in the order of the forward pass.
+        kept: Layers whose outputs must stay, with the reason.
+    """
 
     groups: list[DependentChannels] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
 
 
 def tracer() -> Any:
-    """The package torch-pruning.
+    """Import the package torch-pruning.
 
     Raises:
         PruneError: If it is missing; it says how to get it.
@@ -59,7 +64,9 @@ def tracer() -> Any:
 
 
 def trace_dependencies(model: nn.Module, example: Tensor) -> DependencyGraph:
-    """Trace a copy of a model: what autograd keeps of a trace would know its parameters in their old shapes.
+    """Find which channels of a model depend on each other.
+
+    A copy is traced: what autograd keeps of a trace would know the parameters in their old shapes.
 
     Args:
         model: In eval mode, float32.
@@ -101,7 +108,7 @@ def trace_dependencies(model: nn.Module, example: Tensor) -> DependencyGraph:
 
 
 def names_of_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The layers that a group can begin at."""
+    """List the convolutions and Linear layers, at whose outputs a group can begin, with their names."""
     return [(name, module) for name, module in model.named_modules() if isinstance(module, LAYERS)]
 
 

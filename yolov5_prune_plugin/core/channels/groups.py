@@ -8,12 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from yolov5_prune_plugin.core.channels.dependency_graph import DependentChannels, trace_dependencies
+from yolov5_prune_plugin.core.channels.layers import KINDS, channel_counts, depthwise, ignore, weight_axis
 from yolov5_prune_plugin.core.outputs.objective import tensors
-
-KINDS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 @dataclass(frozen=True)
@@ -21,7 +19,7 @@ class Member:
     """A layer's part in a group.
 
     Attributes:
-        layer: Its name.
+        layer: Name of the layer.
         side: ``out``: its outputs go (filters; a BatchNorm's channels); ``in``: the inputs that it reads go.
         channels: For each unit of the group, the layer's own channel indices that go with it.
     """
@@ -33,12 +31,12 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """Units that can be removed one by one; a unit is a set of channels that only go together.
+    """A channel group: units that can be removed one by one; a unit is a set of channels that only go together.
 
     Attributes:
-        name: Of the first layer whose outputs are in it.
-        units: How many.
-        members: Layers that lose something with each unit.
+        name: Name of the first layer whose outputs are in it.
+        units: Number of units.
+        members: Layers that lose channels with each unit.
     """
 
     name: str
@@ -47,12 +45,12 @@ class Group:
 
     @property
     def outs(self) -> list[Member]:
-        """Those whose outputs go."""
+        """Members whose output channels go."""
         return [member for member in self.members if member.side == "out"]
 
     @property
     def ins(self) -> list[Member]:
-        """Those that read them."""
+        """Members whose input channels go."""
         return [member for member in self.members if member.side == "in"]
 
 
@@ -61,8 +59,8 @@ class Channels:
     """All of a model's channel groups.
 
     Attributes:
-        groups: Those that can be pruned, in the order of the forward pass.
-        kept: Layers whose outputs stay all, and why.
+        groups: Groups that can be pruned, in the order of the forward pass.
+        kept: Layers whose outputs all stay, with the reason.
     """
 
     groups: list[Group] = field(default_factory=list)
@@ -70,10 +68,10 @@ class Channels:
 
 
 def find_channels(model: nn.Module, example: Tensor, progress: Callable[[], None] = lambda: None) -> Channels:
-    """Trace a model, and try every group out on it.
+    """Find a model's channel groups: trace it, and try every group out on it.
 
-    A group is only taken if the model's outputs do not depend on what its layers compute there once the layers that
-    read it ignore it. That is what removing it relies on, and it does not take the tracing's word for it.
+    A group is only used if the model's outputs do not depend on what its layers compute there once the layers that read
+    it ignore it. Removing it relies on that, and a trace alone does not prove it.
 
     Args:
         model: In eval mode, float32, on the device of ``example``; its weights are as before afterwards.
@@ -136,27 +134,12 @@ def _refused(group: Group, layers: Mapping[str, nn.Module]) -> str:
             return f"its channels meet {member.layer}, a convolution in {layer.groups} groups"
     for member in group.outs:
         if {channel for channels in member.channels for channel in channels} != set(
-            range(outputs(layers[member.layer]))
+            range(channel_counts(layers[member.layer])["out"])
         ):
             return f"it reaches only some of the channels of {member.layer}"
     if group.units < 2:
         return "it has a single channel"
     return "" if group.ins else "no layer with weights reads it"
-
-
-def depthwise(layer: nn.Module) -> bool:
-    """Whether each output channel of a convolution reads one input channel, its own."""
-    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1
-
-
-def outputs(layer: nn.Module) -> int:
-    """How many channels a layer gives."""
-    if isinstance(layer, nn.Linear):
-        return layer.out_features
-    if isinstance(layer, _BatchNorm):
-        return layer.num_features
-    assert isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)), type(layer)
-    return layer.out_channels
 
 
 @torch.no_grad()
@@ -191,26 +174,23 @@ def _flat(given: Any) -> Tensor:
 
 
 def channels_of(member: Member, units: Sequence[int]) -> list[int]:
-    """The layer's own channels that go with some units, in ascending order."""
+    """List a layer's own channels that go with some units.
+
+    Args:
+        member: The layer's part in the group.
+        units: Indices of units.
+
+    Returns:
+        Channel indices of the layer, ascending.
+    """
     return sorted({channel for unit in units for channel in member.channels[unit]})
-
-
-@torch.no_grad()
-def ignore(layer: nn.Module, channels: Sequence[int]) -> None:
-    """Let a layer not read some of its input channels: their weights become 0."""
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    if isinstance(layer, nn.ConvTranspose2d):
-        weight[list(channels)] = 0
-    else:
-        weight[:, list(channels)] = 0
 
 
 def _scramble(layer: nn.Module, channels: Sequence[int], generator: torch.Generator) -> None:
     for name, tensor in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
         if tensor.dim() == 0 or name == "running_var":
             continue
-        axis = 1 if isinstance(layer, nn.ConvTranspose2d) and name == "weight" else 0
+        axis = weight_axis(layer, "out") if name == "weight" else 0
         index = torch.tensor(list(channels), device=tensor.device)
         noise = torch.rand(tensor.shape, generator=generator).to(tensor.device, tensor.dtype) + 0.5
         tensor.index_copy_(axis, index, (tensor * 2 + noise).index_select(axis, index))

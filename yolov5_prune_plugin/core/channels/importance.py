@@ -1,4 +1,4 @@
-"""How much each unit of a channel group matters: by the weights alone, or by what images say of them."""
+"""Importance of each unit of a channel group: from the weights alone, or from images."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from yolov5_prune_plugin.core.channels.groups import Group, Member
+from yolov5_prune_plugin.core.channels.layers import weight_axis
 from yolov5_prune_plugin.core.outputs.objective import probe
 from yolov5_prune_plugin.errors import PruneError
 
@@ -26,7 +27,7 @@ def score_units(
     seed: int = 0,
     progress: Callable[[], None] = lambda: None,
 ) -> dict[str, Tensor]:
-    """Scores that can be compared within a group and between groups; the lowest go first.
+    """Score the units of channel groups, comparably within a group and between groups; the lowest go first.
 
     * ``l1``, ``l2``: the mean over the layers of the group of the unit's norm there, each layer's divided by its mean.
     * ``bn``: the mean |gamma| of the BatchNorms of the group (Network Slimming), as it is.
@@ -39,10 +40,10 @@ def score_units(
 
     Args:
         model: In eval mode, float32.
-        groups: Of the model.
+        groups: Channel groups of the model.
         kind: One of ``IMPORTANCES``.
         images: Batches [1, 3, H, W], for those in ``BY_IMAGES``.
-        seed: Of the projections.
+        seed: Seed of the projections.
         progress: Called after each image.
 
     Returns:
@@ -109,9 +110,8 @@ def _lamp(norm: Tensor) -> Tensor:
 
 
 def _by_channel(values: Tensor, layer: nn.Module, side: str) -> Tensor:
-    """Sums of what is like the layer's weight over everything but the channels of a side."""
-    rows = (side == "out") != isinstance(layer, nn.ConvTranspose2d)
-    return values.flatten(1).sum(1) if rows else values.transpose(0, 1).flatten(1).sum(1)
+    """Sum what is shaped like the layer's weight over everything but the channels of a side."""
+    return values.transpose(0, weight_axis(layer, side)).flatten(1).sum(1)
 
 
 def _by_unit(values: Tensor, member: Member) -> Tensor:
@@ -156,5 +156,5 @@ def _by_images(
         for (_, parameter), needed in zip(held, before):
             parameter.requires_grad_(needed)
     if not count:
-        raise PruneError(f"importance {kind} looks at images, and there are none; give --data")
+        raise PruneError(f"importance {kind} looks at images, and there are none", "images")
     return {name: score / count for name, score in scores.items()}

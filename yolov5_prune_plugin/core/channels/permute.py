@@ -8,9 +8,9 @@ from typing import Optional
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from yolov5_prune_plugin.core.channels.groups import Group, Member, find_channels
+from yolov5_prune_plugin.core.channels.layers import channel_axes
 from yolov5_prune_plugin.core.outputs.objective import tensors
 from yolov5_prune_plugin.core.pruning.granularity import nm_mask
 
@@ -22,7 +22,7 @@ SAME = 1e-3  # of the largest output: by how much outputs may differ afterwards,
 
 @dataclass(frozen=True)
 class Permutation:
-    """What became of a model.
+    """The new order of a model's channels, and what the pattern drops with it.
 
     Attributes:
         index: By tensor name and axis, the index that was applied.
@@ -37,7 +37,12 @@ class Permutation:
     after: float
 
     def applied(self, name: str, tensor: Tensor) -> Tensor:
-        """What is like a parameter of that name, in the new order."""
+        """Bring a tensor into the new order.
+
+        Args:
+            name: Parameter name.
+            tensor: Shaped like that parameter, in the old order.
+        """
         for axis in range(tensor.dim()):
             if (name, axis) in self.index:
                 tensor = tensor.index_select(axis, self.index[name, axis].to(tensor.device))
@@ -54,13 +59,13 @@ def permute(
     Args:
         model: In eval mode, float32; changed in place, with the same outputs but for rounding.
         example: [1, 3, H, W], for tracing.
-        scores: Of the weights that get the pattern, by name, shaped like them; comparable between weights.
+        scores: Importance of the weights that get the pattern, by name, shaped like them; comparable between weights.
         n: Weights kept of each block.
         m: Size of a block.
         progress: Called with the number of groups; what it returns is called once for each.
 
     Returns:
-        None if the outputs would not have stayed the same; the model is as it was then.
+        What was done; None if the outputs would not have stayed the same; the model is as it was then.
 
     Raises:
         PruneError: If the model can't be traced, or torch-pruning is missing.
@@ -87,7 +92,7 @@ def _dropped(scores: Iterable[Tensor], n: int, m: int) -> float:
 
 
 def best_order(scores: Tensor, n: int, m: int) -> Tensor:
-    """An order of columns in which the n highest scores of each m neighbours sum up to more.
+    """Find an order of columns in which the n highest scores of each m neighbours sum up to more.
 
     Columns of two blocks of m are exchanged for as long as that helps. All exchanges are looked at together: with
     column c taken out of its block, let b be the sum of the n - 1 highest scores left in a row, and t the n-th one;
@@ -150,14 +155,17 @@ def _without_each(blocks: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
 def orders(
     groups: Sequence[Group], scores: Mapping[str, Tensor], n: int, m: int, progress: Callable[[], None] = lambda: None
 ) -> dict[str, Tensor]:
-    """For each group whose readers' blocks lie within it, the order of its units that keeps most of the scores.
+    """Find, for each group whose readers' blocks lie within it, the order of its units that keeps most of the scores.
 
     Args:
-        groups: Of the model.
-        scores: Of the weights that get the pattern, by name, shaped like them; comparable between weights.
+        groups: Channel groups of the model.
+        scores: Importance of the weights that get the pattern, by name, shaped like them; comparable between weights.
         n: Weights kept of each block.
         m: Size of a block.
         progress: Called once for each group.
+
+    Returns:
+        The unit that goes to each place, [units] int64, by name of the group; groups whose order is best are left out.
     """
     found = {}
     for group in groups:
@@ -202,8 +210,8 @@ def reorder(model: nn.Module, groups: Sequence[Group], orders: Mapping[str, Tens
 
     Args:
         model: Changed in place; parameters stay the same objects.
-        groups: Of the model.
-        orders: By name of the group: which unit goes to each place.
+        groups: Channel groups of the model.
+        orders: The unit that goes to each place, [units], by name of the group.
 
     Returns:
         By name of each tensor that was changed and axis, the index that was applied.
@@ -216,7 +224,7 @@ def reorder(model: nn.Module, groups: Sequence[Group], orders: Mapping[str, Tens
         order = orders[group.name].tolist()
         for member in group.members:
             layer = layers[member.layer]
-            for name, axis in _axes(layer, member.side):
+            for name, axis in channel_axes(layer, member.side):
                 tensor = getattr(layer, name)
                 whole = index.setdefault((f"{member.layer}.{name}", axis), torch.arange(tensor.shape[axis]))
                 for channels in _places(member) or ():
@@ -226,15 +234,3 @@ def reorder(model: nn.Module, groups: Sequence[Group], orders: Mapping[str, Tens
         tensor = getattr(layers[layer], short)
         tensor.copy_(tensor.index_select(axis, whole.to(tensor.device)))
     return index
-
-
-def _axes(layer: nn.Module, side: str) -> list[tuple[str, int]]:
-    """Names of a layer's tensors that have the channels of a side, with the axis."""
-    if isinstance(layer, _BatchNorm):
-        names = ("weight", "bias", "running_mean", "running_var")
-        return [(name, 0) for name in names if getattr(layer, name) is not None]
-    rows = (side == "out") != isinstance(layer, nn.ConvTranspose2d)
-    found = [("weight", 0 if rows else 1)]
-    if side == "out" and getattr(layer, "bias", None) is not None:
-        found.append(("bias", 0))
-    return found

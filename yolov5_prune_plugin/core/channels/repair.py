@@ -1,4 +1,4 @@
-"""After channels went: the layers that read them make up for it, and BatchNorms count anew; kept where it helps."""
+"""Repair after channels went: least squares in the layers that read them, and new BatchNorm statistics."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from yolov5_prune_plugin.core.channels.cut import Removed, readers, silence
-from yolov5_prune_plugin.core.channels.groups import Group, depthwise
+from yolov5_prune_plugin.core.channels.groups import Group
+from yolov5_prune_plugin.core.channels.layers import depthwise
 from yolov5_prune_plugin.core.outputs.images import Images
 from yolov5_prune_plugin.core.outputs.objective import distance, probe
 from yolov5_prune_plugin.core.second_order.position_weights import PositionWeights
 from yolov5_prune_plugin.core.second_order.reconstruct import images_that_fit, sequentially
 
 MEMORY = 1 << 30
-HELD = 4  # every fourth image is held out, to judge by
+HELD = 4  # every fourth image is held out, for choosing
 BATCH = 8
 NAMES = {"": "nothing", "b": "BatchNorm", "l": "least squares", "lb": "least squares, BatchNorm"}
 
@@ -27,11 +28,11 @@ Statistics = dict[str, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Repaired:
-    """What was tried, and what was kept.
+    """Which repair was kept.
 
     Attributes:
-        distances: By name of the way: ``objective.distance`` to the dense model's outputs on images held out.
-        kept: The way with the least.
+        distances: ``objective.distance`` to the dense model's outputs on images held out, by name of the repair.
+        kept: Name of the repair with the least.
     """
 
     distances: dict[str, float]
@@ -42,16 +43,19 @@ def repair(
     dense: nn.Module, work: nn.Module, groups: Sequence[Group], removed: Removed, images: Images, seed: int = 0,
     progress: Callable[[], None] = lambda: None,
 ) -> Repaired:  # fmt: skip
-    """Silence the units that go and mend what is left, in the dense shapes; ``cut`` then takes nothing more away.
+    """Silence the units that go and repair what is left, in the dense shapes; ``cut`` changes no output after it.
+
+    With and without least squares and new BatchNorm statistics, whichever is nearest to the dense model is kept.
 
     Args:
         dense: The model to come close to, in eval mode.
         work: A copy of it, changed in place.
-        groups: Of both.
-        removed: Units that go.
-        images: For calibration; a fourth of them judges. With less than four nothing is mended.
-        seed: Of what is drawn.
-        progress: Called once for each layer that reads less, and once for each way that is judged.
+        groups: Channel groups of both.
+        removed: Units that go, by name of their group.
+        images: Calibration images; a fourth of them is held out for the choice; fewer than four
+            repair nothing.
+        seed: Seed of the projections and of drawn positions.
+        progress: Called once for each layer that reads less, and once for each repair that is compared.
     """
     held = list(range(HELD - 1, len(images), HELD))
     silenced = copy.deepcopy(work)
@@ -81,8 +85,8 @@ def _least_squares(
 
     Positions count by what they matter to the outputs: most of an image is background, and errors there cost little.
     """
-    mended = copy.deepcopy(model)
-    layers = dict(mended.named_modules())
+    repaired = copy.deepcopy(model)
+    layers = dict(repaired.named_modules())
     masks: dict[str, Tensor] = {}
     for name, channels in readers(groups, removed).items():
         layer = layers[name]
@@ -90,20 +94,20 @@ def _least_squares(
             mask = torch.ones_like(layer.weight, dtype=torch.bool)
             mask[:, channels] = False
             masks[f"{name}.weight"] = mask
-    others = copy.deepcopy(mended)
+    others = copy.deepcopy(repaired)
     silence(others, groups, removed)
-    mended_layers = dict(mended.named_modules())
+    own_layers = dict(repaired.named_modules())
     for name, layer in others.named_modules():  # those that least squares does not know: transposed convolutions
         if f"{name}.weight" not in masks and isinstance(layer, nn.ConvTranspose2d):
-            mended_layers[name].load_state_dict(layer.state_dict())
-    device = next(mended.parameters()).device
-    fit = images_that_fit(mended, images[[0]].to(device), MEMORY)
+            own_layers[name].load_state_dict(layer.state_dict())
+    device = next(repaired.parameters()).device
+    fit = images_that_fit(repaired, images[[0]].to(device), MEMORY)
     shapes = [[i for i in indices if i not in set(held)] for indices in images.shapes(fit)]
     chosen = [indices for indices in shapes if indices]
-    position_weights = _position_weights(mended, list(masks), images, chosen, seed)
-    sequentially(mended, masks, [images[indices].to(device) for indices in chosen], seed=seed,
+    position_weights = _position_weights(repaired, list(masks), images, chosen, seed)
+    sequentially(repaired, masks, [images[indices].to(device) for indices in chosen], seed=seed,
                  position_weights=position_weights, progress=progress)  # fmt: skip
-    return mended
+    return repaired
 
 
 def _position_weights(
@@ -126,7 +130,16 @@ def _position_weights(
 
 @torch.no_grad()
 def statistics(model: nn.Module, images: Images, without: Sequence[int] = ()) -> Statistics:
-    """Mean and variance that each BatchNorm sees, by its name; the model is as before afterwards."""
+    """Measure the mean and variance that each BatchNorm sees.
+
+    Args:
+        model: In eval mode; as before afterwards.
+        images: Calibration images.
+        without: Indices of images that are left out.
+
+    Returns:
+        Mean and variance, [channels] each, by name of the BatchNorm.
+    """
     norms = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
     states = {name: (copy.deepcopy(norm.state_dict()), norm.momentum, norm.training) for name, norm in norms.items()}
     device = next(model.parameters()).device

@@ -1,4 +1,4 @@
-"""What the outputs lose when one channel group alone gets narrower: the allocation by sensitivity."""
+"""Sensitivity of channel groups: what the outputs lose when one group alone gets narrower."""
 
 from __future__ import annotations
 
@@ -21,16 +21,19 @@ def curves(
     model: nn.Module, groups: Sequence[Group], scores: Mapping[str, Tensor], multiple: int, floor: float,
     images: Sequence[Tensor], progress: Callable[[], None] = lambda: None,
 ) -> dict[str, list[tuple[float, float]]]:  # fmt: skip
-    """For each group: points (share gone, ``objective.distance`` to the dense outputs), from (0, 0) on.
+    """Measure, for each group alone, how the outputs move away from the dense ones as it gets narrower.
 
     Args:
         model: Dense, in eval mode; as before afterwards.
-        groups: Of the model.
-        scores: Of each unit, by name of the group; the lowest go first.
-        multiple: As for ``allocation.widths``.
-        floor: As for ``allocation.widths``.
+        groups: Channel groups of the model.
+        scores: Importance of each unit by name of the group, [units]; the lowest go first.
+        multiple: What widths are rounded to.
+        floor: Least share of a group's units that stays, in (0, 1].
         images: [1, 3, H, W] each.
         progress: Called once for each group.
+
+    Returns:
+        By name of the group, points (share gone, ``objective.distance``) from (0, 0) on.
     """
     dense = [copy.deepcopy(model(image)) for image in images]
     layers = dict(model.named_modules())
@@ -58,10 +61,10 @@ def curves(
 def by_loss(
     points: Mapping[str, Sequence[tuple[float, float]]], saved: Callable[[Group, Sequence[int]], float]
 ) -> Callable[[Group, Sequence[int], float], float]:
-    """Sensitivity: what loses least for what it saves goes first.
+    """Priority of the allocation by sensitivity: what loses least for what it saves goes first.
 
     Args:
-        points: From ``curves``.
+        points: Points by name of the group, from ``curves``.
         saved: (group, units) -> the share of the dense model's cost that removing them alone saves.
     """
 
@@ -74,7 +77,7 @@ def by_loss(
 
 
 def _at(points: Sequence[tuple[float, float]], share: float) -> float:
-    """Straight lines between the points."""
+    """Interpolate linearly between the points."""
     for (x0, y0), (x1, y1) in zip(points, points[1:]):
         if share <= x1 + 1e-9:
             return y0 + (y1 - y0) * (share - x0) / (x1 - x0)

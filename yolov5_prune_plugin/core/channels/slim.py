@@ -1,4 +1,4 @@
-"""From a dense model to a slim one: groups, importance, allocation, repair and cut, in one step or several."""
+"""Channel pruning of a model: groups, importance, allocation, repair and cut, in one step or several."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from yolov5_prune_plugin.core.channels.allocation import Step, by_score, by_share, fewest, gone_after, steps
 from yolov5_prune_plugin.core.channels.cost import Cost
-from yolov5_prune_plugin.core.channels.cut import Widths, cut, merged, readers, silence, widths_left
+from yolov5_prune_plugin.core.channels.cut import cut, readers, silence
 from yolov5_prune_plugin.core.channels.groups import Channels, Group, find_channels
 from yolov5_prune_plugin.core.channels.importance import BY_IMAGES, score_units
 from yolov5_prune_plugin.core.channels.repair import Repaired, repair
 from yolov5_prune_plugin.core.channels.sensitivity import by_loss, curves
+from yolov5_prune_plugin.core.channels.widths import Widths, merged, widths_left
 from yolov5_prune_plugin.core.outputs.images import Images
 from yolov5_prune_plugin.core.runtime.timing import in_turns, ratio
 from yolov5_prune_plugin.errors import PruneError
@@ -29,20 +30,19 @@ Bar = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 
 
 @dataclass(frozen=True)
-class Slimming:
-    """What is wanted.
+class SlimConfig:
+    """How a model is made slim.
 
     Attributes:
-        what: One of ``WHAT``.
-        target: The share of it that is left, in (0, 1).
-        importance: One of ``unit_importance.IMPORTANCES``.
+        what: The cost that is reduced, one of ``WHAT``.
+        target: The share of the cost that is left, in (0, 1).
+        importance: One of ``importance.IMPORTANCES``.
         allocation: One of ``allocation.ALLOCATIONS``.
-        multiple: Widths are rounded to it.
-        floor: Share of a group's units that stays at least, in (0, 1].
-        steps: In how many steps.
-        repair: Whether to mend after each, if there are images.
-        seed: Of what is drawn.
-        flag: What the target was given with, for messages.
+        multiple: What widths are rounded to.
+        floor: Least share of a group's units that stays, in (0, 1].
+        steps: Number of steps; groups and importance are found anew in each.
+        repair: Whether to repair after each step, if there are images.
+        seed: Seed of all random choices.
     """
 
     what: str
@@ -54,15 +54,14 @@ class Slimming:
     steps: int = 1
     repair: bool = True
     seed: int = 0
-    flag: str = "--target"
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What is known of a model before anything of it is removed, whatever the target.
+class SlimPlan:
+    """A model's channel groups and the order of removals; a target only says how many of these are made.
 
     Attributes:
-        channels: Its groups.
+        channels: Channel groups, and layers that are kept.
         order: All removals, in the order in which they are made.
     """
 
@@ -71,20 +70,20 @@ class Judged:
 
 
 @dataclass
-class Slimmed:
-    """What was done.
+class SlimResult:
+    """What became of a model.
 
     Attributes:
-        widths: Units of each group before and after, by its name.
-        judged: What was found of the dense model.
-        layers: Channels that the layers have now, by name and side; what ``cut.narrow`` takes.
-        before: ``flops``, ``params`` of the dense model at the size of the example.
-        after: The same of the slim one.
-        latency: Measured share of the dense model's, for a target of it.
-        repairs: One a step, where there were images.
+        plan: Groups and order of removals of the dense model.
+        before: ``flops`` and ``params`` of the dense model at the size of the example.
+        after: The same of the slim model.
+        widths: Units of each group before and after, by name of the group.
+        latency: Measured share of the dense model's latency, if that was the target.
+        repairs: One for each step, where there were images.
+        layers: Channels that the layers have now, by name and side, as for ``widths.narrow``.
     """
 
-    judged: Judged
+    plan: SlimPlan
     before: dict[str, float]
     after: dict[str, float]
     widths: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -94,53 +93,58 @@ class Slimmed:
 
     @property
     def kept(self) -> dict[str, str]:
-        """Layers whose outputs stay all, and why."""
-        return self.judged.channels.kept
+        """Layers whose outputs all stay, with the reason."""
+        return self.plan.channels.kept
 
 
 def no_bar(what: str, total: int) -> AbstractContextManager[Callable[[], None]]:
-    """Progress that nobody sees."""
+    """Show no progress.
+
+    Args:
+        what: Not looked at.
+        total: Not looked at.
+    """
     return nullcontext(lambda: None)
 
 
 def slim(
-    model: nn.Module, wanted: Slimming, example: Tensor, sized: Tensor, images: Optional[Images] = None,
-    bar: Bar = no_bar, runnable: Callable[[nn.Module], nn.Module] = copy.deepcopy, judged: Optional[Judged] = None,
-) -> Slimmed:  # fmt: skip
+    model: nn.Module, config: SlimConfig, example: Tensor, sized: Tensor, images: Optional[Images] = None,
+    bar: Bar = no_bar, runnable: Callable[[nn.Module], nn.Module] = copy.deepcopy, plan: Optional[SlimPlan] = None,
+) -> SlimResult:  # fmt: skip
     """Make a model slim, in place.
 
     Args:
         model: In eval mode, float32.
-        wanted: What is wanted.
+        config: Target, importance, allocation and the like.
         example: [1, 3, H, W], small: for tracing.
         sized: [1, 3, H, W]: FLOPs and latency are those at its size.
-        images: For importance, sensitivity and repair.
+        images: Calibration images for importance, sensitivity and repair.
         bar: (what is done, how often) -> a context of what to call each time.
-        runnable: A copy of a model as it is used, for latency; upstream folds BatchNorms then.
-        judged: Of an equal model with the same wishes, but for the target; it saves most of the time.
+        runnable: Copies a model as it is used, for latency; BatchNorms may be folded into convolutions then.
+        plan: From an equal model and the same config but for the target; it saves most of the time.
 
     Raises:
         PruneError: If the model can't be traced, nothing of it can be pruned, the target can't be reached, or images
             are needed and missing.
     """
-    if wanted.importance in BY_IMAGES and not images:
-        raise PruneError(f"importance {wanted.importance} looks at images, and there are none; give --data")
-    if wanted.allocation == "sensitivity" and not images:
-        raise PruneError("allocation sensitivity looks at images, and there are none; give --data")
+    if config.importance in BY_IMAGES and not images:
+        raise PruneError(f"importance {config.importance} looks at images, and there are none", "images")
+    if config.allocation == "sensitivity" and not images:
+        raise PruneError("allocation sensitivity looks at images, and there are none", "images")
     dense = copy.deepcopy(model)
-    result: Optional[Slimmed] = None
-    for number in range(1, wanted.steps + 1):
-        if judged is None or number > 1:
-            judged = _judge(model, wanted, example, sized, images, bar)
-        groups = judged.channels.groups
+    result: Optional[SlimResult] = None
+    for number in range(1, config.steps + 1):
+        if plan is None or number > 1:
+            plan = _plan(model, config, example, sized, images, bar)
+        groups = plan.channels.groups
         cost = Cost(model, groups, sized)
-        result = result or Slimmed(judged, cost.of({}), {})
-        share = wanted.target ** (number / wanted.steps)
-        removed = _choose(model, dense, judged, wanted, share, cost, result, sized, bar, runnable)
-        if images and wanted.repair and any(removed.values()):
+        result = result or SlimResult(plan, cost.of({}), {})
+        share = config.target ** (number / config.steps)
+        removed = _units_to_remove(model, dense, plan, config, share, cost, result, sized, bar, runnable)
+        if images and config.repair and any(removed.values()):
             work = copy.deepcopy(model)
             with bar("repair", len(readers(groups, removed)) + 4) as advance:
-                result.repairs.append(repair(model, work, groups, removed, images, wanted.seed, advance))
+                result.repairs.append(repair(model, work, groups, removed, images, config.seed, advance))
             model.load_state_dict(work.state_dict())
         else:
             silence(model, groups, removed)
@@ -154,9 +158,9 @@ def slim(
     return result
 
 
-def _judge(
-    model: nn.Module, wanted: Slimming, example: Tensor, sized: Tensor, images: Optional[Images], bar: Bar
-) -> Judged:
+def _plan(
+    model: nn.Module, config: SlimConfig, example: Tensor, sized: Tensor, images: Optional[Images], bar: Bar
+) -> SlimPlan:
     total = sum(isinstance(m, (nn.Conv2d, nn.Linear, nn.ConvTranspose2d)) for m in model.modules())
     with bar("tracing", total) as advance:
         found = find_channels(model, example, advance)
@@ -164,39 +168,39 @@ def _judge(
     if not groups:
         reasons = "; ".join(sorted(set(found.kept.values()))[:3])
         raise PruneError(f"nothing of this model can be removed: {reasons or 'it has no convolutions'}")
-    with bar(f"importance {wanted.importance}", len(images) if images else 0) as advance:
+    with bar(f"importance {config.importance}", len(images) if images else 0) as advance:
         singles = (image.to(sized.device) for image in images.singles()) if images else iter(())
-        scores = score_units(model, groups, wanted.importance, singles, wanted.seed, advance)
-    if wanted.allocation == "sensitivity":
+        scores = score_units(model, groups, config.importance, singles, config.seed, advance)
+    if config.allocation == "sensitivity":
         assert images is not None
         some = [images[[i]].to(sized.device) for i in range(min(SENSITIVITY_IMAGES, len(images)))]
         with bar("sensitivity", len(groups)) as advance:
-            points = curves(model, groups, scores, wanted.multiple, wanted.floor, some, advance)
-        cost, kind = Cost(model, groups, sized), "params" if wanted.what == "params" else "flops"
+            points = curves(model, groups, scores, config.multiple, config.floor, some, advance)
+        cost, kind = Cost(model, groups, sized), "params" if config.what == "params" else "flops"
         whole = cost.of({})[kind]
         priority = by_loss(points, lambda group, units: 1 - cost.of({group.name: units})[kind] / whole)
     else:
-        priority = by_share if wanted.allocation == "uniform" else by_score(scores)
-    return Judged(found, steps(groups, scores, wanted.multiple, wanted.floor, priority))
+        priority = by_share if config.allocation == "uniform" else by_score(scores)
+    return SlimPlan(found, steps(groups, scores, config.multiple, config.floor, priority))
 
 
-def _choose(
-    model: nn.Module, dense: nn.Module, judged: Judged, wanted: Slimming, share: float, cost: Cost, result: Slimmed,
-    sized: Tensor, bar: Bar, runnable: Callable[[nn.Module], nn.Module],
+def _units_to_remove(
+    model: nn.Module, dense: nn.Module, plan: SlimPlan, config: SlimConfig, share: float, cost: Cost,
+    result: SlimResult, sized: Tensor, bar: Bar, runnable: Callable[[nn.Module], nn.Module],
 ) -> dict[str, list[int]]:  # fmt: skip
-    if wanted.what == "latency":
-        measured = _latency(model, dense, judged.channels.groups, sized, runnable, result, bar)
+    if config.what == "latency":
+        measured = _latency(model, dense, plan.channels.groups, sized, runnable, result, bar)
     else:
-        measured = lambda removed: cost.of(removed)[wanted.what] / result.before[wanted.what]  # noqa: E731
-    removed = gone_after(judged.order, fewest(judged.order, measured, share, f"{wanted.flag} {wanted.what}"))
-    if wanted.what == "latency":
+        measured = lambda removed: cost.of(removed)[config.what] / result.before[config.what]  # noqa: E731
+    removed = gone_after(plan.order, fewest(plan.order, measured, share, config.what))
+    if config.what == "latency":
         measured(removed)
     return removed
 
 
 def _latency(
     model: nn.Module, dense: nn.Module, groups: Sequence[Group], sized: Tensor,
-    runnable: Callable[[nn.Module], nn.Module], result: Slimmed, bar: Bar,
+    runnable: Callable[[nn.Module], nn.Module], result: SlimResult, bar: Bar,
 ) -> Callable[[dict[str, list[int]]], float]:  # fmt: skip
     whole = runnable(dense)
 

@@ -1,1 +1,1 @@
-"""Deep Compression: codebooks, positions, entropy coding and the .y5z container."""
+"""Deep Compression: codebooks, bits by layer, positions, entropy coding and the .y5z container."""

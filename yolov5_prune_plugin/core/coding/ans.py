@@ -36,10 +36,13 @@ def probabilities(frequencies: Counts) -> Counts:
 
 
 def choose_table(counts: Counts) -> tuple[int, Counts, float]:
-    """The table that makes a stream and itself shortest: a byte that says its form, frequencies, and bytes of both.
+    """Find the table with which a stream and the table itself are shortest together.
 
     Args:
-        counts: How often each symbol comes, [n].
+        counts: How often each symbol occurs, [n].
+
+    Returns:
+        The byte that says the table's form, the frequencies in it, [n], and bytes of stream and table.
     """
     best: tuple[int, Counts, float] = (0, counts, float("inf"))
     for wide in (0, 1):
@@ -54,12 +57,12 @@ def choose_table(counts: Counts) -> tuple[int, Counts, float]:
 
 
 def encode(symbols: Bytes, form: int, frequencies: Counts) -> bytes:
-    """Write the table and the coder's words.
+    """Code symbols: the table, and the coder's words.
 
     Args:
         symbols: [count], each below n.
         form: Mantissa bits of the table, and in bit 3 whether its exponents are wide.
-        frequencies: [n], from ``choose_table``.
+        frequencies: Frequencies in the table, [n], from ``choose_table``.
     """
     coder = _coder()
     coder.encode_reverse(symbols.astype(np.int32), _model(probabilities(frequencies)))
@@ -71,8 +74,8 @@ def decode(data: memoryview, count: int) -> Bytes:
     """Read what ``encode`` wrote.
 
     Args:
-        data: All of it.
-        count: Symbols.
+        data: The whole stream.
+        count: Number of symbols in it.
 
     Raises:
         PruneError: If it is not such a stream.

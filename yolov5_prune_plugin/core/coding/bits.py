@@ -1,21 +1,21 @@
-"""Bits of the indices by layer: as given, or those that lose least at a size."""
+"""Bits of an index by layer: as given, or those with the least error at a size."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from yolov5_prune_plugin.core.coding.codebook import BITS
 from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.options import by_glob
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a layer would be with some number of bits.
+    """Size and error of a layer at some number of bits.
 
     Attributes:
-        bits: Of an index.
+        bits: Bits of an index.
         size: Bytes of indices and codebook.
         error: Sum of squared differences / sum of squares of the weights.
     """
@@ -25,44 +25,40 @@ class Choice:
     error: float
 
 
-def by_layer(entries: Sequence[str], names: Sequence[str], flag: str = "--bits") -> dict[str, int]:
-    """Bits by name; the last entry that matches counts.
+def by_layer(entries: Sequence[str], names: Sequence[str]) -> dict[str, int]:
+    """Give each layer its bits; the last entry that matches counts.
 
     Args:
         entries: ``N`` for all layers, or ``GLOB=N``.
-        names: Of all layers.
-        flag: What they were given with, for messages.
+        names: Parameter names of all layers.
+
+    Returns:
+        Bits of an index by parameter name.
 
     Raises:
-        PruneError: If a number is no number of bits, a glob matches no layer, or a layer has none.
+        PruneError: If a number is no number of bits, a glob matches no layer, or a layer has none; of the field
+            ``bits``.
     """
-    found: dict[str, int] = {}
-    for entry in entries:
-        glob, _, number = entry.rpartition("=")
-        if not number.isdecimal() or int(number) not in BITS:
-            raise PruneError(f"{flag} {entry}: bits are a whole number from {BITS[0]} to {BITS[-1]}, for all layers, or"
-                             " GLOB=N")  # fmt: skip
-        matched = [name for name in names if fnmatchcase(name, glob or "*")]
-        if not matched:
-            raise PruneError(f"{flag} {entry}: no conv or linear weight matches {glob!r}; they run from {names[0]} to"
-                             f" {names[-1]}")  # fmt: skip
-        found.update(dict.fromkeys(matched, int(number)))
+    found = by_glob(entries, names, _bits, "conv or linear weight", "bits")
     for name in names:
         if name not in found:
-            raise PruneError(f"{flag}: nothing is said of {name}; put a number for all layers first")
+            raise PruneError(f"nothing is said of {name}; put a number for all layers first", "bits")
     return found
 
 
 def for_size(choices: Mapping[str, Sequence[Choice]], budget: float) -> dict[str, int]:
-    """Bits by name so that all layers together stay within a size and the sum of their errors is small.
+    """Choose bits so that all layers together stay within a size and the sum of their errors is small.
 
-    Each layer begins with its smallest choice; then, one after the other, the step that takes away most error for a
-    byte is taken, along the lower convex hull of each layer's choices, as long as it fits. At the sizes where a step
-    ends this is the least possible error.
+    Each layer begins with its smallest choice; then, one after the other, the step that removes most error for a byte
+    is made, along the lower convex hull of each layer's choices, as long as it fits. At the sizes where a step ends
+    this is the least possible error.
 
     Args:
-        choices: By name.
-        budget: Bytes.
+        choices: The choices of each layer, by name.
+        budget: Bytes of all layers' indices and codebooks.
+
+    Returns:
+        Bits of an index by name.
 
     Raises:
         PruneError: If even the smallest choices need more.
@@ -87,13 +83,16 @@ def for_size(choices: Mapping[str, Sequence[Choice]], budget: float) -> dict[str
 
 def within(size: int, fixed: int, choices: Mapping[str, Sequence[Choice]], write: Callable[[dict[str, int]], int]
            ) -> dict[str, int]:  # fmt: skip
-    """Bits with which a file is at most ``size`` bytes, tried by writing it.
+    """Choose bits with which a file is at most ``size`` bytes, by writing it.
 
     Args:
         size: Bytes of the whole file.
         fixed: Bytes of all but indices and codebooks, nearly.
-        choices: By name.
+        choices: The choices of each layer, by name.
         write: Writes the file with these bits; returns its bytes.
+
+    Returns:
+        Bits of an index by name; the file was written with them last.
 
     Raises:
         PruneError: If even the smallest choices need more.
@@ -108,8 +107,14 @@ def within(size: int, fixed: int, choices: Mapping[str, Sequence[Choice]], write
     raise PruneError(f"no choice of bits was found that keeps the file within {size:,} bytes")
 
 
+def _bits(text: str) -> int:
+    if not text.isdecimal() or int(text) not in BITS:
+        raise PruneError(f"bits are a whole number from {BITS[0]} to {BITS[-1]}, for all layers, or GLOB=N")
+    return int(text)
+
+
 def _hull(choices: Sequence[Choice]) -> list[Choice]:
-    """Those that no mixture of others beats, by rising size."""
+    """The choices that no mixture of others beats, by rising size."""
     hull: list[Choice] = []
     for choice in sorted(choices, key=lambda one: (one.size, one.error)):
         if hull and choice.error >= hull[-1].error:

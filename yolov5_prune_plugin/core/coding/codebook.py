@@ -1,4 +1,4 @@
-"""Weight sharing: the survivors of a layer become a few values, by k-means in one dimension."""
+"""Codebooks: the weights of a layer that are not zero become a few values, by k-means in one dimension."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Shared:
-    """A layer with few different values.
+class Clustered:
+    """A weight whose values are the centroids of a codebook.
 
     Attributes:
-        weight: As before, with zeros in their places and each survivor at its centroid, in the type it had.
-        error: Sum of squared differences to what it was, each by its importance.
-        energy: Sum of squares of what it was, by the same.
-        index_bytes: Shannon's bound of the indices, and the codebook.
+        weight: Shape and type as before; zeros stay, each other entry is at its centroid.
+        error: Sum of squared differences to the weight before, each times its importance.
+        energy: Sum of squares of the weight before, each times its importance.
+        index_bytes: Shannon's bound of the indices, and the codebook, in bytes.
     """
 
     weight: Tensor
@@ -41,11 +41,11 @@ class Shared:
 
 
 class Histogram:
-    """The different values of a layer's survivors, ascending, and how often each comes: all that k-means looks at.
+    """The different values of a layer's weights but zero, ascending, and how often each occurs: what k-means needs.
 
     Args:
         tensor: Any shape, of a floating-point type.
-        importance: What an error counts in each row (output channel), [rows], > 0; None counts all alike.
+        importance: Factor of a squared error in each row (output channel), [rows], > 0; None is 1 for all.
 
     Raises:
         PruneError: If a value is NaN or infinite.
@@ -84,22 +84,22 @@ class Histogram:
 
     @property
     def energy(self) -> float:
-        """Sum of squares of all weights, by their importance."""
+        """Sum of squares of all weights, each times its importance."""
         return float(self._sums[2][-1])
 
-    def cluster(self, bits: int, init: str = "linear", seed: int = 0) -> Shared:
-        """Give the survivors at most 2^bits values; a layer that has no more keeps its own.
+    def cluster(self, bits: int, init: str = "linear", seed: int = 0) -> Clustered:
+        """Give the weights but zero at most 2^bits values; a layer that has no more keeps its own.
 
         Args:
-            bits: Of an index.
-            init: One of ``INITS``, or ``best``: the one of them that loses least.
-            seed: For k-means++.
+            bits: Bits of an index.
+            init: How k-means begins: one of ``INITS``, or ``best``: the one of them with the least error.
+            seed: Seed of k-means++.
 
         Reference:
             Han et al. 2015, section 3, https://arxiv.org/abs/1510.00149
         """
         if init == BEST:
-            return min((self.cluster(bits, one, seed) for one in INITS), key=lambda shared: shared.error)
+            return min((self.cluster(bits, one, seed) for one in INITS), key=lambda clustered: clustered.error)
         if len(self.values) <= 1 << bits:
             labels, centroids = np.arange(len(self.values)), self.values
         else:
@@ -109,7 +109,7 @@ class Histogram:
         error = float((self._weight * (self.values - rounded.double().numpy()[labels]) ** 2).sum())
         occupied = np.bincount(labels, self.counts, len(centroids)).astype(np.int64)
         book = rounded.element_size() * int((occupied > 0).sum())
-        return Shared(self._replaced(rounded, labels), error, self.energy, entropy.entropy(occupied) + book)
+        return Clustered(self._replaced(rounded, labels), error, self.energy, entropy.entropy(occupied) + book)
 
     def _lloyd(self, centroids: Values) -> Values:
         """Move centroids to the means of their members until nothing moves; one without members splits the worst."""
@@ -146,10 +146,13 @@ class Histogram:
 
 
 def by_filter(tensor: Tensor) -> Optional[Tensor]:
-    """Importance by which an error counts in relation to the filter that it is in; None for tensors without filters.
+    """Weigh errors in relation to the filter that they are in.
 
     A BatchNorm behind the filter divides by its scale, so the same error disturbs a small filter's output more. Filters
     of less than a hundredth of the mean square count as if they had that.
+
+    Returns:
+        Importance of each filter (row), [rows], for ``Histogram``; None for tensors without filters.
     """
     if tensor.dim() < 2 or not tensor.numel():
         return None

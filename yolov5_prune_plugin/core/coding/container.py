@@ -1,4 +1,4 @@
-"""The file: a preamble, a JSON header, and sections without gaps, each with a checksum: docs/format.md has it all."""
+"""The .y5z file: a preamble, a JSON header, and sections without gaps, each with a checksum; see docs/format.md."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Container:
     """A file that was opened: all is checked but what only decoding shows.
 
     Attributes:
-        file: Where it was read.
-        content: What else its writer put into the header: plain values.
+        file: The file it was read from.
+        content: Plain values that its writer put into the header, beside the sections.
         sections: In the file's order.
         size: Bytes of the file.
         header_size: Bytes of preamble and header.
@@ -44,7 +44,7 @@ class Container:
     header_size: int
 
     def decode(self) -> dict[str, Tensor]:
-        """All tensors by name, in the file's order.
+        """Decode all tensors, by name, in the file's order.
 
         Raises:
             PruneError: If a section is damaged; it names the file and the first tensor in it.
@@ -65,14 +65,14 @@ def write(
     """Write tensors to a file; it is whole or not there.
 
     Args:
-        file: Where to.
+        file: The file to write; it is replaced.
         content: Plain values, kept in the header.
         weights: Tensors with zeros or few values; each gets a section.
         others: Tensors that have neither; those of one type get a section together.
-        coder: See ``entropy.write``.
+        coder: One of ``entropy.CHOICES``.
 
     Returns:
-        Bytes.
+        Bytes of the file.
 
     Raises:
         OSError: If it can't be written.
@@ -103,8 +103,8 @@ def read(file: Path, limit: int = LIMIT) -> Container:
     """Open a file: nothing in it is executed, and nothing is allocated before its size is checked.
 
     Args:
-        file: Which.
-        limit: Bytes that its tensors may have.
+        file: The file to read.
+        limit: Most bytes that its tensors may have in memory.
 
     Raises:
         PruneError: If it is no such file, of a later version, damaged, cut short, or unpacks to more than the limit.

@@ -19,7 +19,7 @@ class Cursor:
         return len(self._data) - self._at
 
     def read(self, count: int) -> memoryview:
-        """The next bytes, without a copy.
+        """Read the next bytes, without a copy.
 
         Raises:
             PruneError: If there are not so many.
@@ -30,11 +30,11 @@ class Cursor:
         return self._data[self._at - count : self._at]
 
     def byte(self) -> int:
-        """The next byte."""
+        """Read the next byte."""
         return self.read(1)[0]
 
     def number(self) -> int:
-        """The next whole number, seven bits a byte, lowest first; the top bit says that more follow.
+        """Read the next whole number: seven bits a byte, lowest first; the top bit says that more follow.
 
         Raises:
             PruneError: If it is longer than any number of the format.
@@ -48,7 +48,7 @@ class Cursor:
         raise PruneError("a number has no end")
 
     def close(self) -> None:
-        """State that all was read.
+        """Check that all was read.
 
         Raises:
             PruneError: If bytes are left.
@@ -58,7 +58,7 @@ class Cursor:
 
 
 def number(value: int) -> bytes:
-    """A whole number >= 0 as ``Cursor.number`` reads it."""
+    """Write a whole number >= 0 as ``Cursor.number`` reads it."""
     found = bytearray()
     while value >= 0x80:
         found.append(value & 0x7F | 0x80)

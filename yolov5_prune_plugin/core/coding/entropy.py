@@ -30,7 +30,7 @@ class Stream:
         count: Symbols in it.
         alphabet: All are below it.
         payload: What the coder reads.
-        size: Bytes of all of it.
+        size: Bytes of coder, length and payload.
     """
 
     coder: str
@@ -40,7 +40,7 @@ class Stream:
     size: int
 
     def decode(self) -> Bytes:
-        """The symbols, [count].
+        """Decode the symbols, [count].
 
         Raises:
             PruneError: If the payload is not what the coder writes.
@@ -64,12 +64,12 @@ class Stream:
 
 
 def width(alphabet: int) -> int:
-    """Bits that a symbol of an alphabet needs when each has the same number."""
+    """Compute the bits of a symbol when all symbols of an alphabet have the same number."""
     return max(1, (alphabet - 1).bit_length())
 
 
 def entropy(counts: NDArray[np.int64]) -> float:
-    """Shannon's bound for a stream with these counts, in bytes."""
+    """Compute Shannon's bound, in bytes, of a stream with these counts of its symbols."""
     some = counts[counts > 0]
     return float(-(some * np.log2(some / max(1, some.sum()))).sum()) / 8
 
@@ -118,7 +118,7 @@ def read(cursor: Cursor, count: int, alphabet: int) -> Stream:
 
     Args:
         cursor: At its first byte; left behind its last.
-        count: Symbols in it, at least 1.
+        count: Number of symbols in it, at least 1.
         alphabet: All must be below it.
 
     Raises:

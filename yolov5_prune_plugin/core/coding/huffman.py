@@ -18,13 +18,13 @@ Bytes = NDArray[np.uint8]
 
 
 def code_lengths(counts: NDArray[np.int64]) -> Bytes:
-    """Bits of each symbol's code: the shortest in all, none above ``LONGEST``.
+    """Find the code lengths that make a stream shortest, none above ``LONGEST``.
 
     Args:
-        counts: How often each symbol comes, [n], n <= 256; at least two come.
+        counts: How often each symbol occurs, [n], n <= 256; at least two occur.
 
     Returns:
-        [n]; 0 for symbols that do not come.
+        Bits of each symbol's code, [n]; 0 for symbols that do not occur.
 
     Reference:
         Huffman 1952, https://doi.org/10.1109/JRPROC.1952.273898; with a limit: package-merge, Larmore and Hirschberg
@@ -54,7 +54,7 @@ def _limited(used: list[tuple[int, int]], alphabet: int) -> Bytes:
 
 
 def codes(lengths: Bytes) -> NDArray[np.uint32]:
-    """Canonical codes: shorter ones first, of one length by symbol, each one more than the last."""
+    """Assign canonical codes, [n]: shorter ones first, of one length by symbol, each one more than the last."""
     found, code, before = np.zeros(len(lengths), np.uint32), 0, 0
     for index in np.lexsort((np.arange(len(lengths)), lengths)):
         length = int(lengths[index])
@@ -65,7 +65,12 @@ def codes(lengths: Bytes) -> NDArray[np.uint32]:
 
 
 def encoded_bytes(counts: NDArray[np.int64], lengths: Bytes) -> int:
-    """Bytes that ``encode`` writes, less what the ends of blocks are rounded up by."""
+    """Compute the bytes that ``encode`` writes, less what the ends of blocks are rounded up by.
+
+    Args:
+        counts: How often each symbol occurs, [n].
+        lengths: Bits of each symbol's code, [n].
+    """
     total = int(counts.sum())
     return 1 + (len(lengths) + 1) // 2 + 2 * _blocks(total) + (int((counts * lengths).sum()) + 7) // 8
 
@@ -74,8 +79,8 @@ def encode(symbols: Bytes, lengths: Bytes) -> bytes:
     """Write the table of lengths, the bytes of each block if there are several, and the blocks.
 
     Args:
-        symbols: [count]
-        lengths: [n], from ``code_lengths``.
+        symbols: [count], each below n.
+        lengths: Bits of each symbol's code, [n], from ``code_lengths``.
     """
     table = np.concatenate([lengths, np.zeros(len(lengths) % 2, np.uint8)])
     words, sizes, blocks = codes(lengths), [], []
@@ -102,8 +107,8 @@ def decode(data: memoryview, count: int) -> Bytes:
     """Read what ``encode`` wrote.
 
     Args:
-        data: All of it.
-        count: Symbols, at least 1.
+        data: The whole stream.
+        count: Number of symbols in it, at least 1.
 
     Raises:
         PruneError: If it is not such a stream.

@@ -35,8 +35,8 @@ class Coded:
     """A weight as it stands in a file.
 
     Attributes:
-        shape: Of the tensor.
-        dtype: Its name in ``DTYPES``.
+        shape: Shape of the tensor.
+        dtype: Name of its type in ``DTYPES``.
         kept: Entries that are not zero.
         where: Their positions; None if all or none are kept.
         position_bytes: Bytes of the positions.
@@ -54,12 +54,12 @@ class Coded:
 
     @property
     def weights(self) -> int:
-        """Entries of the tensor."""
+        """Number of entries of the tensor."""
         return math.prod(self.shape)
 
     @property
     def codebook_bytes(self) -> int:
-        """Bytes of the codebook."""
+        """Bytes of the codebook; 0 without one."""
         return 0 if self.codebook is None else self.codebook.nbytes
 
     @property
@@ -68,7 +68,7 @@ class Coded:
         return sum(stream.size for stream in self.streams)
 
     def decode(self) -> Tensor:
-        """The tensor.
+        """Decode the tensor.
 
         Raises:
             PruneError: If a stream is damaged.
@@ -94,7 +94,7 @@ def write_weight(tensor: Tensor, coder: str = "best") -> bytes:
 
     Args:
         tensor: Any shape, of a type in ``DTYPES``.
-        coder: See ``entropy.write``.
+        coder: One of ``entropy.CHOICES``.
     """
     name = dtype_name(tensor)
     flat = _whole(tensor)
@@ -122,6 +122,11 @@ def write_weight(tensor: Tensor, coder: str = "best") -> bytes:
 
 def read_weight(cursor: Cursor, shape: tuple[int, ...], dtype: str) -> Coded:
     """Find the parts of a weight without decoding it.
+
+    Args:
+        cursor: At its first byte; left behind its last.
+        shape: Shape of the tensor.
+        dtype: Name of its type in ``DTYPES``.
 
     Raises:
         PruneError: If it ends early, or is none of ours.
@@ -153,7 +158,7 @@ def write_plain(tensors: Sequence[Tensor], coder: str = "best") -> bytes:
 
     Args:
         tensors: Any shapes.
-        coder: See ``entropy.write``.
+        coder: One of ``entropy.CHOICES``.
     """
     values = np.concatenate([_whole(tensor) for tensor in tensors])
     return b"".join(entropy.write(plane, 256, coder) for plane in _planes(values))
@@ -161,6 +166,11 @@ def write_plain(tensors: Sequence[Tensor], coder: str = "best") -> bytes:
 
 def read_plain(cursor: Cursor, shapes: Sequence[tuple[int, ...]], dtype: str) -> list[Tensor]:
     """Unpack what ``write_plain`` wrote.
+
+    Args:
+        cursor: At its first byte; left behind its last.
+        shapes: Shapes of the tensors, in their order.
+        dtype: Name of their type in ``DTYPES``.
 
     Raises:
         PruneError: If it ends early, or is none of ours.
@@ -175,7 +185,7 @@ def read_plain(cursor: Cursor, shapes: Sequence[tuple[int, ...]], dtype: str) ->
 
 
 def dtype_name(tensor: Tensor) -> str:
-    """The name of a tensor's type in a file.
+    """Name a tensor's type as a file does.
 
     Raises:
         PruneError: If it has none.

@@ -1,4 +1,4 @@
-"""Where the weights that are not zero stand: gaps as in Deep Compression, or a bitmap; dead rows and columns apart."""
+"""Positions of weights that are not zero: gaps as in Deep Compression, or a bitmap; empty rows and columns apart."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Positions:
     """Positions as they stand in a file.
 
     Attributes:
-        rows: Of the matrix; the first dimension of the tensor.
-        columns: Product of the others.
+        rows: Rows of the matrix: the first dimension of the tensor.
+        columns: Columns of the matrix: the product of the other dimensions.
         kept: Entries that are not zero.
         live: Streams of the bitmaps of rows and columns with something in them; None if none was left out.
         width: Bits of a gap; 0 for a bitmap.
@@ -42,7 +42,7 @@ class Positions:
     stream: Optional[entropy.Stream]
 
     def decode(self) -> Places:
-        """Flat positions, ascending, [kept].
+        """Decode the flat positions, ascending, [kept].
 
         Raises:
             PruneError: If they are not ``kept`` positions of the matrix.
@@ -81,7 +81,7 @@ def write(mask: NDArray[np.bool_], coder: str = "best") -> bytes:
 
     Args:
         mask: [rows, columns]; at least one entry is True and one False.
-        coder: See ``entropy.write``.
+        coder: One of ``entropy.CHOICES``.
     """
     rows, columns = mask.any(1), mask.any(0)
     forms = []
@@ -113,8 +113,8 @@ def read(cursor: Cursor, rows: int, columns: int, kept: int) -> Positions:
 
     Args:
         cursor: At their first byte; left behind their last.
-        rows: Of the matrix.
-        columns: Of the matrix.
+        rows: Rows of the matrix.
+        columns: Columns of the matrix.
         kept: Entries that are not zero, 0 < kept < rows * columns.
 
     Raises:

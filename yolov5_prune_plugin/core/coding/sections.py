@@ -1,4 +1,4 @@
-"""Sections of a .y5z file: which tensors are in each, checked before anything is made of them."""
+"""Sections of a .y5z file: which tensors are in each, checked before anything is decoded."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _DIMENSIONS = 8
 
 @dataclass(frozen=True)
 class Section:
-    """What stands in a part of the buffer.
+    """One or several tensors in a contiguous part of the file.
 
     Attributes:
         kind: ``weight``: one tensor, with positions and codebook; ``plain``: tensors of one type by their bytes.
-        dtype: Name of their type.
+        dtype: Name of the tensors' type in ``packing.DTYPES``.
         tensors: Names and shapes.
         data: The bytes, once read; empty in a header.
     """
@@ -42,7 +42,7 @@ class Section:
 
     @property
     def coded(self) -> packing.Coded:
-        """The parts of a weight.
+        """The parts of a weight, found but not decoded.
 
         Raises:
             PruneError: If they are damaged.
@@ -53,7 +53,7 @@ class Section:
         return found
 
     def decode(self) -> dict[str, Tensor]:
-        """The tensors by name.
+        """Decode the tensors, by name.
 
         Raises:
             PruneError: If they are damaged.
@@ -67,7 +67,16 @@ class Section:
 
 
 def entry_of(kind: str, tensors: Sequence[tuple[str, Tensor]], data: bytes) -> tuple[dict[str, Any], bytes]:
-    """The header's entry for a section, and its bytes."""
+    """Describe a section.
+
+    Args:
+        kind: One of ``KINDS``.
+        tensors: Names and tensors, all of one type.
+        data: The packed tensors.
+
+    Returns:
+        The header's entry for the section, and ``data``.
+    """
     entry = {"kind": kind, "dtype": packing.dtype_name(tensors[0][1]),
              "tensors": [[name, list(tensor.shape)] for name, tensor in tensors],
              "bytes": len(data), "crc32": zlib.crc32(data)}  # fmt: skip
@@ -75,7 +84,10 @@ def entry_of(kind: str, tensors: Sequence[tuple[str, Tensor]], data: bytes) -> t
 
 
 def checked(entry: Any) -> tuple[Section, int, int]:
-    """A section from its entry in a header, without data, its bytes and its checksum.
+    """Check the entry of a section in a header.
+
+    Returns:
+        The section without data, its bytes and its checksum.
 
     Raises:
         PruneError: If the entry is none.

@@ -1,4 +1,4 @@
-"""Where the bytes of a .y5z file go: numbers first; tables and plots are made from them (compress/show.py)."""
+"""Sizes within a .y5z file: bytes of positions, indices and codebooks by layer, and Shannon's bound."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from yolov5_prune_plugin.errors import PruneError
 
 @dataclass(frozen=True)
 class LayerSize:
-    """One weight.
+    """Bytes of one weight.
 
     Attributes:
         name: Parameter name.
         shape: [out, in / groups, height, width]; [out, in] of a Linear.
-        weights: Entries.
-        kept: Those that are not zero.
-        clusters: Different values among them; 0 if each is stored for itself.
-        codebook: Bytes of these values.
+        weights: Number of entries.
+        kept: Entries that are not zero.
+        clusters: Different values among these; 0 if each is stored for itself.
+        codebook: Bytes of the codebook.
         values: Bytes of the indices; without a codebook, of the values.
-        positions: Bytes of where they are.
-        size: Bytes of all.
+        positions: Bytes of the positions.
+        size: Bytes of all of it.
     """
 
     name: str
@@ -45,12 +45,12 @@ class LayerSize:
 
 @dataclass(frozen=True)
 class Sizes:
-    """A whole file.
+    """Bytes of a whole file.
 
     Attributes:
-        layers: In the file's order.
-        others: Bytes of all other tensors: BatchNorm, biases, anchors.
-        other_entries: How many numbers these are.
+        layers: Sizes of the weights, in the file's order.
+        others: Bytes of all other tensors, such as BatchNorm and biases.
+        other_entries: Number of entries of these.
         header: Bytes of preamble and header, with the architecture.
     """
 
@@ -66,17 +66,17 @@ class Sizes:
 
     @property
     def weights(self) -> int:
-        """Entries of all layers' weights."""
+        """Number of entries of all layers' weights."""
         return sum(layer.weights for layer in self.layers)
 
     @property
     def kept(self) -> int:
-        """Those of them that are not zero."""
+        """Number of these entries that are not zero."""
         return sum(layer.kept for layer in self.layers)
 
     @property
     def fp32(self) -> int:
-        """Bytes of all numbers at four bytes each."""
+        """Bytes of all entries at four bytes each."""
         return 4 * (self.weights + self.other_entries)
 
 
@@ -104,7 +104,10 @@ def sizes(opened: Container) -> Sizes:
 
 
 def shannon(opened: Container) -> tuple[float, int]:
-    """Entropy of the symbols of all weights' streams, and the bytes that these streams take, tables and all.
+    """Compare the streams of all weights with Shannon's bound.
+
+    Returns:
+        The entropy of their symbols in bytes, and the bytes that they have in the file, with tables.
 
     Raises:
         PruneError: If a stream is damaged.

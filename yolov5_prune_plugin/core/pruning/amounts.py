@@ -25,6 +25,10 @@ def check_amounts(amounts: Mapping[str, float]) -> None:
 def check_layers(amounts: Mapping[str, float], selection: Selection) -> None:
     """Check the names.
 
+    Args:
+        amounts: Share to drop by name.
+        selection: Layers that there are.
+
     Raises:
         PruneError: If a layer is unknown, or left alone; the message has the nearest names.
     """
@@ -60,6 +64,11 @@ def units_of(targets: Sequence[Target], amounts: Mapping[str, float], grain: Gra
 def check_kept(amounts: Mapping[str, float], sparsity: Sparsity, grain: Granularity) -> None:
     """Check that a method did what the amounts asked for: one that prunes by itself may know nothing of them.
 
+    Args:
+        amounts: Share to drop by name.
+        sparsity: Of the pruned model.
+        grain: What was dropped together.
+
     Raises:
         PruneError: If a layer has fewer zeros than its amount asks for.
     """
@@ -71,9 +80,13 @@ def check_kept(amounts: Mapping[str, float], sparsity: Sparsity, grain: Granular
 
 
 def amounts_of(sparsity: Sparsity, grain: Granularity) -> dict[str, float]:
-    """The amounts of a pruned model, by layer; asked for again, they give the same number of zeros.
+    """Give the amounts of a pruned model, by layer; asked for again, they give the same number of zeros.
 
     A layer without any weight left gets the largest amount below 1 that still drops all of it.
+
+    Args:
+        sparsity: Of the pruned model.
+        grain: What was dropped together.
     """
     amounts = {}
     for layer in sparsity.layers:

@@ -66,7 +66,12 @@ class Bisection:
         return self._amount((low + high) // 2) if high - low > 1 else None
 
     def tell(self, amount: float, inside: bool) -> None:
-        """What came out for an amount; it may be corrected later."""
+        """Note what came out for an amount; it may be corrected later.
+
+        Args:
+            amount: That was tried.
+            inside: Whether its figure is within the budget.
+        """
         self.seen[round(amount / self.step)] = inside
 
     @property

@@ -59,7 +59,15 @@ class Granularity:
         return scores.flatten(1).mean(1) if self.kind == "channel" else scores.flatten()
 
     def to_weights(self, kept: Tensor, weight: Tensor) -> Tensor:
-        """A flat mask of units as a mask shaped like the weight."""
+        """Turn a flat mask of units into one of weights.
+
+        Args:
+            kept: Bool [units], True where kept.
+            weight: [out, in / groups, height, width] or [out, in].
+
+        Returns:
+            Bool, shaped like the weight; it may share memory with ``kept``.
+        """
         if self.kind == "channel":
             return kept.view(-1, *[1] * (weight.dim() - 1)).expand_as(weight)
         return kept.view(weight.shape)

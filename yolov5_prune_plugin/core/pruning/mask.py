@@ -34,6 +34,10 @@ def lowest_dropped(scores: Tensor, count: int) -> Tensor:
 def apply_mask(weight: Tensor, mask: Tensor) -> None:
     """Multiply the weight by its mask in place: exact zeros, the very bits of ``torch.nn.utils.prune`` (-0.0 included).
 
+    Args:
+        weight: Any shape; changed.
+        mask: Bool of the same shape, True where kept.
+
     Raises:
         PruneError: If shapes differ.
     """

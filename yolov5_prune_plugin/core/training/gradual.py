@@ -105,7 +105,11 @@ def gradual_plan(start: float, stop: float, every: Optional[int], final: float) 
 
 
 def rounds(number: int, final: float) -> tuple[float, Plan]:
-    """Rounds of pruning that each keep the same share of what is left, and training of equal length after each.
+    """Plan rounds of pruning that each keep the same share of what is left, with training of equal length after each.
+
+    Args:
+        number: Of rounds, at least 1.
+        final: Sparsity after the last, in [0, 1).
 
     Returns:
         The sparsity of the first round, before all training, and the plan of the others.

@@ -100,7 +100,13 @@ def update_probability(step: int, gamma: float, power: float) -> float:
 
 
 def expected_updates(steps: int, gamma: float, power: float) -> float:
-    """How many updates are to be expected in so many steps; at least 1."""
+    """Compute how many updates are to be expected; at least 1.
+
+    Args:
+        steps: Optimizer steps.
+        gamma: Of ``update_probability``.
+        power: Of ``update_probability``.
+    """
     if gamma == 0 or power == 0:
         return float(max(1, steps))
     if math.isclose(power, 1):
@@ -109,5 +115,10 @@ def expected_updates(steps: int, gamma: float, power: float) -> float:
 
 
 def drawn(seed: int, step: int) -> float:
-    """A number in [0, 1) that depends on seed and step only: the same on every rank, and after a resume."""
+    """Draw a number in [0, 1) that depends on seed and step only: the same on every rank, and after a resume.
+
+    Args:
+        seed: Of the training.
+        step: Optimizer step.
+    """
     return int.from_bytes(hashlib.sha256(f"{seed}:{step}".encode()).digest()[:6], "big") / (1 << 48)

@@ -75,7 +75,16 @@ def first_threshold(magnitude: Tensor, drop: int) -> float:
 
 
 def gain(steps: int, gamma: float, power: float) -> float:
-    """The controller's exponent for a training of so many steps, in which masks are updated now and then."""
+    """Choose the exponent of ``steer`` for a training in which masks are updated now and then.
+
+    Args:
+        steps: Optimizer steps during which masks change.
+        gamma: Of ``schedule.update_probability``.
+        power: Of ``schedule.update_probability``.
+
+    Returns:
+        In [0.0005, 0.5].
+    """
     return min(0.5, max(5e-4, TURNS / expected_updates(steps, gamma, power)))
 
 

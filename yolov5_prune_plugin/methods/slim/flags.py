@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.errors import PruneError, named
 from yolov5_prune_plugin.options import checked, flag, whole_from
 
 if TYPE_CHECKING:
-    from yolov5_prune_plugin.core.channels.slim import Slimming
+    from yolov5_prune_plugin.core.channels.slim import SlimConfig
 
 # as core has them, which is not imported for a command line: it brings torch
 WHAT = ("flops", "params", "latency")
@@ -99,18 +101,37 @@ class SlimOptions:
             slim_allocation=self.slim_allocation or ("sensitivity" if images else "global"),
         )
 
-    def slimming(self, what: str, target: float, flag: str = "--target") -> Slimming:
+    def slim_config(self, what: str, target: float) -> SlimConfig:
         """Say what ``core.channels.slim.slim`` is to do.
 
         Args:
             what: ``flops``, ``params`` or ``latency``.
             target: The share of it that is left, in (0, 1).
-            flag: What the target was given with, for messages.
         """
-        from yolov5_prune_plugin.core.channels.slim import Slimming
+        from yolov5_prune_plugin.core.channels.slim import SlimConfig
 
-        return Slimming(what, target, self.slim_importance, self.slim_allocation, self.slim_round, self.slim_floor,
-                        self.slim_steps, not self.slim_no_repair, self.slim_seed, flag)  # fmt: skip
+        return SlimConfig(what, target, self.slim_importance, self.slim_allocation, self.slim_round, self.slim_floor,
+                        self.slim_steps, not self.slim_no_repair, self.slim_seed)  # fmt: skip
+
+
+@contextmanager
+def slim_errors(flag: str) -> Iterator[None]:
+    """Say errors of ``core.channels.slim`` by the flags that they are about.
+
+    Args:
+        flag: What the target was given with.
+
+    Raises:
+        PruneError: The one of the block.
+    """
+    try:
+        with named(images="--data"):
+            yield
+    except PruneError as error:
+        if error.field != "target":
+            raise
+        raise PruneError(f"{flag} {error.message}. Take a higher target, a lower --slim-floor or a smaller"
+                         " --slim-round") from None  # fmt: skip
 
 
 @dataclass

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from yolov5_prune_plugin import hookimpl
-from yolov5_prune_plugin.core.channels.cut import narrow
+from yolov5_prune_plugin.core.channels.widths import narrow
 from yolov5_prune_plugin.core.outputs.modes import evaluating
 from yolov5_prune_plugin.core.training.ranks import of_the_first
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.methods.slim.flags import SlimOptions, parse_target
+from yolov5_prune_plugin.methods.slim.flags import SlimOptions, parse_target, slim_errors
 from yolov5_prune_plugin.methods.training.distill import DistillOptions, Teacher
 from yolov5_prune_plugin.options import checked, flag
 from yolov5_prune_plugin.plugin_api.run import Run, Training
@@ -111,8 +111,8 @@ class SlimTraining:
         stride = max(32, math.ceil(float(torch.as_tensor(getattr(model, "stride", 32)).max())))
         size = math.ceil(int(self.run.arguments.imgsz) / stride) * stride
         shown = partial(torch.rand, device=device)
-        with evaluating(model), torch.no_grad():
-            done = slim(model, options.slimming(what, target, "--slim"), shown(1, 3, TRACED * stride, TRACED * stride),
+        with slim_errors("--slim"), evaluating(model), torch.no_grad():
+            done = slim(model, options.slim_config(what, target), shown(1, 3, TRACED * stride, TRACED * stride),
                         shown(1, 3, size, size), images, bar, copy.deepcopy)  # fmt: skip
         report.done(done)
         return done.layers

@@ -10,7 +10,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
-from yolov5_prune_plugin.core.channels.cut import fit
+from yolov5_prune_plugin.core.channels.widths import fit
 from yolov5_prune_plugin.core.outputs.distill import distillation
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import written_whole

@@ -16,7 +16,15 @@ from yolov5_prune_plugin.core.pruning.parameters import Selection, find_targets
 from yolov5_prune_plugin.core.training.dns import DnsRule
 from yolov5_prune_plugin.core.training.thresholds import Hysteresis
 from yolov5_prune_plugin.errors import PruneError, named
-from yolov5_prune_plugin.options import at_least_zero, check_order, checked, flag, fraction_of, schedule_point
+from yolov5_prune_plugin.options import (
+    at_least_zero,
+    by_glob,
+    check_order,
+    checked,
+    flag,
+    fraction_of,
+    schedule_point,
+)
 from yolov5_prune_plugin.plugin_api.methods import Method, TrainingMethod
 from yolov5_prune_plugin.plugin_api.run import Run, Training
 
@@ -134,14 +142,7 @@ def c_rates(entries: Sequence[str], names: Sequence[str]) -> dict[str, float]:
     Raises:
         PruneError: If a glob matches no layer, or a layer has none.
     """
-    rates: dict[str, float] = {}
-    for entry in entries:
-        glob, _, number = entry.rpartition("=")
-        found = [name for name in names if fnmatchcase(name, glob or "*")]
-        if not found:
-            raise PruneError(f"--dns-c-rate {entry}: no Conv2d weight matches {glob!r}; they run from {names[0]} to"
-                             f" {names[-1]}")  # fmt: skip
-        rates.update(dict.fromkeys(found, float(number)))
+    rates = by_glob(entries, names, float, "Conv2d weight", "--dns-c-rate")
     for name in names:
         if name not in rates:
             raise PruneError(f"--dns-c-rate says nothing of {name}; put a number for all layers first, or leave layers"

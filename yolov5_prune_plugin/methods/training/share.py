@@ -16,6 +16,7 @@ from yolov5_prune_plugin.core.pruning.parameters import Selection, find_targets
 from yolov5_prune_plugin.core.training.masked import Masked
 from yolov5_prune_plugin.core.training.rule import Rule
 from yolov5_prune_plugin.core.training.shared_weights import GRADIENTS, SharedWeights
+from yolov5_prune_plugin.errors import named
 from yolov5_prune_plugin.options import flag
 from yolov5_prune_plugin.plugin_api.methods import Method, TrainingMethod
 from yolov5_prune_plugin.plugin_api.run import Run, Training
@@ -51,7 +52,8 @@ class Share(TrainingMethod):
         super().__init__(run, methods)
         self._bits: dict[str, int] = {}
         numbers = [entry.rpartition("=")[2] for entry in self.options.share_bits]
-        by_layer(numbers, ["model.0.conv.weight"], self.flag)  # before there is a model
+        with named(bits=self.flag):  # before there is a model
+            by_layer(numbers, ["model.0.conv.weight"])
 
     def facts(self) -> dict[str, object]:
         """Say how it is done, for the report."""
@@ -66,7 +68,8 @@ class Share(TrainingMethod):
     def first_masks(self, selection: Selection, training: Training) -> Mapping[str, Tensor]:
         """Mask the zeros there are."""
         names = [target.name for target in selection.targets]
-        self._bits = by_layer(self.options.share_bits, names, self.flag)
+        with named(bits=self.flag):
+            self._bits = by_layer(self.options.share_bits, names)
         return {target.name: target.weight.detach() != 0 for target in selection.targets}
 
     def masked(self, parameters: Mapping[str, nn.Parameter], rule: Rule) -> Masked:

@@ -1,1 +1,1 @@
-"""Upstream's checkpoints and ours: read, written, packed and unpacked."""
+"""Upstream's checkpoints, slim checkpoints, side-cars and .y5z files: written, read and compared."""

@@ -9,18 +9,27 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
+from yolov5_prune_plugin.core.channels.layers import channel_counts
+from yolov5_prune_plugin.core.channels.widths import Widths, differing, narrow
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.yolov5.checkpoints.model_yaml import backbone_of, check_yaml, is_number, plain
 from yolov5_prune_plugin.yolov5.seams.quiet import quiet
 
-_BN = ("weight", "bias", "running_mean", "running_var")
 
+def describe(model: nn.Module, module: Any) -> dict[str, Any]:
+    """Describe a model of upstream's by plain values, from which ``build`` makes it again.
 
-def describe(model: nn.Module) -> dict[str, Any]:
-    """A model of upstream's as plain values, from which ``build`` makes it again.
+    Args:
+        model: A detector, segmenter or classifier.
+        module: Upstream's ``models.yolo``.
+
+    Returns:
+        Task, yaml, classes, stride and the like; under ``widths`` the layers that are narrower than the yaml says:
+        [out, in] by name, of a BatchNorm [out].
 
     Raises:
-        PruneError: If it is no detector, segmenter or classifier of upstream's, or has layers of its own.
+        PruneError: If it is no detector, segmenter or classifier of upstream's, has layers of its own, or upstream's
+            classes do not give the same layers again.
     """
     task = {"SegmentationModel": "segment", "ClassificationModel": "classify"}.get(type(model).__name__, "detect")
     layers = getattr(model, "model", None)
@@ -32,26 +41,13 @@ def describe(model: nn.Module) -> dict[str, Any]:
     pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
     head = layers[-1]
     nc = head.linear.out_features if task == "classify" else int(getattr(head, "nc", 0))
-    return {"task": task, "yaml": {**check_yaml(yaml), "nc": nc}, "nc": nc,
+    content = {"task": task, "yaml": {**check_yaml(yaml), "nc": nc}, "nc": nc,
             "names": [[int(index), str(name)] for index, name in pairs],
             "names_are": "dict" if isinstance(names, Mapping) else "list",
             "stride": torch.as_tensor(getattr(model, "stride", 32.0)).float().reshape(-1).tolist(),
-            "fused": not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())}  # fmt: skip
-
-
-def widths(model: nn.Module, built: nn.Module) -> dict[str, list[int]]:
-    """Channels of the layers that a model has narrower than its yaml says: [out, in], of BatchNorm [features].
-
-    Raises:
-        PruneError: If the models have other layers.
-    """
-    there, found = dict(built.named_modules()), {}
-    for name, layer in model.named_modules():
-        if _channels(layer) and name not in there:
-            raise PruneError(f"has a layer {name} that its own yaml does not have")
-        if _channels(layer) != _channels(there.get(name)):
-            found[name] = _channels(layer)
-    return found
+            "fused": not any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules())}  # fmt: skip
+    widths = differing(model, bare(module, content))
+    return {**content, "widths": {name: [*sides.values()] for name, sides in widths.items()}}
 
 
 def build(module: Any, content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -59,19 +55,19 @@ def build(module: Any, content: Mapping[str, Any], tensors: Mapping[str, Tensor]
 
     Args:
         module: Upstream's ``models.yolo``.
-        content: What ``describe`` gave, with ``widths``.
-        tensors: Its state, all of it.
+        content: What ``describe`` returned.
+        tensors: The whole state dict.
 
     Raises:
         PruneError: If the content is none, this release has no such class, or tensors and architecture do not fit.
     """
     model = bare(module, content, sum(tensor.numel() for tensor in tensors.values()))
-    wide = content.get("widths", {})
-    if not isinstance(wide, dict):
-        raise PruneError("its widths are no mapping of layers to channels")
+    widths = _noted_widths(model, content.get("widths", {}))
+    try:
+        narrow(model, widths)
+    except PruneError as error:
+        raise PruneError(f"its {error}") from None
     layers = dict(model.named_modules())
-    for name, channels in wide.items():
-        _narrow(layers.get(name), name, channels)
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     for name in [*expected, *tensors]:
         if name not in expected or name not in tensors:
@@ -90,12 +86,15 @@ def build(module: Any, content: Mapping[str, Any], tensors: Mapping[str, Tensor]
 
 
 def bare(module: Any, content: Mapping[str, Any], most: Optional[int] = None) -> nn.Module:
-    """The same without its tensors, in the widths of its yaml.
+    """Build a model by upstream's own class, in the widths of its yaml and with fresh weights.
 
     Args:
         module: Upstream's ``models.yolo``.
-        content: What ``describe`` gave.
-        most: Parameters that it may have before channels are removed; None is no limit.
+        content: What ``describe`` returned, with or without ``widths``.
+        most: Most parameters that it may have, where there are no ``widths``; None is no limit.
+
+    Raises:
+        PruneError: If the content is none, or this release has no such class.
     """
     task, yaml, nc = content.get("task"), check_yaml(content.get("yaml")), content.get("nc")
     names, stride = content.get("names"), content.get("stride")
@@ -120,51 +119,28 @@ def bare(module: Any, content: Mapping[str, Any], most: Optional[int] = None) ->
     return model
 
 
-def _channels(layer: Any) -> list[int]:
-    if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
-        return [layer.out_channels, layer.in_channels]
-    if isinstance(layer, nn.Linear):
-        return [layer.out_features, layer.in_features]
-    return [layer.num_features] if isinstance(layer, nn.BatchNorm2d) else []
+def _noted_widths(model: nn.Module, noted: Any) -> Widths:
+    """Widths as a file has them, by layer [out, in], of a BatchNorm [out], as ``narrow`` takes them.
 
-
-def _narrow(layer: Any, name: str, channels: Any) -> None:
-    """Give a layer other channels; its tensors are put in later, these only have the right shapes."""
-    before = _channels(layer)
-    if not isinstance(channels, list) or len(channels) != len(before) or not before:
-        raise PruneError(f"its widths name {name[:60]}, which is no such layer")
-    if not all(type(new) is int and 0 < new <= old for new, old in zip(channels, before)):
-        raise PruneError(f"its widths give {name} {channels} channels, its architecture has {before}")
-    if isinstance(layer, nn.BatchNorm2d):
-        layer.num_features = channels[0]
-        for short in _BN:
-            _resize(layer, short, channels)
-        return
-    out, inputs = channels
-    if isinstance(layer, nn.Linear):
-        layer.out_features, layer.in_features = out, inputs
-        shape = [out, inputs]
-    else:
-        if layer.groups > 1:
-            if layer.groups not in before or (out % inputs and inputs % out):
-                raise PruneError(f"its widths name {name}, a convolution in groups")
-            layer.groups = min(channels)  # depthwise
-        layer.out_channels, layer.in_channels = out, inputs
-        first, second = (inputs, out) if isinstance(layer, nn.ConvTranspose2d) else (out, inputs)
-        shape = [first, second // layer.groups, *layer.weight.shape[2:]]
-    _resize(layer, "weight", shape)
-    _resize(layer, "bias", [out])
-
-
-def _resize(layer: nn.Module, short: str, shape: list[int]) -> None:
-    if getattr(layer, short) is not None:
-        new = torch.zeros(shape)
-        setattr(layer, short, nn.Parameter(new) if short in layer._parameters else new)
+    Raises:
+        PruneError: If they are of another form, or name something that the model does not have.
+    """
+    if not isinstance(noted, dict):
+        raise PruneError("its widths are no mapping of layers to channels")
+    layers, found = dict(model.named_modules()), Widths()
+    for name, channels in noted.items():
+        there = channel_counts(layers[name]) if name in layers else {}
+        if not isinstance(channels, list) or len(channels) != len(there) or not there:
+            raise PruneError(f"its widths name {name[:60]}, which is no such layer")
+        if not all(type(new) is int and 0 < new <= old for new, old in zip(channels, there.values())):
+            raise PruneError(f"its widths give {name} {channels} channels, its architecture has {[*there.values()]}")
+        found[name] = dict(zip(there, channels))
+    return found
 
 
 @contextmanager
 def _at_most(most: Optional[int]) -> Iterator[None]:
-    """Stop a model before it becomes larger than its file: a layer's weights are not touched before this is asked."""
+    """Stop building a model before it becomes larger than its file: a layer's weights are not touched before that."""
     register = getattr(nn.modules.module, "register_module_parameter_registration_hook", None)  # torch 2.0
     if most is None or register is None:
         yield

@@ -1,4 +1,4 @@
-"""Upstream's model yaml: what may stand in one that comes from a file, and one for models that have none."""
+"""Upstream's model yaml: a check of one that comes from a file, and one for classifiers, which have none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ _KEYS = {"backbone", "head", "nc", "depth_multiple", "width_multiple"}
 
 
 def check_yaml(yaml: Any) -> dict[str, Any]:
-    """Let through a model yaml only if upstream, which evaluates its words, can do nothing with it but make layers.
+    """Check that upstream, which evaluates the words of a model yaml, can do nothing with this one but make layers.
+
+    Returns:
+        The yaml as it is.
 
     Raises:
         PruneError: If it has another form, or a word that is no layer of upstream's.
@@ -56,8 +59,14 @@ def check_yaml(yaml: Any) -> dict[str, Any]:
 
 
 def backbone_of(layers: nn.Sequential) -> dict[str, Any]:
-    """A yaml for a classifier, which has none: its layers as upstream's detector would have them, and a place for the
-    head, which upstream's ClassificationModel puts there itself."""
+    """Write a yaml for a classifier, which has none.
+
+    It has the classifier's layers as upstream's detector would have them, and a place for the head, which upstream's
+    ClassificationModel puts there itself.
+
+    Raises:
+        PruneError: If it has other layers than Conv and C3.
+    """
     found: list[list[Any]] = []
     for layer in layers[:-1]:
         kind, source = type(layer).__name__, getattr(layer, "f", -1)
@@ -76,7 +85,7 @@ def backbone_of(layers: nn.Sequential) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it; what has no such form as text."""
+    """Turn a value into one that JSON has; what JSON does not have becomes text."""
     if isinstance(value, Mapping):
         return {str(key): plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
@@ -87,7 +96,7 @@ def plain(value: Any) -> Any:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a number of a size that occurs in a yaml."""
+    """Whether a value is a number of a size that occurs in a yaml."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _NUMBER
 
 

@@ -19,16 +19,16 @@ KEY = "yolov5_prune"  # of our entry in the header
 
 
 def save_pair(file: Path, write: Callable[[Path], Any], tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write a checkpoint and its side-car so that at any moment the checkpoint that is there has its own.
+    """Write a checkpoint and its side-car so that at any moment the checkpoint on disk has its own side-car.
 
     The side-car's name has the checkpoint's digest: first the new one comes, then the checkpoint is replaced, then the
     old one goes. A process that is killed in between leaves one too many, which the next save takes away.
 
     Args:
-        file: The checkpoint.
-        write: Writes it to a place that it is given.
-        tensors: All that is needed to go on.
-        facts: Plain values of the same kind.
+        file: The checkpoint's path.
+        write: Writes the checkpoint to the path that it is given.
+        tensors: Tensors needed to go on with the training, such as masks and dense weights.
+        facts: Plain values needed to go on.
 
     Raises:
         OSError: If something can't be written; the old pair is still there.
@@ -47,10 +47,13 @@ def save_pair(file: Path, write: Callable[[Path], Any], tensors: Mapping[str, Te
 
 
 def load(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and facts that belong to a checkpoint.
+    """Read the side-car of a checkpoint.
+
+    Returns:
+        Its tensors and facts.
 
     Raises:
-        PruneError: If there are none, they belong to another checkpoint, or are damaged; it says what to do.
+        PruneError: If there is none, it belongs to another checkpoint, or is damaged; it says what to do.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -82,10 +85,13 @@ def load(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def resume(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The same for a checkpoint that upstream has just loaded to go on from; a finished training is called that.
+    """Read the side-car of a checkpoint that upstream has just loaded to go on from.
+
+    Returns:
+        Its tensors and facts.
 
     Raises:
-        PruneError: As ``load``.
+        PruneError: If the training is finished, or as ``load``.
     """
     try:
         return load(file)
@@ -97,7 +103,12 @@ def resume(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def remove(file: Path, but: Path | None = None) -> None:
-    """Take away the side-cars of a checkpoint."""
+    """Delete the side-cars of a checkpoint.
+
+    Args:
+        file: The checkpoint's path.
+        but: A side-car that stays.
+    """
     for place in _all(file):
         if place != but:
             place.unlink(missing_ok=True)

@@ -1,46 +1,45 @@
-"""A slim model as an upstream checkpoint: written so that every release opens it, read again and compared."""
+"""Slim checkpoints: written so that every release opens them, read again and compared; their widths and facts."""
 
 from __future__ import annotations
 
 import copy
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from yolov5_prune_plugin.core.channels.cut import Widths, merged
+from yolov5_prune_plugin.core.channels.widths import Widths, merged
 from yolov5_prune_plugin.core.outputs.objective import tensors
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import written_whole
+from yolov5_prune_plugin.yolov5.checkpoints import class_names
 
-KEY = "slim"  # of our facts in a checkpoint: plain values, which upstream passes over
-WIDTHS = "yolov5_prune_widths"  # of the widths in model.yaml
-TOLERANCE = 0.02  # of the outputs' largest value, for weights in fp16
+KEY = "slim"  # under which our facts are in a checkpoint: plain values, which upstream passes over
+WIDTHS = "yolov5_prune_widths"  # under which the widths are in model.yaml
+TOLERANCE = 0.02  # relative to an output's largest value, for weights in fp16
 
 
 def save_slim(
     file: Path, checkpoint: dict[str, Any], model: nn.Module, example: Tensor, facts: dict[str, Any],
     layers: Widths,
 ) -> int:  # fmt: skip
-    """Write a model as upstream does: pickled whole, fp16, without training state.
+    """Write a slim model as upstream does: pickled whole, fp16, without training state.
 
     The widths go into ``model.yaml`` too, from which train.py builds its model anew; upstream passes them over there,
     and they stay in every checkpoint that a training writes.
 
     Args:
-        file: Where to; must not exist.
-        checkpoint: What else is in it, from ``Upstream.load``.
+        file: The file to write; must not exist.
+        checkpoint: The other entries of the checkpoint, from ``Upstream.load``.
         model: In eval mode, float32.
         example: [1, 3, H, W], for comparing outputs.
         facts: Plain values, kept under ``KEY``.
-        layers: What ``cut.narrow`` needs to give the dense architecture the model's widths.
+        layers: The model's widths, with which ``widths.narrow`` makes a dense model as narrow.
 
     Returns:
-        Bytes.
+        Bytes of the file.
 
     Raises:
         PruneError: If it can't be written, or does not come back as the same model. No file is left then.
@@ -51,30 +50,35 @@ def save_slim(
         parameter.requires_grad = False
     try:
         with written_whole(file, overwrite=False) as temporary:
-            with open(temporary, "wb") as stream, _old_names(half):
-                torch.save({**checkpoint, "model": half, "ema": None, KEY: facts}, stream)
+            with open(temporary, "wb") as stream:
+                class_names.save({**checkpoint, "model": half, "ema": None, KEY: facts}, stream)
             again = torch.load(temporary, map_location="cpu", weights_only=False)["model"].float().eval()
             _compare(model, again, example, file)
         return file.stat().st_size
     except (OSError, RuntimeError) as error:
-        raise PruneError(f"-o {file}: cannot be written: {' '.join(str(error).split())[:200]}; nothing was left there"
-                         ) from error  # fmt: skip
+        what = f"cannot be written: {' '.join(str(error).split())[:200]}; nothing was left there"
+        raise PruneError(what, f"file {file}") from error
 
 
 def note_widths(model: nn.Module, layers: Widths) -> None:
-    """Keep widths in the yaml that a model carries along; a classifier has none, and needs none."""
+    """Note widths in the yaml that a model carries along; a classifier has none, and needs none.
+
+    Args:
+        model: The model; its ``yaml`` is replaced.
+        layers: Channels by layer and side; added to what is noted already.
+    """
     if isinstance(getattr(model, "yaml", None), dict):
         model.yaml = {**model.yaml, WIDTHS: merged(widths_of(model), layers)}  # type: ignore[assignment, dict-item]
 
 
 def widths_of(model: nn.Module) -> Widths:
-    """What ``note_widths`` kept; empty if the model is not slim, or a classifier."""
+    """Read what ``note_widths`` noted; empty if the model is not slim, or a classifier."""
     content = getattr(model, "yaml", None)
     return dict(content.get(WIDTHS) or {}) if isinstance(content, dict) else {}
 
 
 def facts_of(checkpoint: Any) -> dict[str, Any]:
-    """Our facts in a checkpoint; empty if it is of no slim model."""
+    """Read our facts from a checkpoint; empty if it is of no slim model."""
     facts = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
     return facts if isinstance(facts, dict) else {}
 
@@ -89,32 +93,14 @@ def is_slim(weights: str) -> bool:
         return False
 
 
-@contextmanager
-def _old_names(model: nn.Module) -> Iterator[None]:
-    """A detector's class is called Model in every release, DetectionModel only from v6.2 on."""
-    import sys
-
-    cls: Any = type(model)
-    alias = getattr(sys.modules.get(cls.__module__), "Model", None)
-    if alias is not cls or cls.__qualname__ == "Model":
-        yield
-        return
-    name = cls.__qualname__
-    try:
-        cls.__qualname__ = cls.__name__ = "Model"
-        yield
-    finally:
-        cls.__qualname__ = cls.__name__ = name
-
-
 @torch.no_grad()
 def _compare(model: nn.Module, again: nn.Module, example: Tensor, file: Path) -> None:
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     if shapes != {name: tensor.shape for name, tensor in again.state_dict().items()}:
-        raise PruneError(f"-o {file}: does not come back with the same layers, so it is not kept")
+        raise PruneError("does not come back with the same layers, so it is not kept", f"file {file}")
     example = example.cpu()
     for ours, theirs in zip(tensors(copy.deepcopy(model).cpu()(example)), tensors(again(example))):
         largest = float(ours.abs().max())
         if not bool(((ours - theirs).abs() <= TOLERANCE * largest).all()):  # also false for NaN
-            raise PruneError(f"-o {file}: its outputs differ from the model's by more than fp16 explains, so it is not"
-                             " kept")  # fmt: skip
+            raise PruneError("its outputs differ from the model's by more than fp16 explains, so it is not kept",
+                             f"file {file}")  # fmt: skip

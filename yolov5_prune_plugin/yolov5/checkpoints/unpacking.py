@@ -1,5 +1,4 @@
-"""``--weights best.y5z`` in upstream's scripts: they get the ordinary checkpoint that it stands for, in a folder of its
-own that goes when the run ends."""
+"""``--weights best.y5z`` in upstream's scripts: they get an ordinary checkpoint in a folder that goes with the run."""
 
 from __future__ import annotations
 
@@ -21,20 +20,20 @@ _found: dict[str, str] = {}  # checkpoints of this run, by what was given
 
 
 def unpacked_checkpoint(weights: str) -> str:
-    """The checkpoint that was made of a .y5z file in this run; anything else as it is."""
+    """Return the checkpoint that was made of a .y5z file in this run, and any other weights as they are."""
     return _found.get(weights, weights)
 
 
 def unpack_weights(script: Script, namespace: dict[str, Any], arguments: argparse.Namespace) -> None:
-    """Put checkpoints in the place of .y5z files among a script's arguments; without any, do nothing.
+    """Replace .y5z files among a script's arguments by checkpoints; without any, do nothing.
 
     export.py keeps the name it was given, since its output goes beside the weights, and gets the checkpoint where it
     loads it.
 
     Args:
-        script: What we know of it.
-        namespace: Its globals.
-        arguments: Its own, changed in place.
+        script: What we know of the script.
+        namespace: The script's globals.
+        arguments: The script's own arguments, changed in place.
 
     Raises:
         PruneError: If a file is missing, damaged, or does not fit this YOLOv5.

@@ -1,4 +1,4 @@
-"""A checkpoint as a .y5z file, and the .y5z file as upstream's model and checkpoint again."""
+"""From a checkpoint to a .y5z file, and from a .y5z file to upstream's model and checkpoint."""
 
 from __future__ import annotations
 
@@ -16,33 +16,36 @@ from yolov5_prune_plugin.core.coding import container
 from yolov5_prune_plugin.core.outputs.objective import tensors as tensors_of
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import written_whole
-from yolov5_prune_plugin.yolov5.checkpoints import architecture, portable
+from yolov5_prune_plugin.yolov5.checkpoints import architecture, class_names
 from yolov5_prune_plugin.yolov5.checkpoints.model_yaml import plain
 
 SUFFIX = ".y5z"
-KEPT = ("date", "prune", "slim", "git")  # what else of a checkpoint is carried: plain values
+KEPT = ("date", "prune", "slim", "git")  # entries of a checkpoint that are kept beside the model: plain values
 
 
 def module_of(package: str) -> Any:
-    """Upstream's ``models.yolo``; a YOLOv5 must have been found or be running."""
+    """Import upstream's ``models.yolo``; a YOLOv5 must have been found or be running."""
     return importlib.import_module(f"{package}models.yolo")
 
 
 def describe(model: nn.Module, checkpoint: Mapping[str, Any], package: str) -> dict[str, Any]:
-    """The content of a file for a model.
+    """Describe a model for the header of its file.
+
+    Args:
+        model: In eval mode.
+        checkpoint: The checkpoint that the model is in; its entries in ``KEPT`` are kept.
+        package: What upstream's dotted names start with: empty, or ``yolov5.``.
 
     Raises:
         PruneError: If upstream's classes do not give the same layers again.
     """
-    content = architecture.describe(model)
-    built = architecture.bare(module_of(package), content)
+    content = architecture.describe(model, module_of(package))
     facts = {key: plain(checkpoint[key]) for key in KEPT if checkpoint.get(key) is not None}
-    return {"writer": f"yolov5-prune-plugin {__version__}", **content, "widths": architecture.widths(model, built),
-            "facts": facts}  # fmt: skip
+    return {"writer": f"yolov5-prune-plugin {__version__}", **content, "facts": facts}
 
 
 def weights_of(model: nn.Module) -> list[str]:
-    """Names of the weights that are shared and packed one by one: of convolutions and linear layers, [out, ...]."""
+    """List the weights, [out, ...], of convolutions, Linear layers and attentions, which are packed one by one."""
     kinds, found = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear), []
     for name, module in model.named_modules():
         if isinstance(module, kinds):
@@ -53,7 +56,14 @@ def weights_of(model: nn.Module) -> list[str]:
 
 
 def open_model(file: Path, package: str) -> tuple[container.Container, nn.Module]:
-    """Read a file and build its model, in eval mode, in the types of the file.
+    """Read a file and build its model.
+
+    Args:
+        file: The .y5z file.
+        package: What upstream's dotted names start with: empty, or ``yolov5.``.
+
+    Returns:
+        The opened file, and the model in eval mode, in the types of the file.
 
     Raises:
         PruneError: If the file is damaged, or does not fit its own architecture or this YOLOv5.
@@ -70,22 +80,33 @@ def open_model(file: Path, package: str) -> tuple[container.Container, nn.Module
 
 
 def as_checkpoint(content: Mapping[str, Any], model: nn.Module, half: bool = False) -> Callable[[Any], None]:
-    """What writes a model to a stream as an ordinary checkpoint of upstream's.
+    """Prepare to write a model as an ordinary checkpoint of upstream's.
 
     Args:
-        content: Of its file.
-        model: Which.
-        half: Write it in fp16, whatever it is in.
+        content: What ``describe`` returned, with the facts that are kept.
+        model: The model to write.
+        half: Whether to write it in fp16, whatever it is in.
+
+    Returns:
+        A function that writes the checkpoint to an open binary file.
     """
     facts = content.get("facts")
     entries = {"epoch": -1, "best_fitness": None, "ema": None, "updates": None, "optimizer": None, "opt": None,
                "wandb_id": None, **(facts if isinstance(facts, dict) else {})}  # fmt: skip
     written = copy.deepcopy(model).half() if half else model
-    return lambda stream: portable.save({**entries, "model": written}, stream)
+    return lambda stream: class_names.save({**entries, "model": written}, stream)
 
 
 def save_checkpoint(file: Path, content: Mapping[str, Any], model: nn.Module) -> int:
-    """Write a model as an ordinary checkpoint of upstream's; returns its bytes.
+    """Write a model as an ordinary checkpoint of upstream's.
+
+    Args:
+        file: The file to write; it is replaced.
+        content: What ``describe`` returned, with the facts that are kept.
+        model: The model to write.
+
+    Returns:
+        Bytes of the file.
 
     Raises:
         OSError: If it can't be written; nothing is left then.
@@ -98,12 +119,12 @@ def save_checkpoint(file: Path, content: Mapping[str, Any], model: nn.Module) ->
 
 @torch.no_grad()
 def check_alike(model: nn.Module, again: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Compare a model that was read with the one that was written: every tensor, and what it makes of an image.
+    """Compare a model that was read with the one that was written: every tensor, and the outputs for an image.
 
     Args:
-        model: That was written, with other weights; it gets those of ``state``.
-        again: That was read.
-        state: The tensors that should be in it.
+        model: The model that was written; it is given the tensors of ``state``.
+        again: The model that was read.
+        state: The tensors that should be in it, by name.
 
     Raises:
         PruneError: If they differ.
@@ -122,7 +143,7 @@ def check_alike(model: nn.Module, again: nn.Module, state: Mapping[str, Tensor])
 
 
 def _try_out(model: nn.Module) -> None:
-    """Widths that contradict each other show when the model runs."""
+    """Run the model once: widths that contradict each other fail then."""
     types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
     try:
         with torch.no_grad():

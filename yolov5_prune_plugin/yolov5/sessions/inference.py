@@ -15,7 +15,8 @@ from torch import nn
 
 from yolov5_prune_plugin.errors import NoResultError, PruneError, clear_exit
 from yolov5_prune_plugin.plugin_api.run import Evaluation, Measurement, Run, Saved
-from yolov5_prune_plugin.yolov5.checkpoints.checkpoint import check_weights, save_pruned, source_of
+from yolov5_prune_plugin.yolov5.checkpoints.checkpoint import check_weights, source_of
+from yolov5_prune_plugin.yolov5.checkpoints.pruned_file import save_pruned
 from yolov5_prune_plugin.yolov5.seams.seams import Script, package_of
 from yolov5_prune_plugin.yolov5.sessions.coco import Collector
 from yolov5_prune_plugin.yolov5.sessions.nms import Labels, TimeLimit

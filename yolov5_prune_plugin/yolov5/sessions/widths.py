@@ -50,7 +50,7 @@ def narrowed(original: Callable[..., Any]) -> Callable[..., Any]:
         model = original(*args, **kwargs)
         widths = widths_of(model)
         if widths:
-            from yolov5_prune_plugin.core.channels.cut import narrow
+            from yolov5_prune_plugin.core.channels.widths import narrow
 
             with clear_exit():
                 try:

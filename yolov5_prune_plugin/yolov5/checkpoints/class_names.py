@@ -1,24 +1,24 @@
-"""Checkpoints that every release opens: classes are named as a clone of v6.0 would, whichever release writes them."""
+"""Class names in a checkpoint: those of a clone of v6.0, which every release finds, whichever release writes it."""
 
 from __future__ import annotations
 
 import pickle
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from yolov5_prune_plugin.yolov5.seams.seams import package_of
 
 
-def save(content: dict[str, Any], stream: Any) -> None:
-    """Write a checkpoint.
+def save(content: dict[str, Any], stream: BinaryIO) -> None:
+    """Write a checkpoint that every release opens.
 
     The PyPI package has its classes in ``yolov5.models``, and calls a detector DetectionModel since v6.2 as clones do.
     Official checkpoints say ``models`` and Model, which the package understands too.
 
     Args:
-        content: With the model under ``model``.
+        content: The checkpoint, with the model under ``model``.
         stream: An open binary file; a name would go into the file itself.
     """
     torch.save(content, stream, pickle_module=SimpleNamespace(**{**vars(pickle), "Pickler": _Pickler}))
