@@ -21,7 +21,7 @@ COMMANDS = ("run", "patch", "curve", "sensitivity", "slim", "bench", "compress",
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Entry point of the console script.
+    """Parse the command line of ``yolov5-prune``, and run the command.
 
     Returns:
         Exit code: 0 done; 1 ``patch --check`` found a script without activation, a point of a curve or the demo failed;

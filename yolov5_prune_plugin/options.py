@@ -14,7 +14,7 @@ Value = TypeVar("Value")
 
 
 def flag(default: Any, help: str, **argparse_keywords: Any) -> Any:
-    """A dataclass field that becomes a flag.
+    """Make a dataclass field that becomes a flag.
 
     Args:
         default: Value if the flag is not given.
@@ -38,7 +38,7 @@ def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def flag_name(field: dataclasses.Field[Any]) -> str:
-    """``prune_save`` -> ``--prune-save``."""
+    """Name a field's flag: ``prune_save`` -> ``--prune-save``."""
     return "--" + field.name.replace("_", "-")
 
 

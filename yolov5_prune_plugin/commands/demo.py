@@ -35,11 +35,14 @@ def lay_out(folder: Path) -> Path:
 
 
 def demo(sparsity: float, out: Path) -> int:
-    """Run the demo, and return the exit code of its validation.
+    """Validate the embedded detector dense and pruned.
 
     Args:
-        sparsity: Share of the weights to zero, in [0, 1).
-        out: Folder for results.
+        sparsity: Share of weights to zero, in [0, 1).
+        out: Folder for data set and results; made if missing.
+
+    Returns:
+        Exit code of the validation.
 
     Raises:
         PruneError: If the package yolov5 is missing, or ``out`` can't be written.

@@ -17,7 +17,7 @@ def validate(
     upstream: Upstream, task: str, weights: Path, data: str, size: int, batch: int,
     flags: Sequence[str] = ("--prune", "0"),
 ) -> tuple[str, float]:  # fmt: skip
-    """The figure that a model of this task is judged by: its name (map, mask_map, top1), and its value in [0, 1].
+    """Measure the figure that a model of this task is judged by, with upstream's val.py.
 
     Args:
         upstream: Whose val.py.
@@ -27,6 +27,9 @@ def validate(
         size: For --imgsz.
         batch: For --batch-size.
         flags: Of ours, which have the report written.
+
+    Returns:
+        Name of the figure (map, mask_map, top1), and its value in [0, 1].
 
     Raises:
         NoResultError: If the script failed, or its NMS dropped images; it has the last lines of what was printed.

@@ -16,14 +16,24 @@ POLL = 0.25  # seconds; the progress display is refreshed between
 
 
 class Pool(Protocol):
-    """What runs jobs: LocalPool, RayPool."""
+    """What runs jobs side by side: LocalPool, RayPool.
+
+    Attributes:
+        workers: Jobs at a time, at most.
+        threads: CPU threads of each.
+    """
 
     workers: int
     threads: int
 
-    def start(self, job: Job) -> None: ...
-    def wait(self, seconds: float) -> list[tuple[Job, Ended]]: ...
-    def stop(self) -> None: ...
+    def start(self, job: Job) -> None:
+        """Start a job; fewer than ``workers`` are running."""
+
+    def wait(self, seconds: float) -> list[tuple[Job, Ended]]:
+        """Wait for jobs to end, ``seconds`` at most; give those that ended since the last call."""
+
+    def stop(self) -> None:
+        """End the jobs that still run, and close the pool."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class Result:
 
 
 def open_pool(options: EngineOptions, gpus: Optional[Sequence[str]]) -> Pool:
-    """The pool that the flags ask for.
+    """Open the pool that the flags ask for.
 
     Args:
         options: The flags.

@@ -15,7 +15,7 @@ class LocalPool:
     """Runs up to ``workers`` jobs at a time."""
 
     def __init__(self, workers: int, threads: int, gpus: Sequence[str] = ()) -> None:
-        """Prepare it; nothing is started yet.
+        """Give each worker its GPU; nothing is started yet.
 
         Args:
             workers: Jobs side by side.
@@ -43,7 +43,7 @@ class LocalPool:
             raise PruneError(f"{job.folder}: cannot be run there: {error}") from error
 
     def wait(self, seconds: float) -> list[tuple[Job, Ended]]:
-        """The jobs that ended; returns after ``seconds`` at the latest."""
+        """Wait for jobs to end, ``seconds`` at most; give those that ended since the last call."""
         until = time.monotonic() + seconds
         while True:
             polled = {worker: (job, child.poll()) for worker, (job, child) in self._running.items()}
@@ -55,12 +55,12 @@ class LocalPool:
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """End what still runs."""
+        """End the jobs that still run."""
         while self._running:
             _, (_, child) = self._running.popitem()
             child.stop()
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """Count the CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -43,7 +43,7 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """What it printed."""
+        """File with all that the job printed."""
         return self.folder / LOG
 
 
@@ -77,7 +77,7 @@ class Child:
     """A job's process."""
 
     def __init__(self, job: Job, environment: Mapping[str, str]) -> None:
-        """Start it.
+        """Empty the job's folder and start its process.
 
         Args:
             job: What to run.
@@ -95,12 +95,12 @@ class Child:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
 
     def poll(self) -> Optional[Ended]:
-        """How it ended, or None while it runs."""
+        """Look how it ended; None while it runs."""
         code = self._process.poll()
         return None if code is None else Ended(code)
 
     def stop(self) -> None:
-        """End it and the processes it started: asked first, killed after ``GRACE`` seconds."""
+        """End the process and those it started: asked first, killed after ``GRACE`` seconds."""
         if self._process.poll() is not None:
             return
         self._signal(signal.SIGTERM)
@@ -125,7 +125,10 @@ def run(job: Job, environment: Mapping[str, str]) -> Ended:
 
     Args:
         job: What to run.
-        environment: Variables beside those of this process.
+        environment: What differs from this process's environment.
+
+    Raises:
+        OSError: If the folder can't be made or Python can't be started.
     """
     child = Child(job, environment)
     try:
@@ -139,7 +142,7 @@ def run(job: Job, environment: Mapping[str, str]) -> Ended:
 
 
 def threads_environment(threads: int) -> dict[str, str]:
-    """The variables that hold torch, numpy and their libraries to a number of CPU threads."""
+    """Make the environment variables that hold torch, numpy and their libraries to a number of CPU threads."""
     return dict.fromkeys(THREAD_VARIABLES, str(threads))
 
 
@@ -147,7 +150,7 @@ def last_lines(log: Path, count: int) -> list[str]:
     """Read the last lines of a log that say something; a progress bar counts as one line, in its last state.
 
     Args:
-        log: The file; none gives none.
+        log: The file; one that can't be read has no lines.
         count: Lines at most.
     """
     try:

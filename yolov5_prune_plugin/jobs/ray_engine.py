@@ -69,12 +69,12 @@ class RayPool:
         self._tasks[self._task.remote(job, self._environment)] = job
 
     def wait(self, seconds: float) -> list[tuple[Job, Ended]]:
-        """The jobs that ended; returns after ``seconds`` at the latest."""
+        """Wait for jobs to end, ``seconds`` at most; give those that ended since the last call."""
         ready, _ = self._ray.wait(list(self._tasks), num_returns=1, timeout=seconds) if self._tasks else ([], [])
         return [(self._tasks.pop(task), self._ended(task)) for task in ready]
 
     def stop(self) -> None:
-        """End what still runs, and leave the cluster; one that was started here ends with it."""
+        """End the jobs that still run, and leave the cluster; one that was started here ends with it."""
         try:
             for task in self._tasks:
                 with contextlib.suppress(Exception):

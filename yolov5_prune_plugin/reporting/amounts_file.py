@@ -11,7 +11,6 @@ import yaml
 
 from yolov5_prune_plugin.core.pruning.amounts import check_amounts
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.files import written_whole
 
 FORM = "a mapping such as 'model.0.conv.weight: 0.3', or CSV with the columns name and amount"
 
@@ -48,7 +47,7 @@ def read_amounts(file: Path) -> dict[str, float]:
 
 
 def write_amounts(file: Path, amounts: Mapping[str, float]) -> None:
-    """Write amounts as YAML that ``read_amounts`` reads back to the same numbers; a file that is there is replaced.
+    """Write amounts as YAML that ``read_amounts`` reads back to the same numbers.
 
     Args:
         file: Where to.
@@ -56,13 +55,12 @@ def write_amounts(file: Path, amounts: Mapping[str, float]) -> None:
 
     Raises:
         PruneError: If an amount is outside [0, 1).
-        OSError: If it can't be written; nothing is left behind.
+        OSError: If it can't be written.
     """
     check_amounts(amounts)
     numbers = {name: float(amount) for name, amount in amounts.items()}
-    with written_whole(file) as temporary:
-        text = yaml.safe_dump(numbers, sort_keys=False, default_flow_style=False)
-        temporary.write_text(f"# share to zero by layer, for --prune-amounts\n{text}", encoding="utf-8")
+    text = yaml.safe_dump(numbers, sort_keys=False, default_flow_style=False)
+    file.write_text(f"# share to zero by layer, for --prune-amounts\n{text}", encoding="utf-8")
 
 
 def _yaml(text: str) -> Iterable[tuple[int, str, Any]]:

@@ -27,6 +27,13 @@ class BudgetRecord:
     """
 
     def __init__(self, run: Run, points: float, step: float) -> None:
+        """Begin the record, without measurements.
+
+        Args:
+            run: Gives the names of weights and figure, and the folder.
+            points: Hundredths of the figure that may be lost.
+            step: Difference of sparsities at which the search ends.
+        """
         self.run, self.points, self.step = run, points, step
         self.trials: list[Trial] = []
         self.floor = 0.0
@@ -34,7 +41,7 @@ class BudgetRecord:
 
     @property
     def figure(self) -> str:
-        """What the figure is called in tables."""
+        """Name of the figure in tables."""
         return LABELS.get(self.run.figure, self.run.figure)
 
     @property

@@ -14,12 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from yolov5_prune_plugin.core.coding.sizes import Sizes
-from yolov5_prune_plugin.files import written_whole
-from yolov5_prune_plugin.reporting.figure import KEPT, canvas, open_frame, save_png
+from yolov5_prune_plugin.reporting.figure import GONE, KEPT, canvas, open_frame, save_png
 from yolov5_prune_plugin.reporting.html_page import html_page, svg
+from yolov5_prune_plugin.reporting.run_folder import text_of, write_report
 
 COLUMNS = ("weights", "kept", "clusters", "codebook", "indices", "positions", "bytes", "bits/weight")
-_PARTS = (("positions", "#2a6f97"), ("values", "#e9c46a"), ("codebook", "#e76f51"))
+_PARTS = (("positions", KEPT), ("values", "#e9c46a"), ("codebook", GONE))
 
 
 def rows(found: Sizes) -> list[tuple[str, ...]]:
@@ -147,9 +147,11 @@ def write_png(file: Path, found: Sizes, title: str) -> None:
         file: The PNG.
         found: Where the bytes go.
         title: Above it.
+
+    Raises:
+        PruneError: If it can't be written.
     """
-    with written_whole(file) as temporary:
-        save_png(draw(found, title), temporary)
+    write_report(file.parent, {file.name: lambda place: save_png(draw(found, title), place)}, "the picture")
 
 
 def write_html(file: Path, found: Sizes, content: Mapping[str, Any], title: str) -> None:
@@ -160,9 +162,11 @@ def write_html(file: Path, found: Sizes, content: Mapping[str, Any], title: str)
         found: Where the bytes go.
         content: Of the .y5z file's header.
         title: Heading.
+
+    Raises:
+        PruneError: If it can't be written.
     """
     frame = pd.DataFrame([*rows(found), *totals(found)], columns=["layer", "shape", *COLUMNS])
     page = html_page(title, *(f"<p>{html.escape(line)}</p>" for line in ratios(found, content)),
                      svg(draw(found, title)), frame.to_html(index=False, escape=True, border=0))  # fmt: skip
-    with written_whole(file) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_report(file.parent, {file.name: text_of(page)}, "the page")

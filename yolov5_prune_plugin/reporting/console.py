@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Optional, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+T = TypeVar("T")
 
 
 def console(width: Optional[int] = 120, quiet: bool = False) -> Console:
@@ -51,6 +53,50 @@ def lasting_bar(what: str, total: int, shown: bool = True) -> Iterator[Callable[
     """
     with _progress(what, total, shown=shown) as advance:
         yield advance
+
+
+def tracked(items: Collection[T], what: str) -> Iterator[T]:
+    """Iterate under a ``bar``.
+
+    Args:
+        items: What to go through.
+        what: Stands before the bar.
+
+    Yields:
+        Each item.
+    """
+    with bar(what, len(items)) as advance:
+        for item in items:
+            yield item
+            advance()
+
+
+@contextmanager
+def running_bar(console: Console, total: int) -> Iterator[Callable[[str, int], None]]:
+    """Show what runs now, how many of many jobs ended, and the time, below what is printed; nothing but on a terminal.
+
+    Args:
+        console: Where to, and where the caller prints.
+        total: Jobs.
+
+    Yields:
+        What to call with a text on what runs now, and how many jobs ended since the last call.
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    doing = TextColumn("{task.fields[doing]}", markup=False)
+    columns = (doing, BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    progress = Progress(*columns, console=console, disable=not console.is_terminal)
+    task = progress.add_task("", total=total, doing="")
+    with progress:
+        yield lambda now, ended: progress.update(task, advance=ended, doing=now)
 
 
 @contextmanager

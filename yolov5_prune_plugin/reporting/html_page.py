@@ -21,7 +21,7 @@ pre { background: #f5f5f5; padding: .7rem; overflow-x: auto; white-space: pre-wr
 
 
 def html_page(title: str, *body: str, style: str = "") -> str:
-    """A whole page.
+    """Make a whole page.
 
     Args:
         title: Plain text, for the head and above the body.
@@ -36,7 +36,7 @@ def html_page(title: str, *body: str, style: str = "") -> str:
 
 
 def svg(figure: Figure) -> str:
-    """The figure as an <svg> element, the same for the same figure."""
+    """Make an <svg> element of a figure, the same for the same figure."""
     import matplotlib
 
     stream = io.StringIO()

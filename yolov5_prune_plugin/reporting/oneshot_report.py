@@ -28,6 +28,13 @@ class Record:
     """Everything that is said about one pruned model; kept up to date on disk as more becomes known."""
 
     def __init__(self, run: Run, facts: dict[str, Any], sparsity: Sparsity) -> None:
+        """Begin the record.
+
+        Args:
+            run: Gives script, weights and folder.
+            facts: Plain values for report.json, such as method, distribution, granularity and seconds.
+            sparsity: The pruned model's zeros.
+        """
         self.run, self.sparsity = run, sparsity
         self.content: dict[str, Any] = {
             "script": run.script,

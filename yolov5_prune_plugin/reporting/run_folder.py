@@ -19,7 +19,7 @@ def write_report(folder: Path, files: Mapping[str, Writer], what: str = "the rep
     Args:
         folder: Where to.
         files: By name; written in this order, over older ones.
-        what: What errors call the report.
+        what: Name of it in errors.
 
     Raises:
         PruneError: If one can't be written.

@@ -27,7 +27,7 @@ STYLE = "th { cursor: pointer; } tr:nth-child(even) td { background: #f4f4f4; }"
 
 
 def long_frame(rows: Sequence[Sensitivity]) -> pd.DataFrame:
-    """One row per layer and amount: layer, shape, weights, amount, share, error."""
+    """Make one row per layer and amount: layer, shape, weights, amount, share, error."""
     return pd.DataFrame(
         {"layer": row.name, "shape": _shape(row), "weights": row.weights, "amount": amount, "share": share,
          "error": error}
@@ -41,7 +41,7 @@ def wide_frame(rows: Sequence[Sensitivity], suggested: Mapping[str, float]) -> p
 
     Args:
         rows: One a layer, all with the same amounts.
-        suggested: Amounts by layer; may be empty.
+        suggested: Share to prune by layer; may be empty.
     """
     frame = pd.DataFrame(
         {"layer": row.name, "shape": _shape(row), "weights": row.weights,
@@ -56,14 +56,14 @@ def wide_frame(rows: Sequence[Sensitivity], suggested: Mapping[str, float]) -> p
 def extremes_table(
     rows: Sequence[Sensitivity], suggested: Mapping[str, float], amount: float, title: str, count: int = 8
 ) -> Table:
-    """Make a table of the most and the least sensitive layers at one of the amounts.
+    """Make a table of the most and the least sensitive layers at one of the amounts, for the terminal.
 
     Args:
         rows: One a layer, all with the same amounts.
-        suggested: Amounts by layer; may be empty.
-        amount: The one that layers are sorted by.
-        title: Above it.
-        count: Layers at either end.
+        suggested: Share to prune by layer; may be empty.
+        amount: One of the amounts; the rows are sorted by the error at it.
+        title: Above the table.
+        count: Rows of each kind.
     """
     at = rows[0].amounts.index(amount)
     frame = wide_frame(sorted(rows, key=lambda row: -row.errors[at]), suggested)

@@ -22,6 +22,13 @@ class TrainingRecord:
     """What is said about one training; kept up to date on disk after each epoch."""
 
     def __init__(self, run: Run, facts: dict[str, Any], training: Training) -> None:
+        """Begin the record.
+
+        Args:
+            run: Gives script, weights and folder.
+            facts: Plain values for report.json; ``method`` titles the plots.
+            training: Read after each epoch.
+        """
         self.run, self.training, self.facts = run, training, facts
         self._console = console(quiet=not run.main)
 

@@ -25,7 +25,7 @@ CLOSE = 1e-4  # outputs of another runtime on the CPU, relative to PyTorch's; Te
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Do what the command line says.
+    """Time models side by side in several runtimes; print tables, and write bench.json and bench.png.
 
     Returns:
         0; 1 if outputs of a runtime differ from PyTorch's by more than 1e-4 of the largest.

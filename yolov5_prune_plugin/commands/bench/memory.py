@@ -10,7 +10,7 @@ import torch
 
 
 def held(what: str) -> int:
-    """Bytes by the kernel's own count: VmRSS, held now, or VmHWM, held at most. Linux only.
+    """Read the bytes of memory that this process holds now (``VmRSS``) or held at most (``VmHWM``). Linux only.
 
     ``getrusage`` won't do: what it calls the peak begins with that of the process that started this one.
     """

@@ -24,7 +24,7 @@ PROVIDERS = {"onnx": "CPUExecutionProvider", "tensorrt": "TensorrtExecutionProvi
 
 
 def missing(runtime: str) -> str:
-    """Why a runtime can't be had here; empty if it can."""
+    """Say why a runtime can't be had here; empty if it can."""
     if runtime == "cuda":
         return "" if torch.cuda.is_available() else "no CUDA device"
     gone = [name for name in NEEDS.get(runtime, ()) if importlib.util.find_spec(name) is None]
@@ -39,7 +39,7 @@ def missing(runtime: str) -> str:
 
 
 def open_runtime(runtime: str, model: nn.Module, onnx: Path, threads: int) -> Run:
-    """A model in a runtime.
+    """Open a model in a runtime.
 
     Args:
         runtime: A key of ``NAMES``.
@@ -95,8 +95,8 @@ def export_onnx(model: nn.Module, size: int, file: Path, batch: int) -> None:
     """Write a model as ONNX by tracing, for one shape; all of its outputs are kept, those of training maps too.
 
     Args:
-        model: In eval mode.
-        size: Of the image, in pixels.
+        model: As upstream uses it, float32, in eval mode.
+        size: Height and width of the images in pixels.
         file: Where to.
         batch: Images in a batch.
     """
@@ -108,13 +108,16 @@ def export_onnx(model: nn.Module, size: int, file: Path, batch: int) -> None:
 
 
 def difference(model: nn.Module, run: Run, size: int, seed: int = 0) -> float:
-    """The largest difference of any output of a runtime from PyTorch's, relative to the largest of that output.
+    """Compare outputs of a runtime with PyTorch's on a random image.
 
     Args:
-        model: What PyTorch runs.
-        run: The runtime's call.
-        size: Of the image, in pixels.
+        model: As upstream uses it, on the CPU.
+        run: The same in the runtime, from ``open_runtime``.
+        size: Height and width of the image in pixels.
         seed: Of the image.
+
+    Returns:
+        The largest difference of any output, relative to the largest value of that output; infinite if shapes differ.
     """
     x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():

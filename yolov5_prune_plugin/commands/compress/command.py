@@ -24,7 +24,7 @@ SUFFIX = ".y5z"
 
 
 def compress_file(options: argparse.Namespace) -> int:
-    """Do what the command line says.
+    """Write a checkpoint as a .y5z file, read it again and compare.
 
     Raises:
         PruneError: If something given is wrong, or the file does not come back as the same model; nothing is left.
@@ -78,7 +78,7 @@ def compress_file(options: argparse.Namespace) -> int:
 
 
 def decompress_file(options: argparse.Namespace) -> int:
-    """Write the checkpoint.
+    """Write a .y5z file as an ordinary checkpoint.
 
     Raises:
         PruneError: If something given is wrong; nothing is written then.

@@ -29,7 +29,7 @@ class Size:
 
 
 def parse_size(text: str) -> Size:
-    """``350KB``, ``1.2MB``, ``400000``, or ``10x``: a tenth of the checkpoint in fp16.
+    """Read ``350KB``, ``1.2MB``, ``400000``, or ``10x``: a tenth of the checkpoint in fp16.
 
     Raises:
         PruneError: If it is none of these.

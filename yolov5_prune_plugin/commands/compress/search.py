@@ -33,7 +33,7 @@ def smallest(
     choices: Mapping[str, Sequence[Choice]], write: Callable[[dict[str, int]], int], judge: Judge,
     say: Callable[[str], None],
 ) -> dict[str, int]:  # fmt: skip
-    """Bits by name of the smallest file that a bisection finds good enough; that file is written last.
+    """Find by bisection the bits of the smallest file that is good enough; that file is written last.
 
     Smaller files are taken to be no better. The one that is kept was measured itself.
 
@@ -44,7 +44,7 @@ def smallest(
         say: Takes one line a trial.
 
     Returns:
-        The bits.
+        Bits by name.
 
     Raises:
         NoResultError: If even the most bits are not good enough.

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Optional
 
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from yolov5_prune_plugin.commands.compress.flags import CompressOptions
@@ -14,6 +13,7 @@ from yolov5_prune_plugin.commands.compress.search import Judge, smallest
 from yolov5_prune_plugin.core.coding import bits as chosen
 from yolov5_prune_plugin.core.coding.codebook import BITS, Clustered, Histogram, by_filter
 from yolov5_prune_plugin.errors import PruneError, named
+from yolov5_prune_plugin.reporting.console import tracked
 
 
 def share_all(
@@ -28,7 +28,7 @@ def share_all(
         size: Bytes of the file with ``--bits auto``.
         content: Of the file; what was done is added.
         write: Writes the file; returns its bytes.
-        console: For progress.
+        console: For a line on each trial.
         judge: With ``--budget``.
 
     Returns:
@@ -39,9 +39,7 @@ def share_all(
         NoResultError: If the budget can't be kept.
     """
     histograms = {}
-    for name, weight in track(
-        weights.items(), "looking at weights", console=console, transient=True, disable=not console.is_terminal
-    ):
+    for name, weight in tracked(weights.items(), "looking at weights"):
         try:
             histograms[name] = Histogram(weight, by_filter(weight))
         except PruneError as error:
@@ -49,9 +47,7 @@ def share_all(
     shared: dict[str, Clustered] = {}
 
     def share(by_name: Mapping[str, int]) -> dict[str, Tensor]:
-        for name, number in track(
-            by_name.items(), "sharing", console=console, transient=True, disable=not console.is_terminal
-        ):
+        for name, number in tracked(by_name.items(), "sharing"):
             shared[name] = histograms[name].cluster(number, config.init, config.seed)
         content["sharing"] = {"bits": dict(by_name), "init": config.init, "seed": config.seed,
                               "error": _error(shared)}  # fmt: skip
@@ -66,9 +62,7 @@ def share_all(
         write(written)
         return written
     choices = {}
-    for name, histogram in track(
-        histograms.items(), "trying bits", console=console, transient=True, disable=not console.is_terminal
-    ):
+    for name, histogram in tracked(histograms.items(), "trying bits"):
         tried = {number: histogram.cluster(number, config.init, config.seed) for number in BITS}
         choices[name] = [chosen.Choice(number, one.index_bytes, one.error / (one.energy or 1))
                          for number, one in tried.items()]  # fmt: skip

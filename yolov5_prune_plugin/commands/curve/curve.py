@@ -41,7 +41,7 @@ DENSE = "dense"
 
 
 def curve(target: str, arguments: Sequence[str], before: argparse.Namespace, command: Sequence[str]) -> int:
-    """Measure, print, write.
+    """Measure all points of a curve, print their table, and write curve.json, .csv, .png and .html.
 
     Args:
         target: SCRIPT.
@@ -161,7 +161,7 @@ def _table(outcomes: Sequence[Outcome], figures: Sequence[str]) -> Table:
 
 
 def line_of(asked: dict[str, Any]) -> tuple[str, str]:
-    """The line of the plot that a point is on; the dense model sorts before all."""
+    """Name the line of the plot that a point is on; the dense model sorts before all."""
     return asked["method"] or "", asked["distribution"] or ""
 
 

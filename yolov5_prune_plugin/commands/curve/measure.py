@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Optional
 
 from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 from yolov5_prune_plugin.commands.curve.points import Outcome, Point, Store
@@ -19,6 +18,7 @@ from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.jobs.engine import Result, open_pool, run_jobs
 from yolov5_prune_plugin.jobs.options import EngineOptions
 from yolov5_prune_plugin.jobs.process import Job, last_lines
+from yolov5_prune_plugin.reporting.console import running_bar
 from yolov5_prune_plugin.reporting.oneshot_report import LABELS
 
 SHOWN = 8  # lines of a failed script's output
@@ -33,7 +33,7 @@ class Measured:
 
     @property
     def exit_code(self) -> int:
-        """130 interrupted, 1 some failed, 0 all measured."""
+        """Exit code of the command: 130 interrupted, 1 some failed, 0 all measured."""
         return 130 if self.interrupted else int(any(outcome.failed for outcome in self.outcomes))
 
 
@@ -66,10 +66,8 @@ def measure(
         pool = open_pool(options, store.study.gpus)
         console.print(f"{len(wanted)} points to measure, engine {options.engine}: {pool.workers} side by side,"
                       f" {pool.threads} threads each", soft_wrap=True)  # fmt: skip
-        with (
-            _terminated_as_interrupted(),
-            _Display(console, len(wanted), {k: p for k, (_, p) in wanted.items()}) as show,
-        ):
+        with _terminated_as_interrupted(), running_bar(console, len(wanted)) as update:
+            show = _Display(console, {key: point for key, (_, point) in wanted.items()}, update)
 
             def ended(result: Result) -> None:
                 outcome = store.ended(wanted[result.job.key][1], result, pool.threads, keep_models)
@@ -87,7 +85,7 @@ def locked(folder: Path, flag: str) -> Iterator[None]:
     """Make a run folder and keep others out of it.
 
     Args:
-        folder: Made if missing.
+        folder: The run folder.
         flag: What it was given with, for errors.
 
     Raises:
@@ -106,23 +104,12 @@ def locked(folder: Path, flag: str) -> Iterator[None]:
 
 
 class _Display:
-    """A bar with what runs now, and above it a line for each point that ended."""
+    """Prints a line for each point that ended, and keeps the bar's text on what runs now."""
 
-    def __init__(self, console: Console, total: int, points: dict[str, Point]) -> None:
-        self._console, self._points = console, points
+    def __init__(self, console: Console, points: dict[str, Point], update: Callable[[str, int], None]) -> None:
+        self._console, self._points, self._bar = console, points, update
         self._running: list[str] = []
         self._reasons: set[str] = set()
-        self._bar = Progress(
-            TextColumn("{task.fields[doing]}", markup=False), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(),
-            TimeRemainingColumn(), console=console, disable=not console.is_terminal)  # fmt: skip
-        self._task = self._bar.add_task("", total=total, doing="")
-
-    def __enter__(self) -> _Display:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
 
     def started(self, job: Job, number: int) -> None:
         label = self._points[job.key].label
@@ -144,7 +131,7 @@ class _Display:
 
     def _update(self, advance: int) -> None:
         shown = "; ".join(self._running[:2]) + (f" and {len(self._running) - 2} more" if self._running[2:] else "")
-        self._bar.update(self._task, advance=advance, doing=shown)
+        self._bar(shown, advance)
 
 
 def _line(outcome: Outcome) -> Text:

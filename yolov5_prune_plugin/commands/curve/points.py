@@ -14,9 +14,9 @@ from textwrap import shorten
 from typing import Any, Optional
 
 from yolov5_prune_plugin.commands.curve.study import Study
-from yolov5_prune_plugin.files import written_whole
 from yolov5_prune_plugin.jobs.engine import Result
 from yolov5_prune_plugin.jobs.process import Job, last_lines
+from yolov5_prune_plugin.reporting.run_folder import json_of, write_report
 
 FILE = "point.json"
 MODEL = "model.pt"
@@ -63,19 +63,25 @@ class Store:
     """The points of a run folder, one folder each."""
 
     def __init__(self, folder: Path, study: Study) -> None:
+        """Name the folder; nothing is read or written yet.
+
+        Args:
+            folder: The run folder.
+            study: What is measured; decides with a point's arguments whether an earlier result is the same.
+        """
         self.folder, self.study = folder, study
 
     def key(self, point: Point) -> str:
-        """Compute the SHA-256 of all that decides the result."""
+        """Hash all that decides a point's result, with SHA-256."""
         decides = {**self.study.facts, "arguments": point.arguments}
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     def job(self, point: Point, cwd: Path) -> Job:
-        """Describe the process that measures a point.
+        """Make the job that measures a point.
 
         Args:
-            point: Which.
-            cwd: Where it runs.
+            point: The point.
+            cwd: Directory to run it in.
         """
         key = self.key(point)
         folder = self._folder(point, key)
@@ -86,11 +92,11 @@ class Store:
         """Read what an earlier run measured.
 
         Args:
-            point: Which.
-            keep_model: Whether its pruned checkpoint is needed too.
+            point: The point.
+            keep_model: Whether its checkpoint is needed too.
 
         Returns:
-            None if there is nothing, it failed, or what is needed of it is gone or damaged.
+            None if it did not, failed, or if what is needed of it is gone or damaged.
         """
         key = self.key(point)
         if keep_model and not (self._folder(point, key) / MODEL).is_file():
@@ -107,10 +113,13 @@ class Store:
         """Read what a job left, and keep it.
 
         Args:
-            point: Which.
-            result: How its process ended.
-            threads: CPU threads that it had.
-            keep_model: Whether its pruned checkpoint stays.
+            point: The point.
+            result: How its job ended.
+            threads: CPU threads it had, to be noted.
+            keep_model: Whether its checkpoint stays.
+
+        Raises:
+            PruneError: If it can't be written.
         """
         outcome = _read(point, result, self.study.script.results)
         model = result.job.folder / MODEL
@@ -121,9 +130,7 @@ class Store:
         content = {"key": result.job.key, "asked": point.asked, "failed": outcome.failed, "measured": outcome.content,
                    "tries": result.tries, "threads": threads, "arguments": point.arguments,
                    "decided_by": self.study.facts}  # fmt: skip
-        result.job.folder.mkdir(parents=True, exist_ok=True)
-        with written_whole(result.job.folder / FILE) as file:
-            file.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+        write_report(result.job.folder, {FILE: json_of(content)}, f"the point {point.label}")
         return outcome
 
     def _folder(self, point: Point, key: str) -> Path:
@@ -163,7 +170,7 @@ def _error_line(log: Path) -> str:
 
 
 def zipped_bytes(file: Path) -> int:
-    """Size of a zip archive that holds the file alone, deflated."""
+    """Bytes of a zip archive that holds the file alone, deflated."""
     with tempfile.TemporaryFile() as archive:
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as writer:
             writer.write(file, file.name)

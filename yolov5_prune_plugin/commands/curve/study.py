@@ -51,7 +51,7 @@ class Study:
     distributions: tuple[str, ...]
 
     def arguments_for(self, method: str) -> tuple[str, ...]:
-        """``passed`` without the flags that only other methods make use of."""
+        """Give ``passed`` without the flags that only other methods make use of."""
         others = {cls for name, one in self.methods.items() if name != method for cls in one.option_classes()}
         others -= set(self.methods[method].option_classes())
         return tuple(split_arguments(list(others), list(self.passed), self.script.path, fail)[1])
@@ -61,7 +61,7 @@ class Study:
 
         Args:
             flag: What they were given with, for errors.
-            names: Of methods.
+            names: Names of methods.
 
         Raises:
             PruneError: If there are any.
@@ -82,7 +82,7 @@ class Study:
 
         Args:
             flag: What they were given with, for errors.
-            names: Of distributions.
+            names: Names of distributions.
             methods: Names of the methods that are measured.
 
         Raises:
@@ -95,12 +95,12 @@ class Study:
                 raise PruneError(f"{flag}: {name} does not go with the methods {', '.join(methods)}")
 
     def distributions_of(self, method: str, flag: str, names: Sequence[str]) -> list[str]:
-        """Choose those of the names that a method has: ``loss``, say, is of obs alone.
+        """Choose those distributions that a method has: ``loss``, say, is of obs alone.
 
         Args:
-            method: Its name.
-            flag: What they were given with, for errors.
-            names: Of distributions.
+            method: Name of a known method.
+            flag: What the distributions were given with, for errors.
+            names: Names of distributions.
 
         Raises:
             PruneError: If it has none of them.

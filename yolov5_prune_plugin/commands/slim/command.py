@@ -21,7 +21,7 @@ TRACED = 2  # strides of the image that is traced
 
 
 def slim_file(options: argparse.Namespace) -> int:
-    """Do what the command line says.
+    """Write a checkpoint with fewer channels; validate it before and after.
 
     Returns:
         0; 1 if ``--keep-map`` is missed by every target that was tried (nothing is written then).
