@@ -58,7 +58,7 @@ setup(
         "bench": ["onnx", "onnxruntime", "openvino"],
         "ray": ["ray>=2"],
         "lint": ["ruff", "mypy"],
-        "docs": ["mkdocs-material>=9"],
+        "docs": ["mkdocs-material>=9", "latex2mathml"],
     },
     entry_points={"console_scripts": ["yolov5-prune = yolov5_prune_plugin.cli:main"]},
     classifiers=["Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Artificial Intelligence"],

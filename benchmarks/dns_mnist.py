@@ -1,4 +1,4 @@
-"""Dynamic Network DnsRule on MNIST: LeNet-300-100 and LeNet-5, dense, gradually pruned, and pruned and spliced.
+"""Dynamic Network Surgery on MNIST: LeNet-300-100 and LeNet-5, dense, gradually pruned, and pruned and spliced.
 
     python -m benchmarks.dns_mnist --net lenet5 --way dns --rate 108 --seed 0          one run, on a validation split
     python -m benchmarks.dns_mnist --net lenet5 --way dns --rate 108 --seed 0 --final  all training data, then the test

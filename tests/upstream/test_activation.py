@@ -50,7 +50,7 @@ def test_help_lists_our_flags_in_a_group_of_their_own(patched: Path, script: str
     """--help of every script, from another working directory; training has flags of its own."""
     printed = run(patched / script, "--help", cwd=tmp_path, path=[patched])  # PyPI's import before they set sys.path
     assert ("One-shot pruning (yolov5-prune-plugin):" in printed) == ("train" not in script)
-    assert ("Dynamic Network DnsRule (yolov5-prune-plugin):" in printed) == ("train" in script)
+    assert ("Dynamic Network Surgery (yolov5-prune-plugin):" in printed) == ("train" in script)
     assert ("--prune-baseline" in printed) == ("val" in script)
 
 

@@ -12,7 +12,7 @@ from yolov5_prune_plugin.core.training.ranks import check_alike, of_the_first
 
 
 def train(rank: int, folder: str) -> None:
-    """Dynamic Network DnsRule on data and noise of its own; only the model starts alike, as DDP broadcasts it."""
+    """Dynamic Network Surgery on data and noise of its own; only the model starts alike, as DDP broadcasts it."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
     torch.manual_seed(rank)

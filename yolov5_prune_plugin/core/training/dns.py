@@ -1,4 +1,4 @@
-"""Dynamic Network DnsRule as a rule: when masks are updated, with which thresholds, and when they are frozen."""
+"""Dynamic Network Surgery as a rule: when masks are updated, with which thresholds, and when they are frozen."""
 
 from __future__ import annotations
 

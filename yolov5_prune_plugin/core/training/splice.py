@@ -1,4 +1,4 @@
-"""One mask update of Dynamic Network DnsRule: prune what is small, splice back what has grown."""
+"""One mask update of Dynamic Network Surgery: prune what is small, splice back what has grown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Thresholds of Dynamic Network DnsRule: from frozen statistics as in the paper, or steered to a target."""
+"""Thresholds of Dynamic Network Surgery: from frozen statistics as in the paper, or steered to a target."""
 
 from __future__ import annotations
 

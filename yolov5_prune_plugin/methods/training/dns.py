@@ -1,4 +1,4 @@
-"""train.py --dns: Dynamic Network DnsRule, pruning and splicing while the model trains."""
+"""train.py --dns: Dynamic Network Surgery, pruning and splicing while the model trains."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _rate(text: str) -> str:
 
 @dataclass
 class DnsOptions:
-    """Dynamic Network DnsRule (yolov5-prune-plugin)."""
+    """Dynamic Network Surgery (yolov5-prune-plugin)."""
 
     dns: bool = flag(False, "prune and splice while training: small weights are masked, and come back if they grow")
     dns_sparsity: float = flag(
