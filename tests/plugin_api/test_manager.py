@@ -21,7 +21,7 @@ from yolov5_prune_plugin.methods.training.distill import DistillOptions
 from yolov5_prune_plugin.methods.training.dns import DnsOptions
 from yolov5_prune_plugin.methods.training.gmp import GmpOptions
 from yolov5_prune_plugin.methods.training.retrain import KeepOptions, RetrainOptions
-from yolov5_prune_plugin.methods.training.share import ShareOptions
+from yolov5_prune_plugin.methods.training.shared_weights import ShareOptions
 from yolov5_prune_plugin.options import flag, given, split_arguments
 from yolov5_prune_plugin.plugin_api import manager as plugins
 from yolov5_prune_plugin.plugin_api.manager import load_plugins, offered, scripts_with

@@ -9,7 +9,7 @@ BUILT_IN = (
     "training.dns",
     "training.gmp",
     "training.retrain",
-    "training.share",
+    "training.shared_weights",
     "training.sparse_training",
     "slim.slim",
     "slim.bn_l1",

@@ -34,7 +34,7 @@ def compress_file(options: argparse.Namespace) -> int:
         raise PruneError(f"-o {options.output}: must end in {SUFFIX}, by which the scripts know it")
     check_new_file("-o", options.output)
 
-    from yolov5_prune_plugin.commands.compress.share import share_all
+    from yolov5_prune_plugin.commands.compress.cluster import cluster_all
     from yolov5_prune_plugin.core.coding import container
     from yolov5_prune_plugin.reporting.console import console as make_console
     from yolov5_prune_plugin.yolov5.checkout.upstream import find_upstream
@@ -63,7 +63,7 @@ def compress_file(options: argparse.Namespace) -> int:
             write(weights)
         else:
             judge = _judge(config, options, upstream, model) if config.budget is not None else None
-            weights = share_all(weights, config, _wanted(config.size, content), content, write, console, judge)
+            weights = cluster_all(weights, config, _wanted(config.size, content), content, write, console, judge)
         _, again = y5z.open_model(options.output, upstream.package)
         y5z.check_alike(model, again, {**state, **weights})
     except BaseException as error:

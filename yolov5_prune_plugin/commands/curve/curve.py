@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from yolov5_prune_plugin.commands.curve.curve_points import CurvePoint, Outcome, Store
 from yolov5_prune_plugin.commands.curve.flags import CurveOptions
 from yolov5_prune_plugin.commands.curve.measure import Measured, locked, measure
-from yolov5_prune_plugin.commands.curve.points import Outcome, Point, Store
 from yolov5_prune_plugin.commands.curve.study import Study, fail, open_study
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.oneshot import Request
@@ -72,7 +72,7 @@ def curve(target: str, arguments: Sequence[str], before: argparse.Namespace, com
     return measured.exit_code
 
 
-def _points(study: Study, options: CurveOptions) -> list[Point]:
+def _points(study: Study, options: CurveOptions) -> list[CurvePoint]:
     """Dense first, then the amounts from low to high, so that an interrupted curve has all its lines begun."""
     study.check_methods("--methods", options.methods)
     study.check_distributions("--distributions", options.distributions, options.methods)
@@ -80,7 +80,7 @@ def _points(study: Study, options: CurveOptions) -> list[Point]:
     points = []
     for amount in options.amounts:
         if amount == 0:
-            points.append(Point(DENSE, {"method": None, "distribution": None, "amount": 0.0},
+            points.append(CurvePoint(DENSE, {"method": None, "distribution": None, "amount": 0.0},
                                 (*study.own, "--prune", "0")))  # fmt: skip
             continue
         for method in options.methods:
@@ -90,7 +90,7 @@ def _points(study: Study, options: CurveOptions) -> list[Point]:
                 except PruneError as error:
                     raise PruneError(f"--amounts {amount:g} --distributions {distribution}: {error}") from None
                 how = ("--prune", f"{amount:.12g}", "--prune-method", method, "--prune-distribution", distribution)
-                points.append(Point(f"{method} {distribution} {amount:.12g}",
+                points.append(CurvePoint(f"{method} {distribution} {amount:.12g}",
                                     {"method": method, "distribution": distribution, "amount": amount},
                                     (*study.arguments_for(method), *how)))  # fmt: skip
     return points

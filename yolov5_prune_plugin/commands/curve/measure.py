@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.text import Text
 
-from yolov5_prune_plugin.commands.curve.points import Outcome, Point, Store
+from yolov5_prune_plugin.commands.curve.curve_points import CurvePoint, Outcome, Store
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.jobs.engine import Result, open_pool, run_jobs
 from yolov5_prune_plugin.jobs.options import EngineOptions
@@ -38,7 +38,7 @@ class Measured:
 
 
 def measure(
-    points: Sequence[Point], store: Store, options: EngineOptions, console: Console, keep_models: bool = False
+    points: Sequence[CurvePoint], store: Store, options: EngineOptions, console: Console, keep_models: bool = False
 ) -> Measured:
     """Measure each point that the store does not have yet.
 
@@ -106,7 +106,7 @@ def locked(folder: Path, flag: str) -> Iterator[None]:
 class _Display:
     """Prints a line for each point that ended, and keeps the bar's text on what runs now."""
 
-    def __init__(self, console: Console, points: dict[str, Point], update: Callable[[str, int], None]) -> None:
+    def __init__(self, console: Console, points: dict[str, CurvePoint], update: Callable[[str, int], None]) -> None:
         self._console, self._points, self._bar = console, points, update
         self._running: list[str] = []
         self._reasons: set[str] = set()

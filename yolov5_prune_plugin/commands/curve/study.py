@@ -238,4 +238,4 @@ def _versions() -> dict[str, str]:
 
 def fail(message: str) -> NoReturn:
     """Make argparse's message an error of ours."""
-    raise PruneError(message.removeprefix("argument "))
+    raise PruneError(message)

@@ -69,7 +69,8 @@ def find_targets(
         linear: Whether Linear layers are treated too.
 
     Raises:
-        PruneError: If the model has no such layer, a glob matches none, nothing is left, or a weight is not finite.
+        PruneError: If the model has no such layer, a glob matches none (its field is ``include`` or ``exclude``),
+            nothing is left, or a weight is not finite.
     """
     kinds = (nn.Conv2d, nn.Linear) if linear else (nn.Conv2d,)
     either = any_of(linear)
@@ -88,11 +89,13 @@ def find_targets(
     if not found:
         raise PruneError(f"the model has no {either} weights to prune")
 
-    for flag, globs in (("include", include), ("exclude", exclude)):
+    for parameter_name, globs in (("include", include), ("exclude", exclude)):
         for glob in globs:
             if not any(fnmatchcase(name, glob) for name in found):
                 first, last = next(iter(found)), next(reversed(found))
-                raise PruneError(f"{flag}: no {either} weight matches {glob!r}; they run from {first} to {last}")
+                raise PruneError(
+                    f"no {either} weight matches {glob!r}; they run from {first} to {last}", parameter_name
+                )
 
     targets, skipped = [], {}
     for name, target in found.items():

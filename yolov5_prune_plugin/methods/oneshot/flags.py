@@ -136,9 +136,5 @@ def find(model: nn.Module, options: WhatOptions) -> Selection:
         PruneError: If there are none; it names the flag.
     """
     grain = Granularity.parse(options.prune_granularity)
-    try:
+    with named("--prune", include="--prune-include", exclude="--prune-exclude"):
         return find_targets(model, grain, options.prune_include, options.prune_exclude, options.prune_linear)
-    except PruneError as error:
-        # core names its parameters include and exclude; the flags are called after them
-        flag_of = "--prune-" if str(error).startswith(("include: ", "exclude: ")) else "--prune: "
-        raise PruneError(f"{flag_of}{error}") from None

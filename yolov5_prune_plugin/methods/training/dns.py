@@ -102,10 +102,8 @@ class Dns(TrainingMethod):
 
     def find(self, model: nn.Module) -> Selection:
         """Find the weights that --dns-layers names."""
-        try:
+        with named("--dns-layers", include="--dns-layers"):
             return find_targets(model, Granularity("weight"), self.options.dns_layers)
-        except PruneError as error:
-            raise PruneError(f"--dns-layers: {str(error).removeprefix('include: ')}") from None
 
     def rule(self, selection: Selection, training: Training) -> DnsRule:
         """Prune and splice, by thresholds from a sparsity or the paper's."""

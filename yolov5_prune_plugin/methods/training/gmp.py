@@ -15,7 +15,7 @@ from yolov5_prune_plugin.core.pruning.importance import magnitude
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.pruning.parameters import Selection, find_targets
 from yolov5_prune_plugin.core.training.gradual import Gradual, gradual_plan
-from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.errors import named
 from yolov5_prune_plugin.options import check_order, checked, flag, fraction_of, schedule_point, whole_from
 from yolov5_prune_plugin.plugin_api.methods import Method, TrainingMethod
 from yolov5_prune_plugin.plugin_api.run import Run, Training
@@ -61,10 +61,8 @@ class Gmp(TrainingMethod):
 
     def find(self, model: nn.Module) -> Selection:
         """Find the weights that --gmp-layers names."""
-        try:
+        with named("--gmp-layers", include="--gmp-layers"):
             return find_targets(model, Granularity("weight"), self.options.gmp_layers)
-        except PruneError as error:
-            raise PruneError(f"--gmp-layers: {str(error).removeprefix('include: ')}") from None
 
     def rule(self, selection: Selection, training: Training) -> Gradual:
         """Prune by magnitude along the cubic schedule."""

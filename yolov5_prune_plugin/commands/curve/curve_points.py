@@ -23,7 +23,7 @@ MODEL = "model.pt"
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """One evaluation that is wanted.
 
     Attributes:
@@ -48,7 +48,7 @@ class Outcome:
         reused: Whether an earlier run had measured it.
     """
 
-    point: Point
+    point: CurvePoint
     content: dict[str, Any] = field(default_factory=dict)
     failed: str = ""
     reused: bool = False
@@ -71,12 +71,12 @@ class Store:
         """
         self.folder, self.study = folder, study
 
-    def key(self, point: Point) -> str:
+    def key(self, point: CurvePoint) -> str:
         """Hash all that decides a point's result, with SHA-256."""
         decides = {**self.study.facts, "arguments": point.arguments}
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
-    def job(self, point: Point, cwd: Path) -> Job:
+    def job(self, point: CurvePoint, cwd: Path) -> Job:
         """Make the job that measures a point.
 
         Args:
@@ -88,7 +88,7 @@ class Store:
         where = ("--prune-save", str(folder / MODEL), "--project", str(folder), "--name", "val", "--exist-ok")
         return Job((*self.study.runner, *point.arguments, *where), folder, key, cwd)
 
-    def kept(self, point: Point, keep_model: bool) -> Optional[Outcome]:
+    def kept(self, point: CurvePoint, keep_model: bool) -> Optional[Outcome]:
         """Read what an earlier run measured.
 
         Args:
@@ -109,7 +109,7 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def ended(self, point: Point, result: Result, threads: int, keep_model: bool) -> Outcome:
+    def ended(self, point: CurvePoint, result: Result, threads: int, keep_model: bool) -> Outcome:
         """Read what a job left, and keep it.
 
         Args:
@@ -133,12 +133,12 @@ class Store:
         write_report(result.job.folder, {FILE: json_of(content)}, f"the point {point.label}")
         return outcome
 
-    def _folder(self, point: Point, key: str) -> Path:
+    def _folder(self, point: CurvePoint, key: str) -> Path:
         slug = re.sub(r"[^A-Za-z0-9.]+", "-", point.label).strip("-.")[:80]
         return self.folder / "points" / f"{slug}-{key[:10]}"
 
 
-def _read(point: Point, result: Result, figures: tuple[str, ...]) -> Outcome:
+def _read(point: CurvePoint, result: Result, figures: tuple[str, ...]) -> Outcome:
     """The figures of report.json, or why there are none."""
     tries = f", {result.tries} times" if result.tries > 1 else ""
     if result.ended.died:

@@ -41,7 +41,7 @@ class ShareOptions:
         " number), or the paper's sum, which needs a small --lr", choices=GRADIENTS)  # fmt: skip
 
 
-class Share(TrainingMethod):
+class TrainSharedWeights(TrainingMethod):
     """Training of shared weights."""
 
     flag: ClassVar[str] = "--share-bits"
@@ -80,4 +80,4 @@ class Share(TrainingMethod):
 @hookimpl
 def training_methods() -> list[type]:
     """Offer ``train.py --share-bits``."""
-    return [Share]
+    return [TrainSharedWeights]

@@ -16,7 +16,7 @@ from yolov5_prune_plugin.errors import PruneError, named
 from yolov5_prune_plugin.reporting.console import tracked
 
 
-def share_all(
+def cluster_all(
     weights: Mapping[str, Tensor], config: CompressOptions, size: int, content: dict[str, Any],
     write: Callable[[dict[str, Tensor]], int], console: Console, judge: Optional[Judge] = None,
 ) -> dict[str, Tensor]:  # fmt: skip
@@ -46,7 +46,7 @@ def share_all(
             raise PruneError(f"{name} {error}") from None
     shared: dict[str, Clustered] = {}
 
-    def share(by_name: Mapping[str, int]) -> dict[str, Tensor]:
+    def clustered(by_name: Mapping[str, int]) -> dict[str, Tensor]:
         for name, number in tracked(by_name.items(), "sharing"):
             shared[name] = histograms[name].cluster(number, config.init, config.seed)
         content["sharing"] = {"bits": dict(by_name), "init": config.init, "seed": config.seed,
@@ -58,7 +58,7 @@ def share_all(
     if not size and not judge:
         with named(bits="--bits"):
             by_name = chosen.by_layer(config.bits, list(weights))
-        written = share(by_name)
+        written = clustered(by_name)
         write(written)
         return written
     choices = {}
@@ -67,12 +67,14 @@ def share_all(
         choices[name] = [chosen.Choice(number, one.index_bytes, one.error / (one.energy or 1))
                          for number, one in tried.items()]  # fmt: skip
     if judge:
-        smallest(choices, lambda found: write(share(found)), judge, lambda line: console.print(line, soft_wrap=True))
+        smallest(
+            choices, lambda found: write(clustered(found)), judge, lambda line: console.print(line, soft_wrap=True)
+        )
         return {name: one.weight for name, one in shared.items()}
     fewest = dict.fromkeys(choices, BITS[0])
-    fixed = write(share(fewest)) - sum(some[0].size for some in choices.values())
+    fixed = write(clustered(fewest)) - sum(some[0].size for some in choices.values())
     try:
-        chosen.within(size, int(fixed), choices, lambda found: write(share(found)))
+        chosen.within(size, int(fixed), choices, lambda found: write(clustered(found)))
     except PruneError as error:
         raise PruneError(f"--size: {error}; positions, BatchNorm and the header take {fixed:,.0f} of {size:,} bytes."
                          " Prune more, or ask for less") from None  # fmt: skip

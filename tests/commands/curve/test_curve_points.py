@@ -13,8 +13,8 @@ import torch
 
 from tests.commands.curve.conftest import Bench
 from yolov5_prune_plugin import hookimpl
-from yolov5_prune_plugin.commands.curve import study as subject_module
-from yolov5_prune_plugin.commands.curve.points import Point, Store, zipped_bytes
+from yolov5_prune_plugin.commands.curve import study as study_module
+from yolov5_prune_plugin.commands.curve.curve_points import CurvePoint, Store, zipped_bytes
 from yolov5_prune_plugin.commands.curve.study import Study, open_study
 from yolov5_prune_plugin.errors import PruneError, UpstreamError
 from yolov5_prune_plugin.jobs.engine import Result
@@ -25,19 +25,19 @@ from yolov5_prune_plugin.plugin_api.manager import load_plugins
 REPORT = {"precision": 0.9, "recall": 0.6, "map50": 0.5, "map": 0.25, "conv_sparsity": 0.3, "total_sparsity": 0.29}
 
 
-def subject_of(*arguments: str, script: str = "val.py") -> Study:
+def study_of(*arguments: str, script: str = "val.py") -> Study:
     """Of a command line in the bench's folder."""
     return open_study("curve", script, ["--weights", "w.pt", "--data", "d.yaml", *arguments], None, True, {})
 
 
-def point(*arguments: str) -> Point:
+def point(*arguments: str) -> CurvePoint:
     """Some point."""
-    return Point("a b 0.3", {"amount": 0.3}, arguments)
+    return CurvePoint("a b 0.3", {"amount": 0.3}, arguments)
 
 
 def key(*arguments: str) -> str:
     """Of that point for the study as it is now."""
-    return Store(Path("run"), subject_of()).key(point(*arguments))
+    return Store(Path("run"), study_of()).key(point(*arguments))
 
 
 @pytest.mark.parametrize(
@@ -64,22 +64,22 @@ def test_key_follows_the_versions(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     before = key()
     monkeypatch.setattr(torch, "__version__", "9.9")
     torch_changed = key()
-    monkeypatch.setattr(subject_module, "__version__", "9.9")
+    monkeypatch.setattr(study_module, "__version__", "9.9")
     assert len({before, torch_changed, key()}) == 3
 
 
 def test_data_file_is_found_where_upstream_finds_it(bench: Bench) -> None:
     """A bare name lies in the checkout's folder data."""
     Path("d.yaml").unlink()
-    assert subject_of().facts["data_sha256"] is None
+    assert study_of().facts["data_sha256"] is None
     Path("data", "sets").mkdir(parents=True)
     Path("data", "sets", "d.yaml").write_text("path: x\n")
-    assert len(subject_of().facts["data_sha256"]) == 64
+    assert len(study_of().facts["data_sha256"]) == 64
 
 
 def ended(report: object, code: int | None = 0, log: str = "", model: bytes | None = None) -> tuple[Store, Result]:
     """A store, and a job that left this."""
-    store = Store(Path("run").resolve(), subject_of())
+    store = Store(Path("run").resolve(), study_of())
     job = store.job(point(), Path.cwd())
     (job.folder / "val" / "prune").mkdir(parents=True, exist_ok=True)
     (job.folder / "val" / "prune" / "report.json").write_text(report if isinstance(report, str) else json.dumps(report))
@@ -162,7 +162,7 @@ def test_devices(bench: Bench, monkeypatch: pytest.MonkeyPatch, given: list[str]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    study = subject_of(*given)
+    study = study_of(*given)
     assert study.gpus == gpus
     assert ("--device" in study.own) == stays
 
@@ -191,8 +191,8 @@ def test_flags_of_a_method_go_to_it_alone(bench: Bench, monkeypatch: pytest.Monk
         manager.register(OneShot(manager.hook))
         return manager
 
-    monkeypatch.setattr(subject_module, "load_plugins", with_plugin)
-    study = subject_of("--wise-power", "2", "--imgsz", "320", "--prune-seed", "7")
+    monkeypatch.setattr(study_module, "load_plugins", with_plugin)
+    study = study_of("--wise-power", "2", "--imgsz", "320", "--prune-seed", "7")
     assert study.own[-2:] == ("--imgsz", "320")
     assert study.arguments_for("magnitude")[-4:] == ("--imgsz", "320", "--prune-seed", "7")
     assert study.arguments_for("wise")[-6:] == ("--wise-power", "2", "--imgsz", "320", "--prune-seed", "7")
@@ -207,6 +207,6 @@ def test_script_must_measure(bench: Bench) -> None:
     """detect.py has no mAP."""
     Path("detect.py").write_text("")
     with pytest.raises(UpstreamError, match=r"detect.py is no script that measures \(val.py"):
-        subject_of(script="detect.py")
+        study_of(script="detect.py")
     with pytest.raises(PruneError, match=r"curve gone.py: no such file"):
-        subject_of(script="gone.py")
+        study_of(script="gone.py")
