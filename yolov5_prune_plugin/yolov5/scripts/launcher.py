@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,8 @@ from yolov5_prune_plugin.errors import PruneError, named
 from yolov5_prune_plugin.yolov5.compat.apply import apply
 from yolov5_prune_plugin.yolov5.scripts.guard import main_guard
 from yolov5_prune_plugin.yolov5.seams.root import package_folders
+
+PATIENCE = 60.0  # seconds for a picture of upstream's that is being drawn as the script ends
 
 
 def launch(target: str, arguments: Sequence[str], seams: Optional[str] = None) -> None:
@@ -38,6 +41,7 @@ def launch(target: str, arguments: Sequence[str], seams: Optional[str] = None) -
     sys.argv = [str(file), *arguments]
     sys.path[0] = os.getcwd() if package else str(file.resolve().parent)
     exec(code, main.__dict__)
+    _finish_plots()
 
 
 def locate(target: str) -> tuple[Path, Optional[str]]:
@@ -65,6 +69,14 @@ def locate(target: str) -> tuple[Path, Optional[str]]:
             return file, target.rpartition(".")[0]
     raise PruneError("neither a file nor an installed module; give val.py, or yolov5.val after pip install yolov5",
                      "target")  # fmt: skip
+
+
+def _finish_plots() -> None:
+    """Wait for upstream's threads that draw: an interpreter that ends under one now and then aborts the process."""
+    for thread in threading.enumerate():
+        drawn_by = getattr(getattr(thread, "_target", None), "__module__", None) or ""
+        if thread.daemon and drawn_by.endswith("utils.plots"):
+            thread.join(PATIENCE)
 
 
 def _activated(file: Path, seams: Optional[str]) -> ast.Module:
