@@ -5,7 +5,7 @@
     python -m benchmarks.dns_mnist --all [--final]                                     all runs of the table
     python -m benchmarks.dns_mnist --table                                             what there is, as tables
 
-It goes through the classes that train.py uses: core.masked.Masked with core.surgery.DnsRule or core.gradual.Gradual. A
+It goes through the classes that train.py uses: core.training.masked.Masked with DnsRule or Gradual. A
 run trains a dense network, then goes on with it one of three ways, all for as many steps: the dense one too.
 Without --final the last 5,000 training images are the validation set, which choices are made on, and the test set is
 not opened. Results are JSON files in --out; a run whose file is there is passed over. Rates count every parameter,

@@ -64,7 +64,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        weights, data, imgsz = subject(options.set, options.shared.resolve(), folder)
+        weights, data, imgsz = data_of(options.set, options.shared.resolve(), folder)
         target, path = prepare(options.release, folder, mirror)
         command = [sys.executable, "-m", "yolov5_prune_plugin", "run", target, "--weights", weights, "--data", data,
                    "--imgsz", imgsz, "--batch-size", "8", "--device", "cpu", "--project", folder, "--name", "val",
@@ -85,7 +85,7 @@ def main() -> None:
     )
 
 
-def subject(name: str, shared: Path, folder: Path) -> tuple[Path, Path, str]:
+def data_of(name: str, shared: Path, folder: Path) -> tuple[Path, Path, str]:
     """Weights, data file and image size."""
     if name == "shapes":
         return data_dir() / "shapes-yolov5n.pt", lay_out(folder), "320"

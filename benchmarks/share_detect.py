@@ -21,6 +21,7 @@ from typing import Any
 from benchmarks.detect import SETS, add_arguments, compress, device_name, launch, lay_out, measure, parse
 from benchmarks.table import print_table
 from yolov5_prune_plugin.files import written_whole
+from yolov5_prune_plugin.reporting.figure import canvas
 
 NAMES = tuple(f"bccd-dns-lamp-{sparsity}-e60-seed0" for sparsity in ("0.7", "0.8", "0.9"))
 BITS = (3, 4, 5)
@@ -89,10 +90,7 @@ def table(folder: Path) -> None:
 
 def curve(folder: Path, dense: float, file: Path) -> None:
     """mAP against bytes, one line a model."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = canvas(7.0, 4.0)
     axes = figure.add_subplot()
     found = records(folder)
     for number, sparsity in enumerate(sorted({round(one["sparsity"], 2) for one in found})):
@@ -105,7 +103,6 @@ def curve(folder: Path, dense: float, file: Path) -> None:
     axes.set(xlabel="file, kB", ylabel="mAP50-95", title=f"yolov5n on BCCD at {', '.join(map(str, BITS))} bits a value")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    FigureCanvasAgg(figure)
     with written_whole(file) as place:
         figure.savefig(place, format="png", dpi=110)
 

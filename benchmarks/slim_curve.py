@@ -28,6 +28,7 @@ from yolov5_prune_plugin.core.channels.cost import Cost
 from yolov5_prune_plugin.core.channels.slim import SlimConfig, SlimPlan, slim
 from yolov5_prune_plugin.core.outputs.images import Images
 from yolov5_prune_plugin.files import written_whole
+from yolov5_prune_plugin.reporting.figure import canvas
 from yolov5_prune_plugin.yolov5.checkout.upstream import as_used, find_upstream
 from yolov5_prune_plugin.yolov5.checkpoints.slim_file import save_slim
 
@@ -97,11 +98,7 @@ def main() -> None:
 
 def plot(found: dict[str, Any], size: int, file: Path) -> None:
     """Each way's points, by the FLOPs that it really has; dashed before repair."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.0, 4.0), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(7.0, 4.0)
     axes, colors = figure.subplots(), {}
     for way in WAYS:
         ours = [point for key, point in found.items() if point["way"] == way and key.endswith(f" {size}")]

@@ -76,11 +76,11 @@ class Saved:
 class Calibration:
     """Images for a method to look at, without labels, as the script would feed them to its model.
 
-    It may be walked as often as wanted; the same arguments give the same images in the same order.
+    It may be read as often as wanted; the same arguments give the same images in the same order.
 
     Attributes:
         files: The images, in the order in which they come.
-        open: A fresh walk in batches of a size; ``batches`` is what to call.
+        open: Reads them anew, in batches of a size; ``batches`` is what to call.
     """
 
     files: list[str]

@@ -40,7 +40,7 @@ def batches(number: int) -> list[tuple[Tensor, Tensor]]:
             for _ in range(number)]  # fmt: skip
 
 
-def surgery(stop: float = 1.0) -> DnsRule:
+def dns_rule(stop: float = 1.0) -> DnsRule:
     """The paper's mode, with updates that become rare."""
     return DnsRule([NAMES], 0.0, stop, c_rates={"0.weight": 0.5, "2.weight": 0.0}, gamma=0.2, seed=3)
 
@@ -108,7 +108,7 @@ def test_it_is_the_straight_through_form(kind: str, accumulate: int) -> None:
     """Weights, dense weights and masks equal those of the form written plainly, bit for bit."""
     model, steps = network(), 25
     optimizer = OPTIMIZERS[kind](model.parameters())
-    masked = Masked(of(model), surgery())
+    masked = Masked(of(model), dns_rule())
     masked.attach(optimizer, lambda: steps + 1)
     for step in range(steps):
         optimizer.zero_grad()
@@ -140,7 +140,7 @@ def test_skipped_steps_change_nothing() -> None:
     """A GradScaler that finds an infinite gradient does not step, so neither do masks, thresholds or counts."""
     model = network()
     optimizer = OPTIMIZERS["sgd"](model.parameters())
-    masked = Masked(of(model), surgery())
+    masked = Masked(of(model), dns_rule())
     masked.attach(optimizer, lambda: 100)
     train(model, optimizer, 3)
     before = copy.deepcopy((masked.state(), model.state_dict()))
@@ -161,7 +161,7 @@ def test_the_model_has_no_trace_of_it() -> None:
     """Its pickle, copy and state dict are those of any model, with zeros in them; also after ``detach``."""
     model = network()
     optimizer = OPTIMIZERS["sgd"](model.parameters())
-    masked = Masked(of(model), surgery())
+    masked = Masked(of(model), dns_rule())
     masked.attach(optimizer, lambda: 100)
     train(model, optimizer, 5)
     stream = io.BytesIO()
@@ -179,7 +179,7 @@ def test_frozen_masks() -> None:
     """After ``stop`` the masks stay, the dense weights are gone, and training goes on."""
     model = network()
     optimizer = OPTIMIZERS["adam"](model.parameters())
-    masked = Masked(of(model), surgery(stop=0.5))
+    masked = Masked(of(model), dns_rule(stop=0.5))
     masked.attach(optimizer, lambda: 20)
     train(model, optimizer, 10)
     assert masked.frozen
@@ -199,7 +199,7 @@ def test_interrupted_and_resumed(target: bool) -> None:
 
     def rule() -> DnsRule:
         if not target:
-            return surgery()
+            return dns_rule()
         return DnsRule([NAMES[:1], NAMES[1:]], 0.1, 0.9, drops=lambda ws: {n: w.numel() // 2 for n, w in ws.items()})
 
     def start() -> tuple[nn.Module, torch.optim.Optimizer, Masked]:
@@ -241,7 +241,7 @@ def test_weights_that_are_not_finite(value: float) -> None:
     """The error names the layer, and no mask of any layer has changed."""
     model = network()
     optimizer = OPTIMIZERS["sgd"](model.parameters())
-    masked = Masked(of(model), surgery())
+    masked = Masked(of(model), dns_rule())
     masked.attach(optimizer, lambda: 100)
     train(model, optimizer, 2)
     masks = {name: mask.clone() for name, mask in masked.masks.items()}

@@ -9,7 +9,7 @@ from yolov5_prune_plugin.errors import PruneError
 
 
 def lowest_dropped(scores: Tensor, count: int) -> Tensor:
-    """Drop the ``count`` lowest scores; equal scores are settled as ``torch.nn.utils.prune.l1_unstructured`` does.
+    """Drop the ``count`` lowest scores; equal scores are dropped as ``torch.nn.utils.prune.l1_unstructured`` does.
 
     It asks ``torch.topk`` for the same entries, but unsorted: the same set at a third of the time.
 

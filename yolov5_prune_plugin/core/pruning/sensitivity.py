@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from yolov5_prune_plugin.core.outputs.proxy import measure_of, output_error
 from yolov5_prune_plugin.core.outputs.replay import Replay
 from yolov5_prune_plugin.core.pruning.parameters import Target
+from yolov5_prune_plugin.core.pruning.sparsity import zeros_in
 from yolov5_prune_plugin.errors import PruneError
 
 
@@ -55,7 +56,7 @@ def sweep(
         model: In eval mode; restored bit for bit, whatever happens.
         targets: Its layers.
         amounts: Shares of a layer's weights, increasing.
-        batches: Inputs, walked once; the errors of batches are averaged by their numbers of images.
+        batches: Inputs, read once; the errors of batches are averaged by their numbers of images.
         prune: Prunes one layer in place to an amount; called once for each batch.
         thorough: Restore all of the model and not just the layer: for a ``prune`` that changes other things too.
         progress: Called after each layer and amount of each batch.
@@ -79,7 +80,7 @@ def sweep(
             for amount in amounts:
                 try:
                     prune(target, amount)
-                    shares[target.name, amount] = 1 - int(target.weight.count_nonzero()) / target.weight.numel()
+                    shares[target.name, amount] = zeros_in(target.weight) / target.weight.numel()
                     # what else was changed may come before the layer
                     outputs = replay.run(model if thorough else target.module)
                 finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from yolov5_prune_plugin.core.pruning.parameters import Selection
 
@@ -79,6 +79,11 @@ class Sparsity:
         return self.zeros / self.parameters
 
 
+def zeros_in(tensor: Tensor) -> int:
+    """Count the entries that are exactly zero."""
+    return tensor.numel() - int(tensor.count_nonzero())
+
+
 def measure(model: nn.Module, selection: Selection) -> Sparsity:
     """Count the zeros of a model as it is now.
 
@@ -90,7 +95,7 @@ def measure(model: nn.Module, selection: Selection) -> Sparsity:
     layers = []
     parameters = zeros = 0
     for name, parameter in model.named_parameters():
-        empty = parameter.numel() - int(parameter.count_nonzero())
+        empty = zeros_in(parameter)
         parameters += parameter.numel()
         zeros += empty
         if name in reasons:

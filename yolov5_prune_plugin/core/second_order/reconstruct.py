@@ -182,7 +182,7 @@ def _chosen(
 
 @torch.no_grad()
 def images_that_fit(model: nn.Module, image: Tensor, memory: int) -> int:
-    """How many images ``walk`` can hold at a time, at least 1.
+    """Compute how many images ``calibrate_sequentially`` can hold at a time, at least 1.
 
     Args:
         model: In eval mode.

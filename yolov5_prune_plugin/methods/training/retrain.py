@@ -14,6 +14,7 @@ from yolov5_prune_plugin.core.outputs.modes import evaluating
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.pruning.parameters import Selection, Target, find_targets
+from yolov5_prune_plugin.core.pruning.sparsity import zeros_in
 from yolov5_prune_plugin.core.training.gradual import Gradual, rounds
 from yolov5_prune_plugin.errors import PruneError, named
 from yolov5_prune_plugin.methods.oneshot.calibration import CalibrationOptions, check_images
@@ -116,14 +117,16 @@ class Keep(TrainingMethod):
 
     def find(self, model: nn.Module) -> Selection:
         """Find all Conv2d weights, and those of Linear layers if one of these is sparse."""
-        sparse = [m for m in model.modules() if isinstance(m, nn.Linear) and _zeros(m.weight) >= FEW * m.weight.numel()]
+        sparse = [
+            m for m in model.modules() if isinstance(m, nn.Linear) and zeros_in(m.weight) >= FEW * m.weight.numel()
+        ]
         return find_targets(model, Granularity("weight"), linear=bool(sparse))
 
     def first_masks(self, selection: Selection, training: Training) -> Mapping[str, Tensor]:
         """Mask the zeros there are."""
         masks = {target.name: target.weight.detach() != 0 for target in selection.targets}
         weights = sum(mask.numel() for mask in masks.values())
-        zeros = sum(_zeros(mask) for mask in masks.values())
+        zeros = sum(zeros_in(mask) for mask in masks.values())
         weights_file = (self.run.weights or [str(getattr(self.run.arguments, "model", ""))])[0]
         if not training.resumed and zeros < FEW * weights:  # rounding to fp16 makes some in any checkpoint
             raise PruneError(
@@ -137,7 +140,3 @@ class Keep(TrainingMethod):
 def training_methods() -> list[type]:
     """Offer ``train.py --prune S`` and ``--keep-zeros``."""
     return [Retrain, Keep]
-
-
-def _zeros(tensor: Tensor) -> int:
-    return tensor.numel() - int(tensor.count_nonzero())
