@@ -175,6 +175,13 @@ def test_without_torch_pruning_channels_keep_their_order(
                               "--prune-permute", "off")[0])  # fmt: skip
 
 
+def test_a_distance_is_never_negative(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding may make that of outputs that are alike so, and a learning rate was made of it."""
+    _, part, _ = pruned(net, "--prune", "0.5", "--prune-tune", "0")
+    monkeypatch.setattr(obs, "distance", lambda dense, outputs: torch.tensor(-3e-6))
+    assert part.method._distance(copy.deepcopy(net), [0, 1]) == 0
+
+
 @pytest.mark.parametrize("flags", [(), ("--prune-granularity", "channel"), ("--prune-distribution", "erk")])
 def test_nothing_to_prune_changes_nothing(net: nn.Module, flags: tuple[str, ...]) -> None:
     """--prune 0 is the dense model to the bit: there is nothing to make up for."""

@@ -70,7 +70,10 @@ def slim_file(options: argparse.Namespace) -> int:
         how = f" ({before['target']})" if "target" in before else ""
         report.say(f"{options.weights} is slim already{how}; shares are of what it has now, not of what it was made of")
     if not options.data:
-        report.say("no --data: nothing is repaired, and nothing is validated")
+        report.say(
+            "WARNING: without --data nothing is repaired and nothing is validated: such a model finds next to nothing"
+            f" until it is trained. Give --data, or: yolov5-prune run train.py --weights {options.output} --data DATA"
+        )
     figure, dense_value = "", 0.0
     if validated:
         figure, dense_value = validate(upstream, task, options.weights, options.data, size, checks.batch_size)

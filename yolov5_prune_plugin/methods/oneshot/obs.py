@@ -176,7 +176,7 @@ class Obs(Method):
                                 "after": after, "kept": not held or after < before}  # fmt: skip
 
     def _distance(self, work: nn.Module, indices: Sequence[int]) -> float:
-        """Of the outputs on some images to the dense model's; 1 if there are none."""
+        """Mean distance of the outputs on some images to the dense model's, >= 0; 1 if there are none."""
         assert self._images is not None
         some = next(work.parameters())
         dtype = next(self._model.parameters()).dtype
@@ -184,7 +184,8 @@ class Obs(Method):
         for index in indices:
             image = self._images[[index]].to(some.device)
             values.append(float(distance(self._model(image.to(dtype)), work(image))))
-        return sum(values) / len(values) if values else 1.0
+        # rounding makes divergences of outputs that are alike slightly negative
+        return max(0.0, sum(values) / len(values)) if values else 1.0
 
     def _bar(self, what: str, total: int) -> AbstractContextManager[Any]:
         return lasting_bar(f"obs: {what}", total, shown=self._run.main)
