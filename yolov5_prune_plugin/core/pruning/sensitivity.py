@@ -80,7 +80,8 @@ def sweep(
             for amount in amounts:
                 try:
                     prune(target, amount)
-                    shares[target.name, amount] = zeros_in(target.weight) / target.weight.numel()
+                    weight = target.weight
+                    shares[target.name, amount] = 1 - (weight.numel() - zeros_in(weight)) / weight.numel()
                     # what else was changed may come before the layer
                     outputs = replay.run(model if thorough else target.module)
                 finally:
