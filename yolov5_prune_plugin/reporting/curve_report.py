@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pandas as pd
+from rich import box
+from rich.table import Table
+from rich.text import Text
 
 from yolov5_prune_plugin.reporting.figure import canvas, open_frame
 from yolov5_prune_plugin.reporting.html_page import html_page, svg
@@ -69,6 +73,32 @@ def _lines(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return lines or ({"dense": dense} if dense else {})
 
 
+def curve_table(rows: Sequence[dict[str, Any]], figures: Sequence[str]) -> Table:
+    """Make a table of the points, line by line; the dense model comes first.
+
+    Args:
+        rows: Points as curve.json has them, in the order in which they were measured.
+        figures: Names of the script's figures.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("method", "distribution"):
+        table.add_column(column)
+    for column in ("amount", "sparsity", *(LABELS.get(name, name) for name in figures), "MB fp16", "MB zipped"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    last: Optional[tuple[str, str]] = None
+    for row in sorted(rows, key=_line_of):
+        if last not in (None, _line_of(row)):
+            table.add_section()
+        last = _line_of(row)
+        numbers = [_number(row[name], 4) for name in figures]
+        sizes = [_number(row[name], 2, 1e6) for name in ("bytes", "zip_bytes")]
+        note = row["state"].replace("done", "")  # why one failed was said above, and is in the files
+        table.add_row(Text(row["method"] or "dense"), Text(row["distribution"] or ""), f"{row['amount']:g}",
+                      _number(row["conv_sparsity"], 3), *numbers, *sizes, note)  # fmt: skip
+    return table
+
+
 def write_page(file: Path, title: str, content: dict[str, Any], figure: Any) -> None:
     """Write the page.
 
@@ -103,5 +133,10 @@ def _table(rows: Sequence[dict[str, Any]], figures: Sequence[str]) -> str:
     return pd.DataFrame(shown).to_html(index=False, escape=True, border=0)
 
 
+def _line_of(row: dict[str, Any]) -> tuple[str, str]:
+    """The line of the plot that a point is on; the dense model sorts before all."""
+    return row["method"] or "", row["distribution"] or ""
+
+
 def _number(value: Any, digits: int, unit: float = 1.0) -> str:
-    return "-" if value is None else f"{value / unit:.{digits}f}"
+    return "-" if value is None or not math.isfinite(value) else f"{value / unit:.{digits}f}"

@@ -10,16 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from yolov5_prune_plugin.errors import NoResultError, PruneError
+from yolov5_prune_plugin.reporting.bench_report import costs_table, latency_table, write_bench
 from yolov5_prune_plugin.reporting.console import bar
 from yolov5_prune_plugin.reporting.console import console as make_console
-from yolov5_prune_plugin.reporting.figure import GONE, KEPT, canvas, open_frame, save_png
-from yolov5_prune_plugin.reporting.run_folder import json_of, write_report
 
 CLOSE = 1e-4  # outputs of another runtime on the CPU, relative to PyTorch's; TensorRT rounds to TF32
 
@@ -79,9 +75,9 @@ def bench(options: argparse.Namespace) -> int:
                         close = False
                         console.print(f"{NAMES[runtime]}: outputs of {row['model']} differ by {row['difference']:.2g}",
                                       style="red")  # fmt: skip
-    console.print(_costs(content))
-    console.print(_latencies(content, NAMES))
-    _write(content, options.project, NAMES)
+    console.print(costs_table(content))
+    console.print(latency_table(content, NAMES))
+    write_bench(content, options.project, NAMES)
     console.print(f"report: {options.project}", soft_wrap=True)
     return int(not close)
 
@@ -156,53 +152,3 @@ def _peak(runtime: str, file: Path, onnx: Path, options: argparse.Namespace, bat
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     found = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("PEAK ")]
     return int(found[0]) if done.returncode == 0 and found else None
-
-
-def _costs(content: dict[str, Any]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("model")
-    for column in ("parameters", "GFLOPs", "bytes of the file"):
-        table.add_column(column, justify="right")
-    for label, one in content["models"].items():
-        table.add_row(Text(label), f"{one['params']:,.0f}", f"{one['flops'] / 1e9:.3f}", f"{one['bytes']:,}")
-    return table
-
-
-def _latencies(content: dict[str, Any], names: dict[str, str]) -> Table:
-    title = (
-        f"imgsz {content['imgsz']}, {content['threads']} threads; faster: times the first model's, median and quartiles"
-    )
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("runtime", "batch", "model", "ms", "faster", "spread", "peak MB", "difference"):
-        table.add_column(column, justify="left" if column in ("runtime", "model") else "right")
-    for row in content["latency"]:
-        table.add_row(names[row["runtime"]], str(row["batch"]), Text(row["model"]), f"{row['ms']:.1f}",
-                      f"{row['speedup']:.2f}", f"{row['speedup_low']:.2f}-{row['speedup_high']:.2f}",
-                      f"{row['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in row else "",
-                      f"{row['difference']:.1e}" if "difference" in row else "")  # fmt: skip
-    return table
-
-
-def _write(content: dict[str, Any], folder: Path, names: dict[str, str]) -> None:
-    write_report(folder, {
-        "bench.json": json_of(content),
-        "bench.png": lambda file: _plot(content, names, file),
-    }, f"--project {folder}: the report")  # fmt: skip
-
-
-def _plot(content: dict[str, Any], names: dict[str, str], file: Path) -> None:
-    figure = canvas(8.0, 1.2 + 0.3 * len(content["latency"]))
-    axes = figure.subplots()
-    rows = content["latency"]
-    values = [row["speedup"] for row in rows]
-    spread = [[max(0.0, row["speedup"] - row["speedup_low"]) for row in rows],
-              [max(0.0, row["speedup_high"] - row["speedup"]) for row in rows]]  # fmt: skip
-    axes.barh(range(len(rows)), values, xerr=spread, color=KEPT, ecolor=GONE)
-    axes.set_yticks(
-        range(len(rows)), [f"{names[r['runtime']]}, batch {r['batch']}: {r['model']}" for r in rows], fontsize=7
-    )
-    axes.invert_yaxis()
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_xlabel("times faster than the first model")
-    open_frame(axes)
-    save_png(figure, file)

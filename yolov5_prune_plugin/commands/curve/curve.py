@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import math
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from yolov5_prune_plugin.commands.curve.curve_points import CurvePoint, Outcome, Store
 from yolov5_prune_plugin.commands.curve.flags import CurveOptions
@@ -25,9 +21,8 @@ from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.jobs.options import EngineOptions
 from yolov5_prune_plugin.options import build, split_arguments
 from yolov5_prune_plugin.reporting.console import console as make_console
-from yolov5_prune_plugin.reporting.curve_report import draw, write_page
+from yolov5_prune_plugin.reporting.curve_report import curve_table, draw, write_page
 from yolov5_prune_plugin.reporting.figure import save_png
-from yolov5_prune_plugin.reporting.oneshot_report import LABELS
 from yolov5_prune_plugin.reporting.run_folder import csv_of, json_of, write_report
 
 TAKEN = {
@@ -99,8 +94,8 @@ def _points(study: Study, options: CurveOptions) -> list[CurvePoint]:
 def _report(measured: Measured, study: Study, folder: Path, console: Console, command: Sequence[str]) -> None:
     figures = study.script.results
     outcomes = measured.outcomes
-    console.print(_table(outcomes, figures))
     rows = [_row(outcome, figures) for outcome in outcomes]
+    console.print(curve_table(rows, figures))
     done = sum(outcome.done for outcome in outcomes)
     title = f"{study.weights.name}, {study.script.path}: {done} of {len(outcomes)} points"
     content = {
@@ -136,34 +131,3 @@ def _state(outcome: Outcome) -> str:
     if outcome.failed:
         return "failed"
     return "reused" if outcome.reused else "done" if outcome.done else "not measured"
-
-
-def _table(outcomes: Sequence[Outcome], figures: Sequence[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("method", "distribution"):
-        table.add_column(column)
-    for column in ("amount", "sparsity", *(LABELS.get(name, name) for name in figures), "MB fp16", "MB zipped"):
-        table.add_column(column, justify="right")
-    table.add_column("")
-    order = {outcome.point.label: index for index, outcome in enumerate(outcomes)}
-    last: Optional[tuple[Any, Any]] = None
-    for outcome in sorted(outcomes, key=lambda o: (line_of(o.point.asked), order[o.point.label])):
-        asked, content = outcome.point.asked, outcome.content
-        if last not in (None, line_of(asked)):
-            table.add_section()
-        last = line_of(asked)
-        numbers = [_number(content.get(name), 4) for name in figures]
-        sizes = [_number(content.get(name), 2, 1e6) for name in ("bytes", "zip_bytes")]
-        note = _state(outcome).replace("done", "")  # why one failed was said above, and is in the files
-        table.add_row(Text(asked["method"] or DENSE), Text(asked["distribution"] or ""), f"{asked['amount']:g}",
-                      _number(content.get("conv_sparsity"), 3), *numbers, *sizes, note)  # fmt: skip
-    return table
-
-
-def line_of(asked: dict[str, Any]) -> tuple[str, str]:
-    """Name the line of the plot that a point is on; the dense model sorts before all."""
-    return asked["method"] or "", asked["distribution"] or ""
-
-
-def _number(value: Optional[float], digits: int, unit: float = 1.0) -> str:
-    return "-" if value is None or not math.isfinite(value) else f"{value / unit:.{digits}f}"
