@@ -46,9 +46,11 @@ def test_a_wrapped_model_is_pruned_inside(small: nn.Module) -> None:
 
 
 def test_prune_leaves_the_mode(small: nn.Module) -> None:
+    """A part that was frozen in eval mode stays so."""
     small.train()
+    small[1].eval()
     api.prune(small, 0.5)
-    assert small.training
+    assert [module.training for module in small] == [index != 1 for index in range(len(small))]
 
 
 def test_obs_looks_at_images(small: nn.Module) -> None:
@@ -77,6 +79,21 @@ def test_slim_removes_channels(small: nn.Module) -> None:
     assert wrapped.model is small
     assert small[0].out_channels < 8
     assert small(torch.rand(1, 3, 16, 16)).shape == (1, 4)
+
+
+def test_slim_leaves_the_mode(small: nn.Module) -> None:
+    pytest.importorskip("torch_pruning")
+    small.train()
+    small[1].eval()
+    api.slim(small, 0.6, size=16, round_to=2)
+    assert [module.training for module in small] == [index != 1 for index in range(len(small))]
+
+
+def test_values_that_fp16_cannot_hold(small: nn.Module, tmp_path: Path) -> None:
+    small[0].weight.data[0, 0, 0, 0] = 1e6
+    with pytest.raises(PruneError, match=r"model: 0.weight has values up to 1e\+06, more than fp16 holds"):
+        api.compress(small, tmp_path / "a.y5z")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_fails_leaves_the_model(small: nn.Module) -> None:
@@ -135,7 +152,7 @@ def test_what_is_refused(small: nn.Module, tmp_path: Path, call: Any, message: s
 
 def test_weights_without_an_architecture_need_a_module(small: nn.Module, tmp_path: Path) -> None:
     api.compress(small, tmp_path / "a.y5z")
-    with pytest.raises(PruneError, match="holds weights without an architecture; give the module as into"):
+    with pytest.raises(PruneError, match=r"holds weights without an architecture; api.load\(file, into=module\)"):
         api.load(tmp_path / "a.y5z")
     with pytest.raises(PruneError, match=r"into: .*does not fit"):
         api.load(tmp_path / "a.y5z", into=nn.Linear(2, 2))

@@ -32,6 +32,7 @@ from yolov5_prune_plugin.core.coding.bits import by_layer as _bits_by_layer
 from yolov5_prune_plugin.core.coding.codebook import Histogram as _Histogram
 from yolov5_prune_plugin.core.coding.codebook import by_filter as _by_filter
 from yolov5_prune_plugin.core.outputs.images import Images as _Images
+from yolov5_prune_plugin.core.outputs.modes import evaluating as _evaluating
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.pruning.parameters import Selection, Target, find_targets
@@ -91,7 +92,6 @@ __all__ = [
 ]
 
 ImagesLike = Union[Tensor, Iterable[Union[Tensor, str, Path]]]
-WEIGHTS_ONLY = "state of a module"  # in the header of a .y5z file without an architecture
 
 
 def use(repo: Union[str, Path, None] = None) -> None:
@@ -120,7 +120,7 @@ def prune(
         method: A name of ``--prune-method``, those of installed plug-ins included.
         distribution: How layers share it; None takes the method's default.
         granularity: ``weight``, ``channel`` or ``N:M``.
-        images: For methods that look at some, such as obs: see ``Images`` in docs/python.md. A tensor [N, 3, H, W] or
+        images: For methods that look at some, such as obs: a tensor [N, 3, H, W], or
             an iterable of tensors [3, H, W] or [B, 3, H, W], as the model takes them, or of names of image files.
         include: Globs of parameter names; empty takes all.
         exclude: Globs of parameter names to leave alone.
@@ -141,27 +141,23 @@ def prune(
     chosen = known[method]
     _check_options(chosen, options)
     grain = Granularity.parse(granularity)
-    spread = distribution or ("uniform" if grain.m else chosen.distributions[0])
+    spread = distribution or chosen.default_distribution(grain)
     if spread not in chosen.distributions:
         raise PruneError(f"must be one of {', '.join(chosen.distributions)} with method {method}, got {spread!r}",
                          "distribution")  # fmt: skip
     with named("amount"):
         request = Request(amount, spread, grain, seed)
     selection = find_targets(network, grain, include, exclude, linear)
-    run = Run("python", "use", argparse.Namespace(weights=[], seed=seed), argparse.Namespace(**options), True, _no_save)
+    run = Run("python", "use", argparse.Namespace(weights=[], seed=seed), argparse.Namespace(**options), True)
     if chosen.uses_images():
         if images is None:
             raise PruneError(f"method {method} looks at images: give some tensors or files", "images")
         found = _Batches(images, network)
         run.calibration = lambda number, split, seed: found.calibration
-    made = run.config(chosen) if dataclasses.is_dataclass(chosen) else chosen()
-    training = network.training
-    try:
-        network.eval()
+    made = chosen.of(run)
+    with _evaluating(network):
         made.calibrate(run, network, selection.targets)
         made.prune(selection.targets, request)
-    finally:
-        network.train(training)
     return _measure(network, selection)
 
 
@@ -212,7 +208,7 @@ def slim(
     network = _unwrapped(model)
     if not 0 < target < 1:
         raise PruneError(f"must be above 0 and below 1, got {target:g}", "target")
-    work = copy.deepcopy(network).eval()
+    work = copy.deepcopy(network)
     found = None if images is None else _Batches(images, work)
     config = SlimOptions(importance, allocation, round_to, floor, steps, slim_seed=seed, slim_no_repair=not repair)
     config = config.resolved(found is not None, trained=False)
@@ -222,9 +218,8 @@ def slim(
     example = torch.rand(1, channels, min(height, 2 * stride), min(width, 2 * stride), device=device)
     sized = torch.rand(1, channels, height, width, device=device)
     calibration = None if found is None else _Images(found.calibration.batches(1))
-    with torch.no_grad():
+    with _evaluating(work), torch.no_grad():
         done = _slim(work, config.slim_config(what, target), example, sized, calibration, runnable=_as_used)
-    work.train(network.training)
     vars(network).update(vars(work))  # whatever wraps the model, or holds it, has the narrow layers too
     return done
 
@@ -263,9 +258,9 @@ def compress(
     package = package_of(type(network))
     own = type(network).__module__ == f"{package}models.yolo"
     content = y5z.describe(network, {}, package) if own else {"writer": f"yolov5-prune-plugin {__version__}",
-                                                              "kind": WEIGHTS_ONLY}  # fmt: skip
-    state = {name: tensor.half() if tensor.is_floating_point() else tensor
-             for name, tensor in network.state_dict().items()}  # fmt: skip
+                                                              "kind": y5z.WEIGHTS_ONLY}  # fmt: skip
+    with named("model", fp32="model"):
+        state = y5z.stored_state(network)
     weights = {name: state[name] for name in y5z.weights_of(network)}
     if not lossless:
         entries = [str(entry) for entry in (bits if isinstance(bits, (list, tuple)) else [bits])]
@@ -309,10 +304,11 @@ def load(
         except RuntimeError as error:
             raise PruneError(f"{place}: does not fit: {' '.join(str(error).split())[:200]}", "into") from None
         return into
-    if packed and _container.read(place).content.get("kind") == WEIGHTS_ONLY:
-        raise PruneError(f"{place}: holds weights without an architecture; give the module as into", "file")
+    if packed:
+        opened = _container.read(place)
+        y5z.check_architecture(opened)
     upstream = _find_upstream(None if repo is None else Path(repo))
-    return y5z.open_model(place, upstream.package)[1].float().eval() if packed else upstream.load(place)[1]
+    return y5z.model_in(opened, upstream.package).float().eval() if packed else upstream.load(place)[1]
 
 
 class _Batches:
@@ -365,7 +361,7 @@ def _read_image(file: Path, stride: int, size: int = 640) -> Tensor:
 
 
 def _check_options(method: type[Method], options: dict[str, Any]) -> None:
-    known = [field.name for field in dataclasses.fields(method)] if dataclasses.is_dataclass(method) else []
+    known = [field.name for options_class in method.own_options() for field in dataclasses.fields(options_class)]
     for name in options:
         if name not in known:
             raise PruneError(f"is no option of method {method.name}, which has {', '.join(known) or 'none'}", name)
@@ -389,7 +385,3 @@ def _new_file(file: Path) -> Iterator[Path]:
             yield temporary
     except OSError as error:
         raise PruneError(f"{file}: cannot be written: {error.strerror or error}; nothing was left there") from error
-
-
-def _no_save(*_: Any) -> Any:
-    raise RuntimeError("there is no script whose checkpoint could be saved; torch.save and api.compress write models")

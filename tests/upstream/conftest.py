@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -72,6 +73,30 @@ def run(*arguments: object, cwd: Path, ok: bool = True, path: list[Path] | None 
     assert (code == 0) == ok, f"exit {code}:\n{printed[-5000:]}"
     assert ok or "Traceback" not in printed, printed[-5000:]
     return printed
+
+
+def install_package_of(page: str, place: Path, names: set[str], lines: int) -> Path:
+    """Install the package whose files stand on a page of the docs, as they stand there, with pip.
+
+    Args:
+        page: File in docs/.
+        place: An empty folder.
+        names: The files that it must have.
+        lines: What it is shorter than.
+
+    Returns:
+        The folder to put on the path.
+    """
+    text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
+    files = dict(re.findall(r"```python\n# (\S+\.py)\n(.*?)```", text, re.DOTALL))
+    assert names <= files.keys()
+    assert sum(text.count("\n") for text in files.values()) < lines
+    package, site = place / "package", place / "site"
+    package.mkdir()
+    for name, text in files.items():
+        (package / name).write_text(text)
+    run("-m", "pip", "install", "--quiet", "--no-deps", "--target", site, package, cwd=place)
+    return site
 
 
 @lru_cache

@@ -1,30 +1,19 @@
 """A way of training from another package: the example of the docs is installed by pip, listed, and trains."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 
-from tests.upstream.conftest import Release, run
+from tests.upstream.conftest import Release, install_package_of
 from tests.upstream.training import train_arguments
 
 pytestmark = pytest.mark.upstream
-PAGE = Path(__file__).parents[2] / "docs" / "ways-of-training.md"
 
 
 def test_example_of_the_docs(training_shapes: Path, tmp_path: Path) -> None:
     """Its two files are taken from the page as they stand there."""
-    files = dict(re.findall(r"```python\n# (\S+\.py)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL))
-    assert {"setup.py", "prune_every.py"} <= files.keys()
-    assert sum(text.count("\n") for text in files.values()) < 40
-    package = tmp_path / "package"
-    package.mkdir()
-    for name, text in files.items():
-        (package / name).write_text(text)
-    site = tmp_path / "site"
-    run("-m", "pip", "install", "--quiet", "--no-deps", "--target", site, package, cwd=tmp_path)
-
+    site = install_package_of("ways-of-training.md", tmp_path, {"setup.py", "prune_every.py"}, 40)
     release = Release("7.0.14", python_path=[site])
     help_text = release.launch("train.py", "--help", cwd=tmp_path)
     assert "Magnitude pruning at even intervals" in help_text

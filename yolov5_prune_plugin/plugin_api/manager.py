@@ -70,8 +70,8 @@ def scripts_with(flag: str, scripts: Mapping[str, Any]) -> list[str]:
 
 
 def _register(manager: pluggy.PluginManager, plugin: Any, name: str) -> None:
-    """A module or object with hooks; one that asks other plug-ins has ``plugin(hook)``, which makes what has them."""
-    make = getattr(plugin, "plugin", None)
+    """A module or object with hooks; one that asks other plug-ins has ``make_plugin(hook)`` to make what has them."""
+    make = getattr(plugin, "make_plugin", None)
     manager.register(make(manager.hook) if make else plugin, name=name)
 
 

@@ -79,9 +79,25 @@ class Method:
         return cls.scores is not Method.scores
 
     @classmethod
+    def own_options(cls) -> tuple[type, ...]:
+        """The dataclass of its own flags: itself, if it is one."""
+        return (cls,) if is_dataclass(cls) else ()
+
+    @classmethod
     def option_classes(cls) -> tuple[type, ...]:
         """Dataclasses of the flags that go with it: its own first."""
-        return (*((cls,) if is_dataclass(cls) else ()), *cls.shared_options)
+        return (*cls.own_options(), *cls.shared_options)
+
+    @classmethod
+    def default_distribution(cls, granularity: Granularity) -> str:
+        """What goes with it if nothing is said: an N:M pattern is the same in every layer."""
+        return "uniform" if granularity.m else cls.distributions[0]
+
+    @classmethod
+    def of(cls, run: Run) -> Method:
+        """Make one for a run, from its flags."""
+        made: Method = run.config(cls) if cls.own_options() else cls()
+        return made
 
 
 class TrainingMethod:
@@ -115,6 +131,15 @@ class TrainingMethod:
         """
         self.run, self.methods = run, methods
         self.options = run.config(self.options_class)
+
+    @classmethod
+    def option_classes(cls, methods: Mapping[str, type[Method]]) -> list[type]:
+        """List the dataclasses whose flags need its own flag.
+
+        Args:
+            methods: The classes of ``--prune-method``, by name.
+        """
+        return [cls.options_class, *cls.shared_options]
 
     @classmethod
     def asked_for(cls, run: Run) -> bool:
@@ -163,6 +188,11 @@ class TrainingMethod:
             rule: What ``rule`` gave.
         """
         return Masked(parameters, rule)
+
+
+def own_options(methods: Mapping[str, type[Method]]) -> list[type]:
+    """List the dataclasses of the methods' own flags."""
+    return [options for cls in methods.values() for options in cls.own_options()]
 
 
 def oneshot_methods(hook: Any) -> dict[str, type[Method]]:

@@ -137,6 +137,10 @@ class Training:
     saved: dict[str, Sparsity] = field(default_factory=dict)
 
 
+def _not_saved(model: Any, names: list[str], file: Path, facts: dict[str, Any]) -> Saved:
+    raise RuntimeError("there is no script whose model could be saved")
+
+
 def _not_built(model: Any) -> Any:
     raise RuntimeError("the dense architecture can be had in train.py")
 
@@ -171,7 +175,7 @@ class Run:
     arguments: argparse.Namespace
     options: argparse.Namespace
     main: bool
-    save: Callable[[Any, list[str], Path, dict[str, Any]], Saved]
+    save: Callable[[Any, list[str], Path, dict[str, Any]], Saved] = _not_saved
     folder: Optional[Path] = None
     figure: str = ""
     figures: list[str] = field(default_factory=list)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def console(width: Optional[int] = 120, quiet: bool = False) -> Console:
+def plain_console(width: Optional[int] = 120, quiet: bool = False) -> Console:
     """Make a console that prints texts as they are: no markup, no emoji, no colours of its own.
 
     Args:

@@ -14,7 +14,7 @@ from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.sparsity import Sparsity
 from yolov5_prune_plugin.plugin_api.run import Evaluation, Run, Saved
 from yolov5_prune_plugin.reporting.amounts_file import write_amounts
-from yolov5_prune_plugin.reporting.console import console
+from yolov5_prune_plugin.reporting.console import plain_console
 from yolov5_prune_plugin.reporting.run_folder import csv_of, json_of, write_report
 
 NOTE = (
@@ -50,7 +50,7 @@ class Record:
             "note": NOTE,
             "versions": {"yolov5_prune_plugin": __version__, "torch": torch.__version__},
         }
-        self._console = console(quiet=not run.main)
+        self._console = plain_console(quiet=not run.main)
 
     def layers(self) -> None:
         """Print the layers, and write all four files."""

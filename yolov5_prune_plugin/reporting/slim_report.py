@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from yolov5_prune_plugin.core.channels.slim import SlimResult
-from yolov5_prune_plugin.reporting.console import console
+from yolov5_prune_plugin.reporting.console import plain_console
 from yolov5_prune_plugin.reporting.figure import GONE, KEPT, canvas, open_frame, save_png
 from yolov5_prune_plugin.reporting.run_folder import csv_of, json_of, write_report
 
@@ -46,7 +46,7 @@ class Report:
             folder: For the files.
             facts: Plain values for report.json.
         """
-        self._console = console()
+        self._console = plain_console()
         self._folder = folder
         self.content: dict[str, Any] = {**facts, "said": []}
 

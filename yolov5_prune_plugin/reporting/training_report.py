@@ -11,7 +11,7 @@ import torch
 from yolov5_prune_plugin import __version__
 from yolov5_prune_plugin.core.pruning.sparsity import Sparsity
 from yolov5_prune_plugin.plugin_api.run import Run, Training
-from yolov5_prune_plugin.reporting.console import console
+from yolov5_prune_plugin.reporting.console import plain_console
 from yolov5_prune_plugin.reporting.layers import layers_frame, layers_table, plot_layers
 from yolov5_prune_plugin.reporting.oneshot_report import NOTE
 from yolov5_prune_plugin.reporting.run_folder import Writer, csv_of, json_of, write_report
@@ -30,7 +30,7 @@ class TrainingRecord:
             training: Read after each epoch.
         """
         self.run, self.training, self.facts = run, training, facts
-        self._console = console(quiet=not run.main)
+        self._console = plain_console(quiet=not run.main)
 
     def epoch(self) -> None:
         """Print a line about the epoch, and write the files."""

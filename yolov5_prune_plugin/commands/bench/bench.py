@@ -14,8 +14,7 @@ from rich.console import Console
 
 from yolov5_prune_plugin.errors import NoResultError, PruneError
 from yolov5_prune_plugin.reporting.bench_report import costs_table, latency_table, write_bench
-from yolov5_prune_plugin.reporting.console import bar
-from yolov5_prune_plugin.reporting.console import console as make_console
+from yolov5_prune_plugin.reporting.console import bar, plain_console
 
 CLOSE = 1e-4  # outputs of another runtime on the CPU, relative to PyTorch's; TensorRT rounds to TF32
 
@@ -46,7 +45,7 @@ def bench(options: argparse.Namespace) -> int:
     from yolov5_prune_plugin.core.channels.cost import Cost
     from yolov5_prune_plugin.yolov5.checkout.upstream import as_used, find_upstream, stride_of, task_of
 
-    console = make_console()
+    console = plain_console()
     left_out = _left_out(options.runtimes, console)
     there = [runtime for runtime in NAMES if runtime in options.runtimes and runtime not in left_out]
     upstream = find_upstream(options.repo)

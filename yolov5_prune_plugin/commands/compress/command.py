@@ -36,7 +36,7 @@ def compress_file(options: argparse.Namespace) -> int:
 
     from yolov5_prune_plugin.commands.compress.cluster import cluster_all
     from yolov5_prune_plugin.core.coding import container
-    from yolov5_prune_plugin.reporting.console import console as make_console
+    from yolov5_prune_plugin.reporting.console import plain_console
     from yolov5_prune_plugin.yolov5.checkout.upstream import find_upstream
     from yolov5_prune_plugin.yolov5.checkpoints import y5z
 
@@ -44,13 +44,14 @@ def compress_file(options: argparse.Namespace) -> int:
     checkpoint, model = upstream.load(options.weights)
     try:
         content = y5z.describe(model, checkpoint, upstream.package)
-        state = _in_file(model, config.fp32)
+        state = y5z.stored_state(model, config.fp32)
     except PruneError as error:
-        raise PruneError(f"{options.weights}: {error}") from None
+        hint = "; --fp32 keeps them" if error.field == "fp32" else ""
+        raise PruneError(f"{options.weights}: {error.message}{hint}") from None
     names = y5z.weights_of(model)
     others = {name: tensor for name, tensor in state.items() if name not in names}
     content["source"] = _sizes_of(y5z.as_checkpoint(content, model, half=True))
-    console = make_console()
+    console = plain_console()
 
     def write(weights: dict[str, Tensor]) -> int:
         with console.status("packing"):
@@ -109,11 +110,11 @@ def inspect_file(options: argparse.Namespace) -> int:
     from yolov5_prune_plugin.core.coding import container
     from yolov5_prune_plugin.core.coding.sizes import sizes
     from yolov5_prune_plugin.reporting import compress_report as show
-    from yolov5_prune_plugin.reporting.console import console as make_console
+    from yolov5_prune_plugin.reporting.console import plain_console
 
     opened = container.read(options.file)
     found = sizes(opened)
-    console = make_console(130)
+    console = plain_console(130)
     console.print(show.table(found, str(options.file)))
     show.say_ratios(console, found, opened.content)
     if options.png:
@@ -121,22 +122,6 @@ def inspect_file(options: argparse.Namespace) -> int:
     if options.html:
         show.write_html(options.html, found, opened.content, str(options.file))
     return 0
-
-
-def _in_file(model: nn.Module, fp32: bool) -> dict[str, Tensor]:
-    """The state of a model as it goes into the file: in fp16 like upstream's own checkpoints.
-
-    Raises:
-        PruneError: If fp16 can't hold a value.
-    """
-    found = {}
-    for name, tensor in model.state_dict().items():
-        kept = tensor.half() if tensor.is_floating_point() and not fp32 else tensor
-        if kept.is_floating_point() and bool(tensor.isfinite().all()) and not bool(kept.isfinite().all()):
-            raise PruneError(f"{name} has values up to {float(tensor.abs().max()):g}, more than fp16 holds (65504);"
-                             " --fp32 keeps them")  # fmt: skip
-        found[name] = kept
-    return found
 
 
 def _sizes_of(save: Callable[[Any], None]) -> dict[str, int]:

@@ -20,7 +20,7 @@ from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.jobs.options import EngineOptions
 from yolov5_prune_plugin.options import build, split_arguments
-from yolov5_prune_plugin.reporting.console import console as make_console
+from yolov5_prune_plugin.reporting.console import plain_console
 from yolov5_prune_plugin.reporting.curve_report import curve_table, draw, write_page
 from yolov5_prune_plugin.reporting.figure import save_png
 from yolov5_prune_plugin.reporting.run_folder import csv_of, json_of, write_report
@@ -60,7 +60,7 @@ def curve(target: str, arguments: Sequence[str], before: argparse.Namespace, com
     study = open_study("curve", target, [*rest, *verbatim], flags.seams, not flags.no_shims, TAKEN)
     points = _points(study, options)
     folder = Path(options.project or "runs/curve", options.name or study.weights.stem).resolve()
-    console = make_console(None if sys.stdout.isatty() else 120)
+    console = plain_console(None if sys.stdout.isatty() else 120)
     with locked(folder, "--project/--name"):
         measured = measure(points, Store(folder, study), engine, console, options.keep_models)
         _report(measured, study, folder, console, command)

@@ -30,10 +30,10 @@ def distillation(dense: Any, outputs: Any) -> Tensor:
         Hinton et al. 2015, https://arxiv.org/abs/1503.02531; for detectors, with objectness as the weight: Mehta,
         Ozturk 2018, https://arxiv.org/abs/1805.06361
     """
-    given = list(tensors(outputs))
     found = detections_in(dense)
     if found:
         return distance(dense, found.arranged_like(outputs))
+    given = list(tensors(outputs))
     targets = list(tensors(dense))
     if len(given) != 1 or len(targets) != 1 or given[0].shape != targets[0].shape or given[0].dim() != 2:
         raise ValueError(

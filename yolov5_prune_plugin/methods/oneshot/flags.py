@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
@@ -94,10 +94,10 @@ def chosen_method(run: Run, methods: Mapping[str, type[Method]], name: str) -> M
         )
     chosen = methods[name]
     for cls in methods.values():
-        if cls is not chosen and is_dataclass(cls) and run.given(cls):
-            raise PruneError(f"{run.given(cls)[0]} belongs to --prune-method {cls.name}, not {chosen.name}")
-    made: Method = run.config(chosen) if is_dataclass(chosen) else chosen()
-    return made
+        given = [name for options in cls.own_options() for name in run.given(options)]
+        if cls is not chosen and given:
+            raise PruneError(f"{given[0]} belongs to --prune-method {cls.name}, not {chosen.name}")
+    return chosen.of(run)
 
 
 def request_of(options: WhatOptions, method: type[Method]) -> Request:
@@ -112,7 +112,7 @@ def request_of(options: WhatOptions, method: type[Method]) -> Request:
     """
     file, grain = options.prune_amounts, Granularity.parse(options.prune_granularity)
     known = method.distributions
-    distribution = options.prune_distribution or ("uniform" if grain.m else known[0])
+    distribution = options.prune_distribution or method.default_distribution(grain)
     if distribution not in known:
         raise PruneError(f"--prune-distribution {distribution} does not go with --prune-method {method.name}, which has"
                          f" {', '.join(known)}")  # fmt: skip

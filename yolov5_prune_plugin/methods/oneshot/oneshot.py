@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Optional
 
@@ -15,11 +14,11 @@ from yolov5_prune_plugin.methods.oneshot.calibration import check_images
 from yolov5_prune_plugin.methods.oneshot.flags import BaselineOptions, PruneOptions, chosen_method, find, request_of
 from yolov5_prune_plugin.methods.oneshot.oneshot_run import OneShotRun
 from yolov5_prune_plugin.methods.oneshot.sensitivity import SensitivityOptions, SensitivityRun
-from yolov5_prune_plugin.plugin_api.methods import oneshot_methods
+from yolov5_prune_plugin.plugin_api.methods import oneshot_methods, own_options
 from yolov5_prune_plugin.plugin_api.run import Run
 
 
-def plugin(hook: Any) -> OneShot:
+def make_plugin(hook: Any) -> OneShot:
     """Make what answers the events: it asks the other plug-ins for their methods."""
     return OneShot(hook)
 
@@ -35,7 +34,7 @@ class OneShot:
         """Our flags and those of the methods, in every script that uses a trained model."""
         if role == "train":
             return []
-        own = [cls for cls in oneshot_methods(self._hook).values() if is_dataclass(cls)]
+        own = own_options(oneshot_methods(self._hook))
         measuring = [BaselineOptions, BudgetOptions, SensitivityOptions] if role == "validate" else []
         return [PruneOptions, *measuring, *own]
 

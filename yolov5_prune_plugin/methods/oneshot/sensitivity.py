@@ -130,11 +130,11 @@ class SensitivityRun:
 def _report(
     run: Run, rows: Sequence[Sensitivity], suggested: dict[str, float], overall: float, facts: dict[str, Any]
 ) -> None:
-    from yolov5_prune_plugin.reporting.console import console as console_of
+    from yolov5_prune_plugin.reporting.console import plain_console
     from yolov5_prune_plugin.reporting.run_folder import Writer, csv_of, json_of, text_of, write_report
     from yolov5_prune_plugin.reporting.sensitivity_figures import extremes_table, long_frame, page, plot_heat_map
 
-    console = console_of()
+    console = plain_console()
     amount = min(rows[0].amounts, key=lambda amount: abs(amount - overall))
     title = f"Sensitivity of {', '.join(run.weights)}: {facts['method']}, {facts['granularity']}"
     notes = [

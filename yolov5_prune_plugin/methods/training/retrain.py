@@ -20,7 +20,7 @@ from yolov5_prune_plugin.errors import PruneError, named
 from yolov5_prune_plugin.methods.oneshot.calibration import CalibrationOptions, check_images
 from yolov5_prune_plugin.methods.oneshot.flags import WhatOptions, chosen_method, find, request_of
 from yolov5_prune_plugin.options import flag, whole_from
-from yolov5_prune_plugin.plugin_api.methods import Method, TrainingMethod
+from yolov5_prune_plugin.plugin_api.methods import Method, TrainingMethod, own_options
 from yolov5_prune_plugin.plugin_api.run import Run, Training
 
 FEW = 0.001  # a model with a smaller share of zeros is dense
@@ -65,6 +65,11 @@ class Retrain(TrainingMethod):
             raise PruneError(f"--prune-iterations {options.prune_iterations}: {fixed} leaves no smaller amount for the"
                              " first rounds; it goes with --prune S of weights or channels")  # fmt: skip
         self.request = request_of(options, type(self.method))
+
+    @classmethod
+    def option_classes(cls, methods: Mapping[str, type[Method]]) -> list[type]:
+        """Flags of its methods too."""
+        return [*super().option_classes(methods), *own_options(methods)]
 
     @classmethod
     def asked_for(cls, run: Run) -> bool:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional
 
 from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.core.pruning.parameters import Selection
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.plugin_api.methods import TrainingMethod, oneshot_methods, training_methods
+from yolov5_prune_plugin.plugin_api.methods import TrainingMethod, oneshot_methods, own_options, training_methods
 from yolov5_prune_plugin.plugin_api.run import Run, Training
 
 if TYPE_CHECKING:
     from yolov5_prune_plugin.reporting.training_report import TrainingRecord
 
 
-def plugin(hook: Any) -> SparseTraining:
+def make_plugin(hook: Any) -> SparseTraining:
     """Make what answers the events: it asks the other plug-ins for their ways of training."""
     return SparseTraining(hook)
 
@@ -32,7 +32,7 @@ class SparseTraining:
         if role != "train":
             return []
         ways = [cls.options_class for cls in training_methods(self._hook).values()]
-        return [*ways, *(cls for cls in oneshot_methods(self._hook).values() if is_dataclass(cls))]
+        return [*ways, *own_options(oneshot_methods(self._hook))]
 
     @hookimpl
     def configure(self, run: Run) -> Optional[object]:
@@ -44,10 +44,7 @@ class SparseTraining:
         if len(asked) > 1:
             raise PruneError(f"{' and '.join(asked)} are different ways to a sparse model; leave out all but one")
         for flag, cls in ways.items():
-            classes = [cls.options_class, *cls.shared_options]
-            if flag == "--prune":  # with the flags of its methods
-                classes += [method for method in methods.values() if is_dataclass(method)]
-            lonely = [name for one in classes for name in run.given(one)]
+            lonely = [name for one in cls.option_classes(methods) for name in run.given(one)]
             if lonely and flag not in asked:
                 raise PruneError(f"{lonely[0]} needs {cls.how_to_ask or flag}")
         if not asked:

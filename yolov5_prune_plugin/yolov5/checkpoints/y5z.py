@@ -20,6 +20,7 @@ from yolov5_prune_plugin.yolov5.checkpoints import architecture, class_names
 from yolov5_prune_plugin.yolov5.checkpoints.model_yaml import plain
 
 SUFFIX = ".y5z"
+WEIGHTS_ONLY = "weights"  # content.kind of a file without an architecture
 KEPT = ("date", "prune", "slim", "git")  # entries of a checkpoint that are kept beside the model: plain values
 
 
@@ -55,6 +56,37 @@ def weights_of(model: nn.Module) -> list[str]:
     return found
 
 
+def stored_state(model: nn.Module, fp32: bool = False) -> dict[str, Tensor]:
+    """Give the state of a model as it goes into a file: in fp16, like upstream's own checkpoints.
+
+    Args:
+        model: In float32.
+        fp32: Keep floats as they are.
+
+    Raises:
+        PruneError: If fp16 can't hold a value; its field is ``fp32``.
+    """
+    found = {}
+    for name, tensor in model.state_dict().items():
+        kept = tensor.half() if tensor.is_floating_point() and not fp32 else tensor
+        if kept.is_floating_point() and bool(tensor.isfinite().all()) and not bool(kept.isfinite().all()):
+            largest = float(tensor.abs().max())
+            raise PruneError(f"{name} has values up to {largest:g}, more than fp16 holds (65504)", "fp32")
+        found[name] = kept
+    return found
+
+
+def check_architecture(opened: container.Container) -> None:
+    """Refuse a file that holds the weights of some module, and not a model of YOLOv5.
+
+    Raises:
+        PruneError: If it is one.
+    """
+    if opened.content.get("kind") == WEIGHTS_ONLY:
+        raise PruneError(f"{opened.file}: holds weights without an architecture; api.load(file, into=module) puts them"
+                         " into a module")  # fmt: skip
+
+
 def open_model(file: Path, package: str) -> tuple[container.Container, nn.Module]:
     """Read a file and build its model.
 
@@ -69,14 +101,31 @@ def open_model(file: Path, package: str) -> tuple[container.Container, nn.Module
         PruneError: If the file is damaged, or does not fit its own architecture or this YOLOv5.
     """
     opened = container.read(file)
+    return opened, model_in(opened, package)
+
+
+def model_in(opened: container.Container, package: str) -> nn.Module:
+    """Build the model in a file that was opened.
+
+    Args:
+        opened: The .y5z file.
+        package: As ``open_model`` has it.
+
+    Returns:
+        The model in eval mode, in the types of the file.
+
+    Raises:
+        PruneError: As ``open_model``.
+    """
+    check_architecture(opened)
     tensors = opened.decode()
     try:
         model = architecture.build(module_of(package), opened.content, tensors)
         if opened.content.get("widths"):
             _try_out(model)
     except PruneError as error:
-        raise PruneError(f"{file}: {error}") from None
-    return opened, model
+        raise PruneError(f"{opened.file}: {error}") from None
+    return model
 
 
 def as_checkpoint(content: Mapping[str, Any], model: nn.Module, half: bool = False) -> Callable[[Any], None]:
