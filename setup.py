@@ -25,7 +25,7 @@ setup(
     package_dir={f"{NAME}.patches": "patches", f"{NAME}.data": "data"},
     package_data={f"{NAME}.patches": ["*.yaml"], f"{NAME}.data": DATA},
     install_requires=[
-        "torch>=1.8",
+        "torch>=2.0",
         "torchvision",
         "opencv-python",
         "pyyaml",

@@ -33,6 +33,7 @@ from yolov5_prune_plugin.core.coding.codebook import Histogram as _Histogram
 from yolov5_prune_plugin.core.coding.codebook import by_filter as _by_filter
 from yolov5_prune_plugin.core.outputs.images import Images as _Images
 from yolov5_prune_plugin.core.outputs.modes import evaluating as _evaluating
+from yolov5_prune_plugin.core.pruning.folding import fold as _fold
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.pruning.parameters import Selection, Target, find_targets
@@ -138,6 +139,7 @@ def prune(
     known = oneshot_methods(load_plugins().hook)
     if method not in known:
         raise PruneError(f"must be one of {', '.join(known)}, got {method!r}", "method")
+    _fold(network)
     chosen = known[method]
     _check_options(chosen, options)
     grain = Granularity.parse(granularity)
@@ -208,6 +210,7 @@ def slim(
     network = _unwrapped(model)
     if not 0 < target < 1:
         raise PruneError(f"must be above 0 and below 1, got {target:g}", "target")
+    _fold(network)
     work = copy.deepcopy(network)
     found = None if images is None else _Batches(images, work)
     config = SlimOptions(importance, allocation, round_to, floor, steps, slim_seed=seed, slim_no_repair=not repair)

@@ -17,7 +17,8 @@ from yolov5_prune_plugin.jobs.options import EngineOptions
 from yolov5_prune_plugin.methods.slim.flags import RUNTIMES, SlimOptions, ValidationOptions
 from yolov5_prune_plugin.options import add_flags
 
-COMMANDS = ("run", "patch", "curve", "sensitivity", "slim", "bench", "compress", "decompress", "inspect", "demo")
+COMMANDS = ("run", "patch", "curve", "sensitivity", "slim", "bench", "compress", "decompress", "inspect", "import",
+            "demo")  # fmt: skip
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -132,6 +133,14 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--png", type=Path, metavar="FILE", help="the picture")
     inspect.set_defaults(command=_inspect)
 
+    imported = commands.add_parser("import", help="a state_dict or a whole model as a checkpoint that the scripts open")
+    imported.add_argument("file", metavar="FILE", type=Path, help="what torch.save wrote")
+    imported.add_argument("-o", "--output", required=True, metavar="W.pt", type=Path, help="where to; must not exist")
+    imported.add_argument("--cfg", metavar="YAML", help="the model's yaml, where the file holds tensors alone")
+    imported.add_argument("--names", metavar="NAMES", help="class names with commas between, or a data set's YAML")
+    imported.add_argument("--repo", type=Path, metavar="DIR", help=repo)
+    imported.set_defaults(command=_import)
+
     demo = commands.add_parser(
         "demo", help="validate an embedded detector dense and pruned (needs: pip install yolov5)"
     )
@@ -204,6 +213,12 @@ def _inspect(options: argparse.Namespace) -> int:
     from yolov5_prune_plugin.commands.compress.command import inspect_file
 
     return inspect_file(options)
+
+
+def _import(options: argparse.Namespace) -> int:
+    from yolov5_prune_plugin.commands.importing import import_file
+
+    return import_file(options)
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -229,7 +229,7 @@ def test_train_says_where_a_flag_works(script: Callable[..., Script], capsys: py
     assert (
         first == "train.py: error: unrecognized arguments: --prune-baseline --nonsense"
     )  # it has a --prune of its own
-    assert hint == "--prune-baseline works in val.py, segment/val.py, classify/val.py"
+    assert hint == "--prune-baseline works in val.py, test.py, segment/val.py, classify/val.py"
     error = fails(script("val.py"), capsys, "--dns")
     assert error.endswith("; --dns works in train.py, segment/train.py, classify/train.py\n")
 

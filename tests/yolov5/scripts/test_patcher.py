@@ -271,3 +271,20 @@ def test_a_folder_that_is_no_yolov5(tmp_path: Path, there: list[str], lacking: s
     assert str(caught.value) == (
         f"patch {tmp_path}: has no {lacking}, so it is no YOLOv5 checkout; give the folder that val.py is in"
     )
+
+
+def test_what_another_yaml_patched_is_found_and_reverted(yolov5: Path, tmp_path: Path) -> None:
+    """Without --seams too: our line is known by what it is."""
+    seams = tmp_path / "fork.yaml"
+    seams.write_text("scripts: {tools/measure.py: {role: use, seams: {model_loaded: [load]}}}\n")
+    (yolov5 / "tools").mkdir()
+    (yolov5 / "tools" / "measure.py").write_bytes(SCRIPT)
+    (yolov5 / "venv").mkdir()
+    (yolov5 / "venv" / "pyvenv.cfg").touch()
+    (yolov5 / "venv" / "other.py").write_bytes(LINE)
+    before = snapshot(yolov5)
+    patcher.patch(patcher.find(yolov5, str(seams)))
+    assert patcher.check(patcher.find(yolov5))["tools/measure.py"] == patcher.ACTIVE
+    assert patcher.patch(patcher.find(yolov5)).keys().isdisjoint({"tools/measure.py"})
+    assert patcher.revert(patcher.find(yolov5))["tools/measure.py"] == "reverted"
+    assert snapshot(yolov5) == before

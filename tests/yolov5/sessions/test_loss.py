@@ -87,6 +87,6 @@ def test_copies_of_the_model() -> None:
     model = nn.Identity()
     found = losses(Adding())
     found.follow(model)
-    with pytest.raises(PruneError, match=r"--distill needs the images .* torch\.distributed\.run"):
+    with pytest.raises(PruneError, match=r"--distill, needs the images .* torch\.distributed\.run"):
         found.making(ComputeLoss)(1.0)(copy.deepcopy(model)(torch.ones(1, 3, 2, 2)), torch.zeros(1))
     found.follow(None)

@@ -6,6 +6,7 @@ import argparse
 import copy
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -49,7 +50,13 @@ def slim_file(options: argparse.Namespace) -> int:
     from yolov5_prune_plugin.core.outputs.images import Images
     from yolov5_prune_plugin.reporting.slim_report import Report, Written
     from yolov5_prune_plugin.yolov5.checkout.upstream import as_used, find_upstream, stride_of, task_of
-    from yolov5_prune_plugin.yolov5.checkpoints.slim_file import facts_of, save_slim, widths_of
+    from yolov5_prune_plugin.yolov5.checkpoints.slim_file import (
+        facts_of,
+        note_widths,
+        save_slim,
+        widths_of,
+        widths_of_layers,
+    )
 
     tracer()
     upstream = find_upstream(options.repo)
@@ -66,6 +73,9 @@ def slim_file(options: argparse.Namespace) -> int:
     report = Report(options.output.with_name(f"{options.output.stem}_slim"),
                     {"weights": str(options.weights), "what": what, "options": asdict(config)})  # fmt: skip
     before = facts_of(checkpoint)
+    if not widths_of(dense) and isinstance(getattr(dense, "yaml", None), dict):
+        with suppress(Exception):  # a fork's classes: then train.py says what cannot be kept
+            note_widths(dense, widths_of_layers(dense))  # of a model that something else narrowed
     if before or widths_of(dense):
         how = f" ({before['target']})" if "target" in before else ""
         report.say(f"{options.weights} is slim already{how}; shares are of what it has now, not of what it was made of")

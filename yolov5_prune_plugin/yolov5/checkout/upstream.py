@@ -16,6 +16,7 @@ from yolov5_prune_plugin.errors import PruneError, named
 from yolov5_prune_plugin.plugin_api.run import Calibration, Run
 from yolov5_prune_plugin.yolov5.checkout import heads  # noqa: F401  # has core read the outputs of its models
 from yolov5_prune_plugin.yolov5.checkpoints.checkpoint import EXPORTED, check_file
+from yolov5_prune_plugin.yolov5.checkpoints.folding import fold_checkpoint
 from yolov5_prune_plugin.yolov5.compat.apply import apply
 from yolov5_prune_plugin.yolov5.seams.quiet import quiet
 from yolov5_prune_plugin.yolov5.seams.root import lacking, package_folders
@@ -57,6 +58,7 @@ class Upstream:
             except Exception as error:
                 raise PruneError(f"the YOLOv5 at {self.root} cannot open it: {_line(error)}"
                                  "; --repo names another checkout") from error  # fmt: skip
+            fold_checkpoint(checkpoint, str(weights))
             model = (checkpoint.get("ema") or checkpoint.get("model")) if isinstance(checkpoint, dict) else None
             if not isinstance(model, nn.Module):
                 raise PruneError("has no model in it (no entry 'model'); give a checkpoint that train.py wrote, or an"

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from yolov5_prune_plugin.core.channels.layers import channel_counts
 from yolov5_prune_plugin.core.channels.widths import Widths, differing, narrow
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.yolov5.checkpoints.model_yaml import backbone_of, check_yaml, is_number, plain
+from yolov5_prune_plugin.yolov5.checkpoints.model_yaml import backbone_of, check_yaml, is_number, own_layers, plain
 from yolov5_prune_plugin.yolov5.seams.quiet import quiet
+
+SLIMMED = 100  # how many times smaller than its dense architecture a slim model may be: a tenth of all channels
 
 
 def describe(model: nn.Module, module: Any) -> dict[str, Any]:
@@ -41,7 +43,7 @@ def describe(model: nn.Module, module: Any) -> dict[str, Any]:
     pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
     head = layers[-1]
     nc = head.linear.out_features if task == "classify" else int(getattr(head, "nc", 0))
-    content = {"task": task, "yaml": {**check_yaml(yaml), "nc": nc}, "nc": nc,
+    content = {"task": task, "yaml": {**check_yaml(yaml, own_layers(module)), "nc": nc}, "nc": nc,
             "names": [[int(index), str(name)] for index, name in pairs],
             "names_are": "dict" if isinstance(names, Mapping) else "list",
             "stride": torch.as_tensor(getattr(model, "stride", 32.0)).float().reshape(-1).tolist(),
@@ -91,12 +93,12 @@ def bare(module: Any, content: Mapping[str, Any], most: Optional[int] = None) ->
     Args:
         module: Upstream's ``models.yolo``.
         content: What ``describe`` returned, with or without ``widths``.
-        most: Most parameters that it may have, where there are no ``widths``; None is no limit.
+        most: Most parameters that it may have, ``SLIMMED`` times as many where there are ``widths``; None is no limit.
 
     Raises:
         PruneError: If the content is none, or this release has no such class.
     """
-    task, yaml, nc = content.get("task"), check_yaml(content.get("yaml")), content.get("nc")
+    task, yaml, nc = content.get("task"), check_yaml(content.get("yaml"), own_layers(module)), content.get("nc")
     names, stride = content.get("names"), content.get("stride")
     if not isinstance(names, list) or not all(isinstance(p, list) and len(p) == 2 for p in names):
         raise PruneError("its names are no pairs of index and name")
@@ -106,7 +108,8 @@ def bare(module: Any, content: Mapping[str, Any], most: Optional[int] = None) ->
     if not found or not hasattr(module, found):
         raise PruneError(f"it is a model for {str(task)[:40]!r}, which this YOLOv5 does not have; use a later release")
     # a slim model is built whole first, and may be much larger then
-    with quiet(), torch.no_grad(), _at_most(None if most is None or content.get("widths") else most):
+    limit = most if most is None or not content.get("widths") else SLIMMED * most
+    with quiet(), torch.no_grad(), _at_most(limit):
         model = getattr(module, found if task != "classify" else "DetectionModel")(yaml)
         if task == "classify":
             model.stride = torch.tensor(stride)

@@ -38,6 +38,20 @@ def check_file(file: Path) -> None:
     """Refuse a file that is no whole PyTorch checkpoint; the error does not name it.
 
     Raises:
+        PruneError: If it is a directory, cannot be read, is not a whole PyTorch file, or holds something else than a
+            checkpoint: then it says what.
+    """
+    check_whole(file)
+    from yolov5_prune_plugin.yolov5.checkpoints.foreign import hint
+
+    if what := hint(file):
+        raise PruneError(what)
+
+
+def check_whole(file: Path) -> None:
+    """Refuse a file that is not what torch.save writes; the error does not name it.
+
+    Raises:
         PruneError: If it is a directory, cannot be read, or is not a whole PyTorch file.
     """
     if file.is_dir():

@@ -15,14 +15,32 @@ LAYERS = {"Conv", "GhostConv", "Bottleneck", "GhostBottleneck", "SPP", "SPPF", "
           "CrossConv", "BottleneckCSP", "C3", "C3TR", "C3SPP", "C3Ghost", "C3x", "DWConvTranspose2d", "Concat",
           "Contract", "Expand", "Sum", "Detect", "Segment", "nn.BatchNorm2d", "nn.Conv2d", "nn.ConvTranspose2d",
           "nn.Upsample", "nn.MaxPool2d", "nn.ZeroPad2d", "nn.Identity", "nn.ReflectionPad2d"}  # fmt: skip
+NO_LAYERS = {"AutoShape", "BaseModel", "Classify", "ClassificationModel", "DetectionModel", "DetectMultiBackend",
+             "Ensemble", "Model", "Proto", "SegmentationModel"}  # classes of models/ that no yaml names  # fmt: skip
 WORDS = {"None", "True", "False", "nc", "anchors", "nearest", "bilinear", "bicubic", "linear", "area"}
 _ACTIVATION = re.compile(r"(torch\.)?nn\.[A-Za-z]\w{0,30}\((inplace=(True|False)|\d{0,9}(\.\d{1,9})?)\)")
 _REPEATS, _LAYERS, _NUMBER = 1000, 2000, 1 << 20
 _KEYS = {"backbone", "head", "nc", "depth_multiple", "width_multiple"}
 
 
-def check_yaml(yaml: Any) -> dict[str, Any]:
+def own_layers(module: Any) -> frozenset[str]:
+    """List the layers that a checkout's ``models/`` defines beside upstream's: a user's own, or a fork's.
+
+    Args:
+        module: The checkout's ``models.yolo``; names that it does not have can't be built.
+    """
+    place = str(module.__name__).rpartition("yolo")[0]
+    return frozenset(name for name, cls in vars(module).items()
+                     if isinstance(cls, type) and issubclass(cls, nn.Module) and cls.__module__.startswith(place)
+                     and name not in LAYERS | NO_LAYERS)  # fmt: skip
+
+
+def check_yaml(yaml: Any, own: frozenset[str] = frozenset()) -> dict[str, Any]:
     """Check that upstream, which evaluates the words of a model yaml, can do nothing with this one but make layers.
+
+    Args:
+        yaml: The content of a model yaml.
+        own: Layers that the checkout has beside upstream's, as ``own_layers`` lists them.
 
     Returns:
         The yaml as it is.
@@ -49,8 +67,9 @@ def check_yaml(yaml: Any) -> dict[str, Any]:
         if not isinstance(layer, (list, tuple)) or len(layer) != 4:
             raise PruneError(f"its architecture has a layer {str(layer)[:60]} that is not [from, number, module, args]")
         source, repeats, module, arguments = layer
-        if not isinstance(module, str) or module not in LAYERS:
-            raise PruneError(f"its architecture has the layer {str(module)[:40]!r}, which is none of upstream's")
+        if not isinstance(module, str) or module not in LAYERS | own:
+            raise PruneError(f"its architecture has the layer {str(module)[:40]!r}, which is none of upstream's,"
+                             " and models/ of this YOLOv5 does not define it; --repo names another")  # fmt: skip
         if type(repeats) is not int or not 0 < repeats * max(1, yaml["depth_multiple"]) <= _REPEATS:
             raise PruneError(f"its architecture repeats a layer {str(repeats)[:40]} times; up to {_REPEATS} are taken")
         _check_value(source, "from")

@@ -56,10 +56,13 @@ def save_pruned(
                 checkpoint["prune"] = {**facts, "weights": kind}
                 with open(temporary, "wb") as stream:  # a name would go into the file, and this one differs each time
                     torch.save(checkpoint, stream)
-                largest = _compare(model, reload(str(temporary)), names)
+                largest = _compare(model, _again(reload, temporary), names)
             return Saved(file, kind, largest, file.stat().st_size)
         except _DiffersError as error:
             differences[kind] = f"{kind}: {error}"
+        except _UnreadableError as error:
+            raise PruneError(f"--prune-save {file}: what was written cannot be loaded again, so it is not kept:"
+                             f" {error}") from error.__cause__  # fmt: skip
         except (OSError, RuntimeError) as error:
             raise PruneError(
                 f"--prune-save {file}: cannot be written: {' '.join(str(error).split())[:200]};"
@@ -72,6 +75,17 @@ def save_pruned(
 
 class _DiffersError(Exception):
     """A checkpoint does not reload to the model it was written from."""
+
+
+class _UnreadableError(Exception):
+    """The script's own loader does not take what was written."""
+
+
+def _again(reload: Callable[[str], nn.Module], file: Path) -> nn.Module:
+    try:
+        return reload(str(file))
+    except Exception as error:
+        raise _UnreadableError(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
 
 
 def _stripped(source: Path) -> tuple[dict[str, Any], nn.Module]:

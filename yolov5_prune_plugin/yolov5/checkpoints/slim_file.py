@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolov5_prune_plugin.core.channels.widths import Widths, merged
+from yolov5_prune_plugin.core.channels.layers import channel_counts
+from yolov5_prune_plugin.core.channels.widths import Widths, differing, merged
 from yolov5_prune_plugin.core.outputs.objective import tensors
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import written_whole
 from yolov5_prune_plugin.yolov5.checkpoints import class_names
+from yolov5_prune_plugin.yolov5.seams.quiet import quiet
 
 KEY = "slim"  # under which our facts are in a checkpoint: plain values, which upstream passes over
 WIDTHS = "yolov5_prune_widths"  # under which the widths are in model.yaml
@@ -67,8 +69,34 @@ def note_widths(model: nn.Module, layers: Widths) -> None:
         model: The model; its ``yaml`` is replaced.
         layers: Channels by layer and side; added to what is noted already.
     """
-    if isinstance(getattr(model, "yaml", None), dict):
+    if layers and isinstance(getattr(model, "yaml", None), dict):
         model.yaml = {**model.yaml, WIDTHS: merged(widths_of(model), layers)}  # type: ignore[assignment, dict-item]
+
+
+def dense_of(model: nn.Module) -> nn.Module:
+    """Build the architecture that a model's yaml describes without the widths noted in it, with fresh weights."""
+    content: Any = {key: value for key, value in vars(model)["yaml"].items() if key != WIDTHS}
+    return type(model)(content, ch=content.get("ch", 3), nc=content["nc"])
+
+
+def widths_of_layers(model: nn.Module) -> Widths:
+    """Compare the layers of a model with what its yaml describes, whoever narrowed it; empty if they are as wide.
+
+    Args:
+        model: One of upstream's with its yaml.
+
+    Raises:
+        PruneError: If a layer is wider, or is not there in the architecture. Upstream's classes may raise others.
+    """
+    with quiet():
+        dense = dense_of(model)
+    whole = {name: channel_counts(layer) for name, layer in dense.named_modules()}
+    found = Widths()
+    for name, sides in differing(model, dense).items():
+        found[name] = {side: left for side, left in sides.items() if left != whole[name][side]}
+        if any(left > whole[name][side] for side, left in found[name].items()):
+            raise PruneError(f"{name} is wider than its yaml says")
+    return found
 
 
 def widths_of(model: nn.Module) -> Widths:

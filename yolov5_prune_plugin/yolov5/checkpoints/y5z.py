@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from yolov5_prune_plugin import __version__
 from yolov5_prune_plugin.core.coding import container
 from yolov5_prune_plugin.core.outputs.objective import tensors as tensors_of
+from yolov5_prune_plugin.core.pruning.folding import fold_state
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import written_whole
 from yolov5_prune_plugin.yolov5.checkpoints import architecture, class_names
@@ -67,7 +68,7 @@ def stored_state(model: nn.Module, fp32: bool = False) -> dict[str, Tensor]:
         PruneError: If fp16 can't hold a value; its field is ``fp32``.
     """
     found = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in fold_state(model.state_dict()).items():
         kept = tensor.half() if tensor.is_floating_point() and not fp32 else tensor
         if kept.is_floating_point() and bool(tensor.isfinite().all()) and not bool(kept.isfinite().all()):
             largest = float(tensor.abs().max())

@@ -32,6 +32,8 @@ def activate_script(namespace: dict[str, Any], seams: Optional[str] = None) -> N
     def with_our_flags(there: Any) -> Any:
         known = getattr(there, "ArgumentParser", there)  # the script has the module argparse, or the class itself
         if isinstance(known, type) and issubclass(known, _Parser):
+            if seams:  # a file that is named now counts, not what an earlier patch knew
+                known.script, known.scripts = script, scripts
             return there
         parser = type("ArgumentParser", (_Parser,), {"script": script, "scripts": scripts, "namespace": namespace})
         return Override(there, ArgumentParser=parser) if isinstance(there, ModuleType) else parser
@@ -64,7 +66,7 @@ class _Parser(argparse.ArgumentParser):
         opt, unknown = super().parse_known_args(rest, namespace)
         if not unknown:
             self._unpack(opt)
-            self._keep_widths(opt)
+            self._keep_widths(opt, bool(vars(ours)))
         if vars(ours) and not unknown:
             self._start(ours, opt, plugins)
         return opt, unknown
@@ -98,8 +100,8 @@ class _Parser(argparse.ArgumentParser):
                 except PruneError as error:
                     self._fail(str(error))
 
-    def _keep_widths(self, opt: argparse.Namespace) -> None:
-        """Have a train.py that starts from slim weights, or is resumed, keep their widths, without any flag of ours."""
+    def _keep_widths(self, opt: argparse.Namespace, ours: bool = False) -> None:
+        """Have a train.py that starts from narrow weights, or is resumed, keep their widths; no flag is needed."""
         if self.script.role != "train" or self._widths_kept:
             return
         type(self)._widths_kept = True
@@ -107,7 +109,7 @@ class _Parser(argparse.ArgumentParser):
             from yolov5_prune_plugin.yolov5.sessions.widths import keep_widths
 
             try:
-                keep_widths(self.script, self.namespace, opt)
+                keep_widths(self.script, self.namespace, opt, ours)
             except PruneError as error:
                 self._fail(str(error))
 

@@ -8,6 +8,7 @@ import shutil
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Optional
 
 from yolov5_prune_plugin.errors import PruneError, UpstreamError
@@ -30,10 +31,12 @@ class Checkout:
         scripts: Files by path relative to it.
         early: Whether its release needs shims before the scripts' own imports.
         seams: A fork's own YAML, which the activation line then names.
+        marked: Other files of it with a line of ours, which another YAML found.
     """
 
     def __init__(self, folder: Path, scripts: Mapping[str, Path], seams: Optional[str]) -> None:
         self.folder, self.scripts = folder, dict(scripts)
+        self.marked = {path: file for path, file in _marked(folder).items() if path not in self.scripts}
         self.early = bool(early_needed(folder))
         self.seams = Path(seams).resolve() if seams else None
 
@@ -61,12 +64,13 @@ def find(folder: Path, seams: Optional[str] = None) -> Checkout:
 
 
 def check(checkout: Checkout) -> dict[str, str]:
-    """Say of each script whether it has the activation line.
+    """Say of each script whether it has the activation line; one that another YAML named is found too.
 
     Returns:
         State by script: ``active`` or ``not active``.
     """
-    return {path: ACTIVE if _without(content) != content else INACTIVE for path, content in _contents(checkout).items()}
+    found = _contents(checkout, checkout.marked)
+    return {path: ACTIVE if _without(content) != content else INACTIVE for path, content in found.items()}
 
 
 def patch(checkout: Checkout) -> dict[str, str]:
@@ -88,7 +92,7 @@ def patch(checkout: Checkout) -> dict[str, str]:
 
 
 def revert(checkout: Checkout) -> dict[str, str]:
-    """Remove our lines; every other byte stays.
+    """Remove our lines from every file of the checkout; every other byte stays.
 
     Returns:
         State by script: ``reverted`` or ``was not active``.
@@ -96,15 +100,31 @@ def revert(checkout: Checkout) -> dict[str, str]:
     Raises:
         PruneError: If a file can't be read or written; the checkout is as it was.
     """
-    old = _contents(checkout)
+    old = _contents(checkout, checkout.marked)
     new = {path: _without(content) for path, content in old.items()}
     _replace(checkout, old, new)
     return {path: "reverted" if new[path] != old[path] else "was not active" for path in old}
 
 
-def _contents(checkout: Checkout) -> dict[str, bytes]:
+def _marked(folder: Path) -> dict[str, Path]:
+    """Files with a line of ours, whatever they are called, outside hidden folders and environments."""
+    found = {}
+    for place, folders, files in os.walk(folder):
+        folders[:] = [
+            name for name in folders if not name.startswith(".") and not (Path(place, name) / "pyvenv.cfg").exists()
+        ]
+        for file in (Path(place, name) for name in files if name.endswith(".py")):
+            try:
+                if MARK in file.read_bytes():
+                    found[file.relative_to(folder).as_posix()] = file
+            except OSError:
+                continue
+    return found
+
+
+def _contents(checkout: Checkout, others: Mapping[str, Path] = MappingProxyType({})) -> dict[str, bytes]:
     try:
-        return {path: file.read_bytes() for path, file in checkout.scripts.items()}
+        return {path: file.read_bytes() for path, file in {**checkout.scripts, **others}.items()}
     except OSError as error:
         raise PruneError(f"cannot read {error.filename}: {error.strerror}", f"patch {checkout.folder}") from error
 
@@ -136,7 +156,8 @@ def _lines(content: bytes) -> tuple[bytes, list[bytes]]:
 
 def _replace(checkout: Checkout, old: Mapping[str, bytes], new: Mapping[str, bytes]) -> None:
     """Replace the files that differ, or none of them."""
-    files = {path: checkout.scripts[path].resolve() for path in old}
+    places = {**checkout.scripts, **checkout.marked}
+    files = {path: places[path].resolve() for path in old}
     spare = {path: file.with_name(f".{file.name}.yolov5-prune") for path, file in files.items()}
     changing = [path for path in old if new[path] != old[path]]
     for path in changing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import inspect
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,10 @@ from yolov5_prune_plugin.yolov5.sessions.coco import Collector
 from yolov5_prune_plugin.yolov5.sessions.nms import Labels, TimeLimit
 from yolov5_prune_plugin.yolov5.sessions.session import Session
 
+NO_LABELS = (
+    "no image of this split has a label, and without labels nothing can be measured; give a --data whose labels lie"
+    " where YOLOv5 looks for them (images/... and labels/...)"
+)
 Plan = Generator[Measurement, Evaluation, None]
 
 
@@ -60,6 +65,7 @@ class InferenceSession(Session):
         self._batch: Optional[int] = None  # its --batch-size
         self._limit = TimeLimit()
         self._loaded: Optional[tuple[Any, torch.dtype]] = None  # what was loaded for it
+        self._objects: Optional[int] = None  # labelled ones in the data set; None if that is not known
         self._repeating = False
         self._inference = False  # whether it was loaded in inference mode
         self._base: Optional[Path] = None  # the script's run folder
@@ -78,6 +84,8 @@ class InferenceSession(Session):
             seams["run_folder"] = self._naming
         if self.script.role == "validate":
             seams["evaluation"] = self._evaluating
+            if self.script.has("data_loaded", self.namespace):
+                seams["data_loaded"] = self._counting
             if self.script.seams.get("suppression"):
                 seams["suppression"] = self._limit.watched
         self.wrap(seams)
@@ -125,6 +133,18 @@ class InferenceSession(Session):
 
         return load
 
+    def _counting(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap the loader of images: without any label nothing can be measured on them."""
+
+        @functools.wraps(original)
+        def create(*args: Any, **kwargs: Any) -> Any:
+            made = original(*args, **kwargs)
+            labels = getattr(made[1], "labels", None) if isinstance(made, tuple) and len(made) > 1 else None
+            self._objects = None if labels is None else sum(len(of_image) for of_image in labels)
+            return made
+
+        return create
+
     def _naming(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def increment_path(*args: Any, **kwargs: Any) -> Any:
@@ -144,7 +164,7 @@ class InferenceSession(Session):
     def _evaluating(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def run(*args: Any, **kwargs: Any) -> Any:
-            self._base, self._batch = None, kwargs.get("batch_size")
+            self._base, self._batch = None, _bound(original, args, kwargs).get("batch_size")
             baseline = None
             plan = self.plugins.hook.measurements(run=self.run) or _as_usual(self.run)
             with clear_exit():
@@ -174,13 +194,15 @@ class InferenceSession(Session):
         """Run the script's own validation; again with smaller batches if its NMS left out images."""
         self._what, self._loaded, self._repeating = what, None, False
         if what.weights:
-            kwargs = {**kwargs, "weights": [str(what.weights)]}
+            args, kwargs = _given(original, args, kwargs, weights=[str(what.weights)])
         while True:
             if self._batch:
-                kwargs = {**kwargs, "batch_size": self._batch}
+                args, kwargs = _given(original, args, kwargs, batch_size=self._batch)
             self._limit.dropped = 0
             returned, evaluation = self._once(original, args, kwargs, what.coco)
             evaluation = replace(evaluation, batch_size=self._batch)
+            if self._objects == 0:
+                return returned, replace(evaluation, failed=NO_LABELS)
             if not self._limit.dropped:
                 return returned, evaluation
             said = f"upstream's NMS ran into its time limit and left out images in {self._limit.dropped} batches"
@@ -203,6 +225,22 @@ class InferenceSession(Session):
         with Collector(self.namespace, callbacks, loaders) as collector:
             returned = original(*args, **{**kwargs, "callbacks": collector.callbacks})
         return returned, _evaluation(self.script, returned, collector.figures())
+
+
+def _bound(original: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
+    """The arguments of a call by name."""
+    try:
+        return dict(inspect.signature(original).bind_partial(*args, **kwargs).arguments)
+    except (TypeError, ValueError):
+        return dict(kwargs)
+
+
+def _given(original: Callable[..., Any], args: Any, kwargs: Any, **others: Any) -> tuple[Any, Any]:
+    """The arguments of a call with others for some of them, which v5.0 gives by position."""
+    names = list(inspect.signature(original).parameters)
+    places = [others.get(name, value) for name, value in zip(names, args)]
+    return (*places, *args[len(places) :]), {**kwargs, **{name: one for name, one in others.items()
+                                                          if name not in names[: len(args)]}}  # fmt: skip
 
 
 def _as_usual(run: Run) -> Plan:

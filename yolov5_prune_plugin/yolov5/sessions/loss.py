@@ -64,8 +64,9 @@ class Losses:
         """
         images, self._images = self._images, None
         if images is None:
-            raise PruneError("--distill needs the images that the model is given, and here copies of it get them; train"
-                             " on one GPU (--device 0), or with python -m torch.distributed.run") from None  # fmt: skip
+            raise PruneError("a loss that is added, such as that of --distill, needs the images that the model is"
+                             " given, and here copies of it get them; train on one GPU (--device 0), or with"
+                             " python -m torch.distributed.run") from None  # fmt: skip
         return torch.stack(self._hook.added_loss(run=self._run, images=images, outputs=outputs)).sum(), len(images)
 
     def _note(self, module: nn.Module, inputs: Any) -> None:

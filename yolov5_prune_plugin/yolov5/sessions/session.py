@@ -13,6 +13,7 @@ from torch import nn
 
 from yolov5_prune_plugin.plugin_api.run import Calibration, Run, Saved
 from yolov5_prune_plugin.yolov5.checkout import heads  # noqa: F401  # has core read the outputs of its models
+from yolov5_prune_plugin.yolov5.checkpoints.folding import fold_when_loaded
 from yolov5_prune_plugin.yolov5.seams.seams import Script
 
 
@@ -57,6 +58,8 @@ class Session:
             PruneError: If a plug-in refuses its flags.
         """
         taking_part = [plugin for plugin in self.plugins.hook.configure(run=self.run) if plugin is not None]
+        if taking_part:
+            fold_when_loaded()
         for plugin in taking_part:
             self.plugins.register(plugin)
         return taking_part

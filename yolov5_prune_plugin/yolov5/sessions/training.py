@@ -20,7 +20,7 @@ from yolov5_prune_plugin.options import words
 from yolov5_prune_plugin.plugin_api.run import Training
 from yolov5_prune_plugin.yolov5.checkpoints import sidecar
 from yolov5_prune_plugin.yolov5.checkpoints.checkpoint import check_weights
-from yolov5_prune_plugin.yolov5.checkpoints.slim_file import note_widths
+from yolov5_prune_plugin.yolov5.checkpoints.slim_file import dense_of, note_widths
 from yolov5_prune_plugin.yolov5.seams.seams import Script, package_of
 from yolov5_prune_plugin.yolov5.sessions.best import Best
 from yolov5_prune_plugin.yolov5.sessions.loggers import LoggedFigures
@@ -28,7 +28,6 @@ from yolov5_prune_plugin.yolov5.sessions.loss import Losses
 from yolov5_prune_plugin.yolov5.sessions.saving import save
 from yolov5_prune_plugin.yolov5.sessions.session import Session
 from yolov5_prune_plugin.yolov5.sessions.steps import steps_of
-from yolov5_prune_plugin.yolov5.sessions.widths import dense_of
 
 FLAGS = "yolov5_prune"  # of our flags in opt.yaml and in checkpoints
 MASKS = ("sparsity", "pruned", "spliced")  # figures of a plug-in that does not say which it has
@@ -135,6 +134,8 @@ class TrainingSession(Session):
         }
         if self._losses.needed:
             seams["loss"] = self._losses.making
+        if not self.script.has("logged", self.namespace):
+            del seams["logged"]  # a train.py like v5.0's has no loggers; what we count is in our own files then
         self.wrap({event: wrapper for event, wrapper in seams.items() if self.script.seams.get(event)})
 
     def _around(self, original: Callable[..., Any]) -> Callable[..., Any]:
