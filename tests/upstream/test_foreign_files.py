@@ -128,3 +128,24 @@ def test_no_labels_no_measurement(clone: Release, shapes: Path, tmp_path: Path) 
     for flags in (["--prune", 0.3], ["--prune-budget", 1]):
         said = clone.launch("val.py", *val_arguments(data, tmp_path), *flags, cwd=tmp_path, ok=False)
         assert "no image of this split has a label" in said
+
+
+def test_layers_of_a_checkout_are_packed_with_it(clone: Release, tmp_path: Path) -> None:
+    """Another checkout says what it lacks, and a class of models/ that is no layer is refused."""
+    own = tmp_path / "own"
+    shutil.copytree(clone.folder, own, symlinks=True)
+    with open(own / "models" / "common.py", "a") as stream:
+        stream.write("\n\nclass Twice(nn.Module):\n    def forward(self, x):\n        return 2 * x\n")
+    make = """
+import yaml
+from models.yolo import Model
+content = yaml.safe_load(open("own/models/yolov5n.yaml"))
+content["backbone"][-1] = [-1, 1, "Twice", []]
+model = Model(content, nc=4)
+torch.save({"model": model.half()}, "twice.pt")
+"""
+    _python(Release("own", own), make, cwd=tmp_path)
+    _prune("compress", "twice.pt", "-o", "twice.y5z", "--lossless", "--repo", own, cwd=tmp_path)
+    _prune("decompress", "twice.y5z", "-o", "again.pt", "--repo", own, cwd=tmp_path)
+    said = _prune("decompress", "twice.y5z", "-o", "b.pt", "--repo", clone.folder, cwd=tmp_path, ok=False)
+    assert "has the layer 'Twice', which is none of upstream's, and models/ of this YOLOv5 does not define it" in said

@@ -21,6 +21,7 @@ EVENTS = ("parser", "model_loaded", "run_folder", "evaluation", "data_loaded", "
           "judged", "validated", "saved")  # fmt: skip
 STEPS = ("nominal", "warmup")
 TOOLS = ("check_yaml", "check_dataset", "check_img_size", "load_images", "load_classes", "verify_image", "suffixes")
+TIMES = ("preprocess", "inference", "nms")
 FAMILIES = ("val", "train", "detect", "export")
 
 
@@ -38,6 +39,7 @@ class Script:
         times_in: Index of the item that holds the times in ms per image, or None if it returns none.
         tools: Dotted names in the checkout of what we use of it, by ``TOOLS``; the first that exists is used.
         steps: Regular expressions by ``STEPS`` that find in a train.py's source what its optimizer steps depend on.
+        times: Names of the times that ``times_in`` names, in their order.
     """
 
     path: str
@@ -49,6 +51,7 @@ class Script:
     figure: str = ""
     tools: dict[str, tuple[str, ...]] = field(default_factory=dict)
     steps: dict[str, str] = field(default_factory=dict)
+    times: tuple[str, ...] = TIMES
 
     def has(self, event: str, namespace: dict[str, Any]) -> bool:
         """Whether this script has one of the names that carry an event.
@@ -192,6 +195,9 @@ def _script(path: str, entry: Any) -> Script:
     if not isinstance(steps, dict) or set(steps) - set(STEPS):
         raise refuse(f"steps must map {' and '.join(STEPS)} to regular expressions, got {steps!r}")
     results = tuple(map(str, entry.get("results") or ()))
+    times = entry.get("times", list(TIMES))
+    if not isinstance(times, list) or not set(times) <= set(TIMES):
+        raise refuse(f"times must be a list of {', '.join(TIMES)}, got {times!r}")
     figure = entry.get("figure", results[-1] if results else "")
     if results and figure not in results:
         raise refuse(f"figure must be one of {', '.join(results)}, got {figure!r}")
@@ -208,6 +214,7 @@ def _script(path: str, entry: Any) -> Script:
         figure if results else "",
         _tuples(names["tools"]),
         {key: str(value) for key, value in steps.items()},
+        tuple(times),
     )
 
 

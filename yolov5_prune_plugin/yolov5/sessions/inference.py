@@ -264,7 +264,7 @@ def _evaluation(script: Script, returned: Any, coco: dict[str, float]) -> Evalua
     figures = {name: float(value) for name, value in zip(script.results, results)}
     ms = {}
     if script.times_in is not None:
-        ms = {name: float(value) for name, value in zip(("preprocess", "inference", "nms"), returned[script.times_in])}
+        ms = {name: float(value) for name, value in zip(script.times, returned[script.times_in])}
     return Evaluation(figures, ms, coco)
 
 
