@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, NoReturn, Optional
 
 from yolov5_prune_plugin import __version__
+from yolov5_prune_plugin.commands.curve import fingerprint
 from yolov5_prune_plugin.errors import PruneError, UpstreamError, named
 from yolov5_prune_plugin.options import given, split_arguments
 from yolov5_prune_plugin.plugin_api.manager import load_plugins, offered
 from yolov5_prune_plugin.plugin_api.methods import Method, oneshot_methods
 from yolov5_prune_plugin.yolov5.checkpoints.checkpoint import check_weights
 from yolov5_prune_plugin.yolov5.scripts.launcher import locate
+from yolov5_prune_plugin.yolov5.seams.root import find_root
 from yolov5_prune_plugin.yolov5.seams.seams import Script, find_script, load_scripts
 
 RUNNER = ("-m", "yolov5_prune_plugin", "run")
@@ -33,7 +35,8 @@ class Study:
         passed: Those and our flags, as given.
         flags: Our flags, parsed.
         weights: The checkpoint.
-        facts: What decides the results beside the arguments: versions, and hashes of script, weights and data file.
+        facts: What decides the results beside the arguments: versions, the device, and hashes of script, weights, data
+            file, images, and all code.
         gpus: Names for CUDA_VISIBLE_DEVICES; None if the script was told to run on the CPU.
         methods: Classes of the methods there are, by name.
         distributions: Names for --prune-distribution.
@@ -156,9 +159,13 @@ def open_study(
     known, _ = _parser().parse_known_args(own)
     if known.task in ("study", "speed"):
         raise PruneError(f"--task {known.task} measures many times; use --task val, test or train")
+    data, root = _data(known.data, file), _root(file)
     facts = {
         "script": str(file.resolve()), "script_sha256": _sha256(file), "weights_sha256": _sha256(weights),
-        "data_sha256": _data(known.data, file), "seams_sha256": _sha256(Path(seams)) if seams else None,
+        "data_sha256": None if data is None or data.is_dir() else _sha256(data),
+        "images": fingerprint.of_images(data, root),
+        "code": fingerprint.of_code([root, *fingerprint.folders_of(plugins)]),
+        "device": fingerprint.device(), "seams_sha256": _sha256(Path(seams)) if seams else None,
         "shims": shims, "versions": _versions(),
     }  # fmt: skip
     runner = (*RUNNER, *(("--seams", str(seams)) if seams else ()), *(() if shims else ("--no-shims",)), target)
@@ -210,13 +217,21 @@ def _distributions(classes: Sequence[type]) -> tuple[str, ...]:
     return tuple(next(field.metadata["choices"] for field in fields if field is not None))
 
 
-def _data(data: Optional[str], script: Path) -> Optional[str]:
-    """Hash of the data file, looked for where upstream looks; None for a folder, or if the script uses its default."""
+def _data(data: Optional[str], script: Path) -> Optional[Path]:
+    """The data file or folder, looked for where upstream looks; None if the script uses its default."""
     if not data:
         return None
     here = [Path(data), *sorted(folder for parent in (script.parent, script.parent.parent)
                                 for folder in (parent / "data").rglob(Path(data).name))]  # fmt: skip
-    return next((_sha256(file) for file in here if file.is_file()), None)
+    return next((file.resolve() for file in here if file.exists()), None)
+
+
+def _root(script: Path) -> Path:
+    """The YOLOv5 that a script is in; the script's own folder if that is none."""
+    try:
+        return find_root(script)
+    except UpstreamError:
+        return script.resolve().parent
 
 
 def _sha256(file: Path) -> str:
