@@ -173,6 +173,9 @@ def _patch(options: argparse.Namespace) -> int:
     states = act(checkout)
     for path, state in states.items():
         print(f"{state:<16} {path}")
+    if not options.check and not options.revert:
+        for path in patcher.left_out(checkout):
+            print(f"{'left out':<16} {path} (no script that we know; a file for --seams can name it)")
     return int(options.check and not all(state == patcher.ACTIVE for state in states.values()))
 
 

@@ -149,3 +149,19 @@ torch.save({"model": model.half()}, "twice.pt")
     _prune("decompress", "twice.y5z", "-o", "again.pt", "--repo", own, cwd=tmp_path)
     said = _prune("decompress", "twice.y5z", "-o", "b.pt", "--repo", clone.folder, cwd=tmp_path, ok=False)
     assert "has the layer 'Twice', which is none of upstream's, and models/ of this YOLOv5 does not define it" in said
+
+
+def test_torch_hub_in_a_patched_checkout(clone: Release, tmp_path: Path) -> None:
+    """hubconf.py reads .y5z files, and is as it was after --revert."""
+    own = tmp_path / "own"
+    shutil.copytree(clone.folder, own, symlinks=True)
+    before = {file: file.read_bytes() for file in own.rglob("*.py")}
+    assert "hubconf.py" in _prune("patch", own, cwd=tmp_path)
+    _prune("compress", WEIGHTS, "-o", "a.y5z", "--lossless", "--repo", own, cwd=tmp_path)
+    code = (
+        "import sys, torch; m = torch.hub.load(sys.argv[1], 'custom', path='a.y5z', source='local', device='cpu');"
+        " print('names', m.names)"
+    )
+    assert "names" in run("-c", code, own, cwd=tmp_path)
+    _prune("patch", own, "--revert", cwd=tmp_path)
+    assert {file: file.read_bytes() for file in own.rglob("*.py")} == before

@@ -21,11 +21,17 @@ def prepare(script: str) -> None:
 def activate(namespace: dict[str, Any], seams: Optional[str] = None) -> None:
     """Teach a YOLOv5 script our flags. Called before its main guard; does nothing when the script is imported.
 
+    hubconf.py has no flags: there torch.hub.load learns to read .y5z files.
+
     Args:
         namespace: ``globals()`` of the script.
         seams: A YAML file like those in ``patches``, for a script of a fork's own.
     """
-    if namespace.get("__name__") == "__main__":
+    if str(namespace.get("__file__")).endswith("hubconf.py"):  # imported by torch.hub, or run
+        from yolov5_prune_plugin.yolov5.checkout.hub import teach_hub
+
+        teach_hub(namespace)
+    elif namespace.get("__name__") == "__main__":
         from yolov5_prune_plugin.errors import clear_exit
         from yolov5_prune_plugin.yolov5.scripts.activation import activate_script
 

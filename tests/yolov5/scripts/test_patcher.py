@@ -288,3 +288,10 @@ def test_what_another_yaml_patched_is_found_and_reverted(yolov5: Path, tmp_path:
     assert patcher.patch(patcher.find(yolov5)).keys().isdisjoint({"tools/measure.py"})
     assert patcher.revert(patcher.find(yolov5))["tools/measure.py"] == "reverted"
     assert snapshot(yolov5) == before
+
+
+def test_scripts_that_are_left_out_are_named(yolov5: Path) -> None:
+    """Those with flags of their own: what has no parser could not take ours."""
+    (yolov5 / "train_aux.py").write_bytes(SCRIPT.replace(b"pass", b"argparse.ArgumentParser()"))
+    (yolov5 / "helper.py").write_bytes(SCRIPT)
+    assert patcher.left_out(patcher.find(yolov5)) == ["train_aux.py"]

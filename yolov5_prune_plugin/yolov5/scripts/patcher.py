@@ -22,6 +22,8 @@ MARK = b"  # yolov5-prune: take out with yolov5-prune patch --revert"
 PREPARE = b"import yolov5_prune_plugin.yolov5 as _prune; _prune.prepare(__file__)"
 ACTIVATE = b"import yolov5_prune_plugin.yolov5 as _prune; _prune.activate(globals()%s)"
 
+HUB, MAKES = "hubconf.py", b"\ndef _create("  # what torch.hub imports, and what it makes models with
+
 
 class Checkout:
     """The scripts of a YOLOv5 checkout that can be activated.
@@ -55,6 +57,9 @@ def find(folder: Path, seams: Optional[str] = None) -> Checkout:
     if not folder.is_dir():
         raise PruneError("no such folder; give the folder of a YOLOv5 clone", f"patch {folder}")
     found = {path: folder / path for path in load_scripts(seams) if (folder / path).is_file()}
+    hub = folder / HUB
+    if hub.is_file() and MAKES in hub.read_bytes():
+        found[HUB] = hub
     what = lacking(folder) or ("" if found else "any script we know")
     if what:
         raise UpstreamError(
@@ -104,6 +109,21 @@ def revert(checkout: Checkout) -> dict[str, str]:
     new = {path: _without(content) for path, content in old.items()}
     _replace(checkout, old, new)
     return {path: "reverted" if new[path] != old[path] else "was not active" for path in old}
+
+
+def left_out(checkout: Checkout) -> list[str]:
+    """List scripts with flags of their own, in the checkout's folder and its tools/, that are none we know."""
+    found = []
+    for file in sorted([*checkout.folder.glob("*.py"), *checkout.folder.glob("tools/*.py")]):
+        path = file.relative_to(checkout.folder).as_posix()
+        try:
+            content = file.read_bytes()
+            if path not in checkout.scripts and b"ArgumentParser(" in content:
+                main_guard(file, content)
+                found.append(path)
+        except (OSError, UpstreamError):
+            continue
+    return found
 
 
 def _marked(folder: Path) -> dict[str, Path]:
