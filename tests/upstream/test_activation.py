@@ -21,7 +21,7 @@ def patched(clone: Release, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("patched") / "yolov5"
     shutil.copytree(clone.folder, folder)
     printed = run("-m", "yolov5_prune_plugin", "patch", folder, cwd=folder)
-    assert printed.count("activated") == 10
+    assert printed.count("activated") == 11
     return folder
 
 
@@ -34,11 +34,11 @@ def test_patch_is_idempotent_and_reverts_byte_for_byte(clone: Release, tmp_path:
     def patch(*flags: str, ok: bool = True) -> str:
         return run("-m", "yolov5_prune_plugin", "patch", *flags, folder, cwd=tmp_path, ok=ok)
 
-    assert patch("--check", ok=False).count("not active") == 10
+    assert patch("--check", ok=False).count("not active") == 11
     patch()
     once = {file: file.read_bytes() for file in before}
-    assert sum(once[file] != before[file] for file in before) == 10
-    assert patch().count("already active") == 10
+    assert sum(once[file] != before[file] for file in before) == 11
+    assert patch().count("already active") == 11
     assert {file: file.read_bytes() for file in before} == once
     patch("--check")
     patch("--revert")
