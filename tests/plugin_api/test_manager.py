@@ -113,7 +113,7 @@ def test_flags_of_a_strangers_method_are_offered_too(stranger: ModuleType) -> No
 
 def test_scripts_with_says_where_a_flag_works() -> None:
     scripts = load_scripts()
-    assert scripts_with("--prune-baseline", scripts) == ["val.py", "segment/val.py", "classify/val.py"]
+    assert scripts_with("--prune-baseline", scripts) == ["val.py", "test.py", "segment/val.py", "classify/val.py"]
     assert set(scripts_with("--prune", scripts)) == set(scripts)
     assert scripts_with("--dns", scripts) == ["train.py", "segment/train.py", "classify/train.py"]
     assert scripts_with("--weights", scripts) == []
