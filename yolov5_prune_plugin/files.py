@@ -31,6 +31,19 @@ def check_new_file(flag: str, file: Path) -> None:
         raise PruneError(f"{flag} {file}: the folder {folder} cannot be written to")
 
 
+def files_under(root: Path, endings: tuple[str, ...] = ("",)) -> Iterator[Path]:
+    """Find the files in a folder and below, in the order of their names, outside hidden folders and environments.
+
+    Args:
+        root: The folder.
+        endings: What their names end with.
+    """
+    for place, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders
+                            if not name.startswith(".") and not Path(place, name, "pyvenv.cfg").exists())  # fmt: skip
+        yield from (Path(place, name) for name in sorted(names) if name.endswith(endings))
+
+
 def patches_dir() -> Path:
     """The folder of the YAML files that say what we know of each YOLOv5 release."""
     return _packaged("patches")

@@ -78,18 +78,18 @@ def _read(file: Path, tensors: bool, upstream: Upstream) -> Any:
 
 def _built(state: dict[str, Tensor], cfg: str, upstream: Upstream) -> nn.Module:
     """The architecture of a yaml with these weights in it, in their widths."""
-    from yolov5_prune_plugin.core.channels.widths import differing, fit
+    from yolov5_prune_plugin.core.channels.widths import fit
     from yolov5_prune_plugin.yolov5.checkpoints import y5z
-    from yolov5_prune_plugin.yolov5.checkpoints.slim_file import note_widths
+    from yolov5_prune_plugin.yolov5.checkpoints.slim_file import note_widths, widths_of_layers
     from yolov5_prune_plugin.yolov5.seams.quiet import quiet
 
     content = _yaml(cfg, upstream)
     module = y5z.module_of(upstream.package)
     with quiet(), named(default=f"--cfg {cfg}"):
         try:
-            model, dense = (_bare(module, content, state) for _ in range(2))
+            model = _bare(module, content, state)
             if not any(".bn." in name for name in state) and hasattr(model, "fuse"):
-                model, dense = model.fuse(), dense.fuse()
+                model = model.fuse()
         except PruneError:
             raise
         except Exception as error:
@@ -98,7 +98,7 @@ def _built(state: dict[str, Tensor], cfg: str, upstream: Upstream) -> nn.Module:
         fit(model, state)
     except PruneError as error:
         raise PruneError(f"its tensors are not those of --cfg {cfg}: {error}") from None
-    widths = differing(model, dense)
+    widths = widths_of_layers(model) if isinstance(getattr(model, "yaml", None), dict) else {}
     if widths:
         note_widths(model, widths)
         print(f"yolov5-prune: {len(widths)} layers are narrower than {cfg} says; they are kept so")
@@ -146,14 +146,10 @@ def _bare(module: Any, content: dict[str, Any], state: dict[str, Tensor]) -> nn.
 
 
 def _check_model(model: nn.Module) -> None:
-    if not isinstance(getattr(model, "model", None), _sequential()):
-        raise PruneError(f"holds a {type(model).__name__}, which is no model of YOLOv5's")
-
-
-def _sequential() -> type:
     from torch import nn
 
-    return nn.Sequential
+    if not isinstance(getattr(model, "model", None), nn.Sequential):
+        raise PruneError(f"holds a {type(model).__name__}, which is no model of YOLOv5's")
 
 
 def _name_classes(model: nn.Module, given: str | None) -> None:

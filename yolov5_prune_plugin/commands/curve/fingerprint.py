@@ -13,6 +13,8 @@ from typing import Any, Optional
 import pluggy
 import yaml
 
+from yolov5_prune_plugin.files import files_under
+
 
 def of_code(folders: Iterable[Path]) -> str:
     """Hash the Python and YAML files under some folders, by their contents.
@@ -22,7 +24,7 @@ def of_code(folders: Iterable[Path]) -> str:
     """
     digest = hashlib.sha256()
     for root in sorted(set(folders)):
-        for file in _files(root, (".py", ".yaml")):
+        for file in files_under(root, (".py", ".yaml")):
             digest.update(f"{file.relative_to(root)}\0".encode())
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
@@ -65,7 +67,7 @@ def of_images(data: Optional[Path], root: Path) -> Optional[str]:
     for place in places:
         labels = Path(os.sep.join("labels" if part == "images" else part for part in str(place).split(os.sep)))
         for folder in dict.fromkeys((place, labels)):
-            for file in _files(folder) if folder.is_dir() else [folder] if folder.is_file() else []:
+            for file in files_under(folder) if folder.is_dir() else [folder] if folder.is_file() else []:
                 if file.suffix in (".cache", ".npy"):  # upstream's own
                     continue
                 facts = file.stat()
@@ -104,10 +106,3 @@ def _splits(file: Path, root: Path) -> Iterator[Path]:
             if place.suffix == ".txt" and place.is_file():
                 for line in place.read_text(encoding="utf-8", errors="ignore").split():
                     yield (place.parent / line).resolve()
-
-
-def _files(root: Path, endings: tuple[str, ...] = ("",)) -> Iterator[Path]:
-    for place, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders
-                            if not name.startswith(".") and not Path(place, name, "pyvenv.cfg").exists())  # fmt: skip
-        yield from (Path(place, name) for name in sorted(names) if name.endswith(endings))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-MAKER = "_create"  # makes all models, from v5.0 on
+MAKER = "_create"  # makes all models, from v6.0 on
 
 
 def teach_hub(namespace: dict[str, Any]) -> None:

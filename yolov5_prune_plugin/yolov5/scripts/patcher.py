@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Optional
 
 from yolov5_prune_plugin.errors import PruneError, UpstreamError
+from yolov5_prune_plugin.files import files_under
 from yolov5_prune_plugin.yolov5.compat.apply import early_needed
 from yolov5_prune_plugin.yolov5.scripts.guard import first_line, main_guard
 from yolov5_prune_plugin.yolov5.seams.root import lacking
@@ -129,16 +130,12 @@ def left_out(checkout: Checkout) -> list[str]:
 def _marked(folder: Path) -> dict[str, Path]:
     """Files with a line of ours, whatever they are called, outside hidden folders and environments."""
     found = {}
-    for place, folders, files in os.walk(folder):
-        folders[:] = [
-            name for name in folders if not name.startswith(".") and not (Path(place, name) / "pyvenv.cfg").exists()
-        ]
-        for file in (Path(place, name) for name in files if name.endswith(".py")):
-            try:
-                if MARK in file.read_bytes():
-                    found[file.relative_to(folder).as_posix()] = file
-            except OSError:
-                continue
+    for file in files_under(folder, (".py",)):
+        try:
+            if MARK in file.read_bytes():
+                found[file.relative_to(folder).as_posix()] = file
+        except OSError:
+            continue
     return found
 
 
