@@ -84,6 +84,9 @@ a, b = a.state_dict(), (b["model"] if isinstance(b, dict) else b).half().state_d
 assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 """
     _python(clone, compare, out, files / ("narrow.pt" if name == "narrow" else "whole.pt"), cwd=tmp_path)
+    wrong = _prune("import", file, *cfg, "--names", "no.yaml", "-o", tmp_path / "b.pt", "--repo", clone.folder,
+                   cwd=tmp_path, ok=False)  # fmt: skip
+    assert "--names no.yaml: no such file" in wrong
     assert "exists already" in _prune("import", file, *cfg, "-o", out, "--repo", clone.folder, cwd=tmp_path, ok=False)
 
 

@@ -169,6 +169,8 @@ def _names(given: str) -> Any:
     import yaml
 
     if not Path(given).is_file():
+        if given.endswith((".yaml", ".yml")):
+            raise PruneError("no such file; give a data set's YAML, or names with commas between", f"--names {given}")
         return given.split(",")
     try:
         content = yaml.safe_load(Path(given).read_text(encoding="utf-8"))
