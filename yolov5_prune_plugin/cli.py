@@ -85,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     slim.add_argument("--target", required=True, metavar="WHAT=S", help="the share that is left: flops=0.5, params=0.5"
                       " or latency=0.6 (on this CPU, batch 1)")  # fmt: skip
     slim.add_argument("-o", "--output", required=True, metavar="FILE", type=Path, help="where to; must not exist")
+    slim.add_argument("--yaml", metavar="FILE", type=Path, help="write the model yaml too, of which stock train.py"
+                      " builds it; blocks that a yaml has no words for are spelled out")  # fmt: skip
     slim.add_argument("--data", metavar="DATA", help="data set, for importance, repair and validation")
     slim.add_argument(
         "--imgsz", type=int, metavar="N", help="image size of all that is measured (640; classifiers 224)"
@@ -138,6 +140,8 @@ def _parser() -> argparse.ArgumentParser:
     imported.add_argument("-o", "--output", required=True, metavar="W.pt", type=Path, help="where to; must not exist")
     imported.add_argument("--cfg", metavar="YAML", help="the model's yaml, where the file holds tensors alone")
     imported.add_argument("--names", metavar="NAMES", help="class names with commas between, or a data set's YAML")
+    imported.add_argument("--yaml", metavar="FILE", type=Path, help="write the yaml of a narrowed model too, of which"
+                          " stock train.py builds it; blocks that a yaml has no words for are spelled out")  # fmt: skip
     imported.add_argument("--repo", type=Path, metavar="DIR", help=repo)
     imported.set_defaults(command=_import)
 

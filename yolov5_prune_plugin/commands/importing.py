@@ -19,18 +19,21 @@ def import_file(options: argparse.Namespace) -> int:
     """Write an ordinary checkpoint of what is in a file.
 
     Args:
-        options: ``file``, ``cfg``, ``names``, ``output`` and ``repo``.
+        options: ``file``, ``cfg``, ``names``, ``output``, ``yaml`` and ``repo``.
 
     Raises:
         PruneError: If something given is wrong, or the tensors do not fit the architecture; nothing is left.
     """
     check_new_file("-o", options.output)
+    if options.yaml:
+        check_new_file("--yaml", options.yaml)
     if options.output.suffix != ".pt":
         raise PruneError("must end in .pt, by which YOLOv5 knows it", f"-o {options.output}")
 
     from yolov5_prune_plugin.yolov5.checkout.upstream import find_upstream
     from yolov5_prune_plugin.yolov5.checkpoints import foreign
     from yolov5_prune_plugin.yolov5.checkpoints.checkpoint import check_whole
+    from yolov5_prune_plugin.yolov5.checkpoints.stock_yaml import write_yaml
 
     file = options.file
     with named(default=str(file)):
@@ -50,11 +53,15 @@ def import_file(options: argparse.Namespace) -> int:
                 raise PruneError("holds tensors without an architecture; name that of the model with --cfg, such as"
                                  " --cfg yolov5n.yaml")  # fmt: skip
             model = _built(foreign.state_in(content), options.cfg, upstream)
-        elif kind == foreign.CHECKPOINT and not options.names:
+        elif kind == foreign.CHECKPOINT and not options.names and not options.yaml:
             raise PruneError("is a checkpoint of YOLOv5's already; there is nothing to import")
         _check_model(model)
     _name_classes(model, options.names)
+    if options.yaml:
+        model = _respelled(model, file)
     _write(options.output, model)
+    if options.yaml:
+        write_yaml(options.yaml, model, options.output)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"yolov5-prune: {options.output}: {type(model).__name__}, {parameters:,} parameters,"
           f" {len(model.names)} classes")  # type: ignore[arg-type]  # fmt: skip
@@ -143,6 +150,18 @@ def _bare(module: Any, content: dict[str, Any], state: dict[str, Tensor]) -> nn.
     cls = module.SegmentationModel if masks else detector
     made = cls({**content, "nc": out.shape[0] // number - 5 - masks})
     return made
+
+
+def _respelled(model: nn.Module, file: Path) -> nn.Module:
+    """The same model, built from a yaml that stock scripts read."""
+    import torch
+
+    from yolov5_prune_plugin.yolov5.checkout.upstream import stride_of
+    from yolov5_prune_plugin.yolov5.checkpoints.stock_yaml import stock_model
+
+    side = 2 * stride_of(model)
+    with named(default=f"--yaml of {file}"):
+        return stock_model(model.float().eval(), torch.rand(1, 3, side, side))
 
 
 def _check_model(model: nn.Module) -> None:

@@ -34,7 +34,7 @@ def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
     """One of another project too, which may have models/ and utils/ of its own."""
     with pytest.raises(PruneError) as caught:
         find_upstream(tmp_path)
-    assert str(caught.value) == f"--repo {tmp_path}: is no YOLOv5 checkout: it has no models and utils/"
+    assert str(caught.value) == f"--repo {tmp_path}: is no YOLOv5 checkout: it has no models/ and utils/"
     for folder in ("models", "utils"):
         (tmp_path / folder).mkdir()
     with pytest.raises(PruneError, match=r"it has no models/yolo\.py$"):

@@ -227,6 +227,26 @@ def test_a_malformed_file_says_what_is_wrong(tmp_path, text, message):
         compat.load_shims(tmp_path)
 
 
+def test_forks_have_the_lines_in_files_of_their_own(tree):
+    """Whatever the file in utils/ and models/ is called, and however the module is imported."""
+    (tree / "utils" / "rboxes.py").write_text(
+        "import numpy as np\nimport pkg_resources  # of a fork\nfrom pkg_resources import parse_version as p\n"
+        "def area(y, x):\n    return np.trapz(np.asarray(y).astype(np.float), x), np.array([1.5]).astype(np.int)[0]\n"
+    )
+    (tree / "models" / "heads").mkdir()
+    (tree / "models" / "heads" / "own.py").write_text(
+        "import numpy as np\nmask = np.array([1, 0], dtype=np.bool), np.array([None], dtype=np.object), np.float32\n"
+        "def size(font, text):\n    return font.getsize(text)\n"
+    )
+    assert output(tree, """
+        sys.modules["pkg_resources"] = None  # as with setuptools 81
+        print({"numpy-types", "numpy-trapz", "pkg-resources"} <= set(compat.apply(root)))
+        from utils import rboxes
+        from models.heads import own
+        print(*rboxes.area([1, 1], [0, 2]), rboxes.p("1.10") > rboxes.p("1.9"), own.mask[0].tolist())
+    """) == ["True", "2.0 1 True [True, False]"]  # fmt: skip
+
+
 def test_pkg_resources_stub_reads_and_checks_requirements():
     lines = ["# base", "numpy>=1.0  # arrays", "", "--extra-index-url x", "no-such-package-at-all"]
     assert [f"{r.name}{r.specifier}" for r in pkg.parse_requirements(lines)] == ["numpy>=1.0", "no-such-package-at-all"]

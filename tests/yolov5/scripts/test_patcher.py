@@ -256,7 +256,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("there", "lacking"),
     [
-        (["val.py"], "models and utils/"),
+        (["val.py"], "models/ and utils/"),
         (["models/x.py", "val.py"], "utils/"),
         (["models/x.py", "utils/x.py", "val.py"], "models/yolo.py"),
         (["models/yolo.py", "utils/x.py", "main.py"], "any script we know"),

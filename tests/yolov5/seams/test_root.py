@@ -26,7 +26,7 @@ def test_find_root_goes_up_to_models_and_utils(tree: Path) -> None:
 
 
 def test_find_root_of_something_else_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UpstreamError, match="has models/ and utils/"):
+    with pytest.raises(UpstreamError, match="it lacks models/ and utils/"):
         find_root(tmp_path)
 
 
@@ -37,7 +37,7 @@ def test_what_is_lacking_is_named(tree: Path) -> None:
     assert lacking(tree) == "models/yolo.py"
     (tree / "models").rmdir()
     assert lacking(tree) == "models/"
-    assert lacking(tree.parent) == "models and utils/"
+    assert lacking(tree.parent) == "models/ and utils/"
 
 
 def test_folders_of_a_package() -> None:

@@ -41,6 +41,10 @@ def slim_file(options: argparse.Namespace) -> int:
     if needs and not options.data:
         raise PruneError(f"{needs} looks at images: give --data, a data-set YAML with a train split")
     check_new_file("-o", options.output)
+    if options.yaml:
+        check_new_file("--yaml", options.yaml)
+        if config.slim_round % 8:
+            raise PruneError(f"--yaml: upstream's yaml has multiples of 8 only; --slim-round is {config.slim_round}")
 
     import torch
 
@@ -57,6 +61,7 @@ def slim_file(options: argparse.Namespace) -> int:
         widths_of,
         widths_of_layers,
     )
+    from yolov5_prune_plugin.yolov5.checkpoints.stock_yaml import stock_model, write_yaml
 
     tracer()
     upstream = find_upstream(options.repo)
@@ -102,8 +107,14 @@ def slim_file(options: argparse.Namespace) -> int:
                      "before": done.before, "after": done.after, "imgsz": size}  # fmt: skip
             if before:
                 facts["of"] = before
+            stock, wordless = None, ""
+            if options.yaml:
+                try:
+                    stock = stock_model(model, example)
+                except PruneError as error:
+                    wordless = str(error)
             with named(file="-o"):
-                save_slim(file, checkpoint, model, example, facts, done.layers)
+                save_slim(file, checkpoint, stock or model, example, facts, {} if stock else done.layers)
             value = None
             if validated:
                 value = validate(upstream, task, file, options.data, size, checks.batch_size)[1]
@@ -123,6 +134,13 @@ def slim_file(options: argparse.Namespace) -> int:
     if value is not None and value < COLLAPSED * dense_value:
         report.say(f"{figure} has collapsed ({dense_value:.4f} -> {value:.4f}): this file is a start for fine-tuning,"
                    " not for use. --keep-map SHARE backs off to a milder target")  # fmt: skip
+    if stock:
+        write_yaml(options.yaml, stock, options.output)
+        report.say(f"{options.yaml} describes it: stock train.py takes --weights {options.output} as it is, and --cfg"
+                   f" {options.yaml}")  # fmt: skip
+    elif wordless:
+        raise NoResultError(f"--yaml {options.yaml}: not written: {wordless}; {options.output} is written as without"
+                            " --yaml")  # fmt: skip
     return 0
 
 

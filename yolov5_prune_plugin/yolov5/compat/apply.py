@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def early_needed(root: Path | str) -> list[str]:
         UpstreamError: If it is in no YOLOv5 folder.
     """
     root = find_root(root)
+    _forget()
     return [shim.name for shim in load_shims() if shim.early and any(_lines(root, place) for place in shim.places)]
 
 
@@ -52,6 +54,7 @@ def apply(root: Path | str) -> list[str]:
         return []
     script = Path(root).name if str(root).endswith(".py") else None
     root = find_root(root)
+    _forget()
     shims = load_shims()
     off = _switched_off(setting, [shim.name for shim in shims])
     fresh = [shim for shim in shims if shim.name not in off and (root, shim.name) not in _applied]
@@ -74,13 +77,14 @@ def _for_another_script(shim: Shim, script: str | None) -> bool:
 
 def _apply(shim: Shim, root: Path) -> bool:
     present = [place for place in shim.places if _lines(root, place)]
+    files = [(file, place) for place in present for file in _files_with(root, place)]
+    files += [(file, place) for place in shim.places if place.package for file in _file_of_package(place)]
     if not present or not _missing(shim.missing):
         return False
     if shim.call and shim.call not in _CALLS:
         raise PruneError(f"shim {shim.name} calls {shim.call!r}; there are {', '.join(_CALLS)}")
-    for place in (*present, *(place for place in shim.places if place.package)):
-        file = _file(root, place)
-        if file is not None and place.replace is not None:
+    for file, place in files:
+        if place.replace is not None:
             _finder.add(file, place)
             _finder.install()
     if shim.call and (undo := _CALLS[shim.call]()):
@@ -91,17 +95,36 @@ def _apply(shim: Shim, root: Path) -> bool:
 
 def _lines(root: Path, place: Place) -> bool:
     """Whether the release has the line; a line of an installed package says nothing about the release."""
-    file = root / place.file
-    if place.package or not file.is_file():
-        return False
-    return any(place.find.search(line) for line in file.read_text(encoding="utf-8").split("\n"))
+    return not place.package and bool(_files_with(root, place))
 
 
-def _file(root: Path, place: Place) -> Path | None:
-    if place.package is None:
-        return (root / place.file).resolve()
-    folders = package_folders(place.package)
-    return (folders[0] / place.file).resolve() if folders else None
+def _files_with(root: Path, place: Place) -> list[Path]:
+    """The files of a release that have a line of a place."""
+    if place.package:
+        return []
+    return [file for file in _matching(root, place.file) if place.lines.search(_text(file))]
+
+
+def _forget() -> None:
+    _matching.cache_clear()
+    _text.cache_clear()
+
+
+@lru_cache(maxsize=None)
+def _matching(root: Path, pattern: str) -> list[Path]:
+    if "*" in pattern:
+        return sorted(file.resolve() for file in root.glob(pattern))
+    return [(root / pattern).resolve()] if (root / pattern).is_file() else []
+
+
+@lru_cache(maxsize=None)
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace")
+
+
+def _file_of_package(place: Place) -> list[Path]:
+    folders = package_folders(str(place.package))
+    return [(folders[0] / place.file).resolve()] if folders else []
 
 
 def _missing(name: str | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ class Place:
     """A line of a source file that shows that a release needs a shim, and what the line becomes.
 
     Attributes:
-        file: Path relative to the YOLOv5 folder, or to the installed package.
+        file: Path relative to the YOLOv5 folder, or to the installed package; for YOLOv5 it may be a glob.
         find: Found in the line.
         replace: What the match becomes while the module is imported; None leaves the line as it is.
         package: An installed package that has the file; None for YOLOv5 itself.
@@ -26,6 +27,11 @@ class Place:
     find: re.Pattern[str]
     replace: str | None = None
     package: str | None = None
+
+    @cached_property
+    def lines(self) -> re.Pattern[str]:
+        """As ``find``, for a text of many lines."""
+        return re.compile(self.find.pattern, re.MULTILINE)
 
 
 @dataclass(frozen=True)

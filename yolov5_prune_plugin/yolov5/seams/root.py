@@ -15,7 +15,7 @@ def lacking(folder: Path) -> str:
     """
     folders = [name for name in ("models", "utils") if not (folder / name).is_dir()]
     if folders:
-        return " and ".join(folders) + "/"
+        return " and ".join(f"{name}/" for name in folders)
     return "" if (folder / "models" / "yolo.py").is_file() else "models/yolo.py"
 
 
@@ -29,9 +29,7 @@ def find_root(path: Path | str) -> Path:
     for folder in (path, *path.parents):
         if not lacking(folder):
             return folder
-    raise UpstreamError(
-        f"{path} is not in a YOLOv5 folder: neither it nor one above has models/ and utils/, and models/yolo.py"
-    )
+    raise UpstreamError(f"{path} is no YOLOv5 folder and in none: it lacks {lacking(path)}, and so does one above")
 
 
 def package_folders(name: str) -> list[Path]:
