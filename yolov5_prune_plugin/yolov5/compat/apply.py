@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -110,14 +110,14 @@ def _forget() -> None:
     _text.cache_clear()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _matching(root: Path, pattern: str) -> list[Path]:
     if "*" in pattern:
         return sorted(file.resolve() for file in root.glob(pattern))
     return [(root / pattern).resolve()] if (root / pattern).is_file() else []
 
 
-@lru_cache(maxsize=None)
+@cache
 def _text(file: Path) -> str:
     return file.read_text(encoding="utf-8", errors="replace")
 
