@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from yolov5_prune_plugin.yolov5.seams.seams import load_scripts
+
 ROOT = Path(__file__).parents[1]
-SEEN = """
+SEEN = f"""
 from yolov5_prune_plugin.files import data_dir, patches_dir
 from yolov5_prune_plugin.yolov5.seams.seams import load_scripts
 from yolov5_prune_plugin.files import data_dir
 import yolov5_prune_plugin as p
 assert "site-packages" in p.__file__, p.__file__
-assert len(load_scripts()) == 12 and (patches_dir() / "shims.yaml").is_file()
+assert len(load_scripts()) == {len(load_scripts())} and (patches_dir() / "shims.yaml").is_file()
 assert patches_dir().parent.name == p.__name__
 assert (data_dir() / "shapes-yolov5n.pt").stat().st_size < 4_000_000
 assert len(list((data_dir() / "shapes" / "images" / "val").glob("*.jpg"))) == 64

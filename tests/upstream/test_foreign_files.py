@@ -1,5 +1,6 @@
 """Files that others wrote: masks that stayed, state dicts, whole models, narrowed ones; and images without labels."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -119,18 +120,40 @@ def test_training_keeps_widths_that_others_made(
             tmp_path / "t" / "weights" / "last.pt", cwd=tmp_path)  # fmt: skip
 
 
-def test_no_labels_no_measurement(clone: Release, shapes: Path, tmp_path: Path) -> None:
-    """An error that says so, and no figure that decides anything."""
+def _without_labels(shapes: Path, tmp_path: Path) -> Path:
     bare = tmp_path / "bare"
     content = yaml.safe_load(shapes.read_text())
     root = Path(content.get("path") or shapes.parent)
-    images = root / content["val"]
-    shutil.copytree(images, bare / "images" / "val")
+    shutil.copytree(root / content["val"], bare / "images" / "val")
     data = tmp_path / "bare.yaml"
     data.write_text(yaml.safe_dump({**content, "path": str(bare), "train": "images/val", "val": "images/val"}))
+    return data
+
+
+def test_no_labels_no_measurement(clone: Release, shapes: Path, tmp_path: Path) -> None:
+    """An error that says so, and no figure that decides anything."""
+    data = _without_labels(shapes, tmp_path)
     for flags in (["--prune", 0.3], ["--prune-budget", 1]):
         said = clone.launch("val.py", *val_arguments(data, tmp_path), *flags, cwd=tmp_path, ok=False)
         assert "no image of this split has a label" in said
+
+
+@pytest.mark.parametrize("arguments", [
+    ["compress", WEIGHTS, "-o", "a.y5z", "--bits", "auto", "--budget", 1],
+    ["slim", WEIGHTS, "-o", "a.pt", "--target", "flops=0.8", "--keep-map", 0.9, "--slim-calib", 4],
+    ["curve", "val.py", "--weights", WEIGHTS, "--amounts", "0", "--project", "curve", "--device", "cpu"],
+], ids=["compress", "slim", "curve"])  # fmt: skip
+def test_no_labels_decide_nothing(clone: Release, shapes: Path, tmp_path: Path, arguments: list[object]) -> None:
+    """Commands whose figures decide something write no result."""
+    data = _without_labels(shapes, tmp_path)
+    where = ["--repo", clone.folder]
+    if arguments[0] == "curve":
+        arguments, where = ["curve", clone.folder / "val.py", *arguments[2:]], []
+    said = run("-m", "yolov5_prune_plugin", *arguments, "--data", data, "--imgsz", 128, *where, cwd=tmp_path, ok=False)
+    assert "no image of this split has a label" in said
+    assert not [*tmp_path.glob("a.*")]
+    for table in tmp_path.glob("curve/*/curve.csv"):
+        assert {row["map"] for row in csv.DictReader(table.read_text().splitlines())} == {""}
 
 
 def test_layers_of_a_checkout_are_packed_with_it(clone: Release, tmp_path: Path) -> None:

@@ -265,3 +265,14 @@ def test_a_script_that_we_do_not_know_is_named(tmp_path: Path, capsys: pytest.Ca
 def test_a_wrong_yaml_is_named(tmp_path: Path) -> None:
     with pytest.raises(PruneError, match=r"^--seams no\.yaml: cannot be read"):
         activate_script(Script(tmp_path / "val.py").names, "no.yaml")
+
+
+def test_seams_that_are_named_count_in_a_tree_that_is_patched_already(tmp_path: Path) -> None:
+    """The patched line has run with what we ship when the launcher's runs with a file."""
+    file = tmp_path / "fork.yaml"
+    file.write_text("scripts: {test.py: {role: use, seams: {parser: [argparse], model_loaded: [load_of_fork]}}}\n")
+    namespace = {"__file__": str(tmp_path / "test.py"), "argparse": argparse}
+    activate_script(namespace)
+    assert namespace["argparse"].ArgumentParser.script.seams["model_loaded"] == ("attempt_load",)
+    activate_script(namespace, str(file))
+    assert namespace["argparse"].ArgumentParser.script.seams["model_loaded"] == ("load_of_fork",)
