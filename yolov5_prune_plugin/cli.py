@@ -38,6 +38,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                 raise
             print("yolov5-prune: interrupted", file=sys.stderr)
             return 130
+        except BrokenPipeError:  # as of "| head": what was asked for is done
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
 
 
 def _parser() -> argparse.ArgumentParser:
