@@ -110,6 +110,34 @@ def words(namespace: argparse.Namespace, classes: Iterable[type]) -> list[str]:
     return found
 
 
+def with_flags(words: Sequence[str], *flags: str) -> list[str]:
+    """Give a command line other flags: those that it has already are replaced, with their values.
+
+    Args:
+        words: The command line.
+        flags: Words to add: flags, each followed by its values.
+    """
+    names = {word.split("=")[0] for word in flags if word.startswith("--")}
+    kept: list[str] = []
+    leaving = False
+    for word in words:
+        if word.startswith("--"):
+            leaving = word.split("=")[0] in names
+        if not leaving:
+            kept.append(word)
+    return [*kept, *flags]
+
+
+def without_flags(words: Sequence[str], *names: str) -> list[str]:
+    """Leave flags out of a command line, with their values.
+
+    Args:
+        words: The command line.
+        names: Of flags.
+    """
+    return with_flags(words, *names)[: -len(names) or None]
+
+
 def split_arguments(
     classes: Iterable[type], arguments: list[str], prog: str, fail: Optional[Callable[[str], Any]] = None
 ) -> tuple[argparse.Namespace, list[str]]:

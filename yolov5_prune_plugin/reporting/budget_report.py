@@ -13,7 +13,7 @@ import pandas as pd
 from yolov5_prune_plugin.core.pruning.budget import ASSUMES, Trial
 from yolov5_prune_plugin.plugin_api.run import Run
 from yolov5_prune_plugin.reporting.figure import GONE, KEPT, canvas, open_frame, save_png
-from yolov5_prune_plugin.reporting.oneshot_report import LABELS
+from yolov5_prune_plugin.reporting.labels import label
 from yolov5_prune_plugin.reporting.run_folder import csv_of, json_of, write_report
 
 
@@ -42,7 +42,7 @@ class BudgetRecord:
     @property
     def figure(self) -> str:
         """Name of the figure in tables."""
-        return LABELS.get(self.run.figure, self.run.figure)
+        return label(self.run.figure)
 
     @property
     def monotone(self) -> bool:
@@ -101,9 +101,9 @@ def plot_trials(trials: Sequence[Trial], floor: float, figure_name: str, title: 
     axes = figure.subplots()
     line = frame.sort_values("amount", kind="stable")
     axes.plot(line["amount"], line["score"], color="#adb5bd", linewidth=1, zorder=1)
-    for inside, colour, label in ((True, KEPT, "inside"), (False, GONE, "outside")):
+    for inside, colour, name in ((True, KEPT, "inside"), (False, GONE, "outside")):
         part = frame[frame["inside"] == inside]
-        axes.scatter(part["amount"], part["score"], color=colour, label=label, zorder=2)
+        axes.scatter(part["amount"], part["score"], color=colour, label=name, zorder=2)
     again = frame[frame["kind"] == "confirmation"]
     axes.scatter(
         again["amount"], again["score"], s=120, facecolors="none", edgecolors="black", label="saved, loaded again"

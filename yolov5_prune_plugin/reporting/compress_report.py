@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from yolov5_prune_plugin.core.coding.sizes import Sizes
 from yolov5_prune_plugin.reporting.figure import GONE, KEPT, canvas, open_frame, save_png
 from yolov5_prune_plugin.reporting.html_page import html_page, svg
 from yolov5_prune_plugin.reporting.run_folder import text_of, write_report
+from yolov5_prune_plugin.reporting.tables import Table
 
 COLUMNS = ("weights", "kept", "clusters", "codebook", "indices", "positions", "bytes", "bits/weight")
 _PARTS = (("positions", KEPT), ("values", "#e9c46a"), ("codebook", GONE))
@@ -95,15 +93,16 @@ def table(found: Sizes, title: str) -> Table:
         found: Where the bytes go.
         title: Above it.
     """
-    made = Table(title=Text(title, style="table.title"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    made.add_column("layer")
+    made = Table(title)
+    made.column("layer", "name")
+    spare = {"shape": 1, "codebook": 2, "clusters": 3, "positions": 4, "indices": 5}
     for column in ("shape", *COLUMNS):
-        made.add_column(column, justify="right", no_wrap=column != "shape")
+        made.column(column, spare=spare.get(column, 0))
     for row in rows(found):
-        made.add_row(Text(row[0]), *row[1:])
-    made.add_section()
+        made.row(*row)
+    made.section()
     for row in totals(found):
-        made.add_row(*row)
+        made.row(*row)
     return made
 
 

@@ -114,7 +114,7 @@ def inspect_file(options: argparse.Namespace) -> int:
 
     opened = container.read(options.file)
     found = sizes(opened)
-    console = plain_console(130)
+    console = plain_console()
     console.print(show.table(found, str(options.file)))
     show.say_ratios(console, found, opened.content)
     if options.png:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,7 @@ def curve(target: str, arguments: Sequence[str], before: argparse.Namespace, com
     study = open_study("curve", target, [*rest, *verbatim], flags.seams, not flags.no_shims, TAKEN)
     points = _points(study, options)
     folder = Path(options.project or "runs/curve", options.name or study.weights.stem).resolve()
-    console = plain_console(None if sys.stdout.isatty() else 120)
+    console = plain_console()
     with locked(folder, "--project/--name"):
         measured = measure(points, Store(folder, study), engine, console, options.keep_models)
         _report(measured, study, folder, console, command)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import functools
+import glob
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -22,6 +23,27 @@ _found: dict[str, str] = {}  # checkpoints of this run, by what was given
 def unpacked_checkpoint(weights: str) -> str:
     """Return the checkpoint that was made of a .y5z file in this run, and any other weights as they are."""
     return _found.get(weights, weights)
+
+
+def export_under(given: str) -> tuple[str, Path]:
+    """Find names that are free for what export.py writes beside the weights, and for our report there.
+
+    Args:
+        given: The weights.
+
+    Returns:
+        What export.py is to be told instead of ``given``, which loads the same; and the folder of the report.
+    """
+    file, number = Path(given), 1
+    while True:
+        again = "" if number == 1 else str(number)
+        name, folder = f"{file.stem}_pruned{again}", file.with_name(f"{file.stem}_prune{again}")
+        if not folder.exists() and not [*file.parent.glob(f"{glob.escape(name)}[._-]*")]:
+            break
+        number += 1
+    place = str(file.with_name(f"{name}.pt"))
+    _found[place] = unpacked_checkpoint(given)
+    return place, folder
 
 
 def unpack_weights(script: Script, namespace: dict[str, Any], arguments: argparse.Namespace) -> None:
