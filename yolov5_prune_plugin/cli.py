@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Optional
 
@@ -28,11 +30,17 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         Exit code: 0 done; 1 ``patch --check`` found a script without activation, a point of a curve or the demo failed;
         2 wrong input; 130 interrupted by Ctrl-C.
     """
-    options = _parser().parse_args(argv)
-    options.command_line = ["yolov5-prune", *(sys.argv[1:] if argv is None else argv)]
+    words = list(sys.argv[1:] if argv is None else argv)
+    options = _parser().parse_args(words)
+    options.command_line, options.result = ["yolov5-prune", *words], None
+    as_json = getattr(options, "json", False) or "--json" in getattr(options, "arguments", ())
     with clear_exit():
         try:
-            return int(options.command(options) or 0)
+            with redirect_stdout(sys.stderr) if as_json and options.command in WITH_JSON else nullcontext():
+                code = int(options.command(options) or 0)
+            if as_json and options.result is not None:
+                print(json.dumps(options.result, indent=2))
+            return code
         except KeyboardInterrupt:
             if options.command in (_run, _sensitivity):  # upstream's script: as it is without us
                 raise
@@ -94,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     slim.add_argument("--repo", type=Path, metavar="DIR", help="YOLOv5 checkout (default: here, or the package yolov5)")
     add_flags(slim, [SlimOptions, ValidationOptions])
+    _add_json(slim)
     slim.set_defaults(command=_slim)
 
     bench = commands.add_parser("bench", help="latency, memory and size of models side by side, in several runtimes")
@@ -112,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--repo", type=Path, metavar="DIR", help="YOLOv5 checkout (default: here, or the package yolov5)"
     )
+    _add_json(bench)
     bench.set_defaults(command=_bench)
 
     repo = "YOLOv5 checkout (default: here, or the package yolov5)"
@@ -122,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_flags(compress, [CompressOptions])
     compress.add_argument("--repo", type=Path, metavar="DIR", help=repo)
+    _add_json(compress)
     compress.set_defaults(command=_compress)
 
     decompress = commands.add_parser("decompress", help="a .y5z file as an ordinary checkpoint again")
@@ -134,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("file", metavar="FILE.y5z", type=Path, help="the file")
     inspect.add_argument("--html", type=Path, metavar="FILE", help="the same as a page, with a picture")
     inspect.add_argument("--png", type=Path, metavar="FILE", help="the picture")
+    _add_json(inspect)
     inspect.set_defaults(command=_inspect)
 
     imported = commands.add_parser("import", help="a state_dict or a whole model as a checkpoint that the scripts open")
@@ -151,6 +163,10 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="for results (runs/demo)")
     demo.set_defaults(command=_demo)
     return parser
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, and all else on stderr")
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -231,6 +247,9 @@ def _demo(options: argparse.Namespace) -> int:
     from yolov5_prune_plugin.commands.demo import demo
 
     return demo(options.prune, options.out)
+
+
+WITH_JSON = (_curve, _slim, _bench, _compress, _inspect)  # whose result --json prints
 
 
 if __name__ == "__main__":

@@ -27,6 +27,20 @@ def script_command(upstream: Upstream, path: str, *arguments: object) -> str:
     return ours("run", script if upstream.package else os.path.relpath(script), *arguments)
 
 
+def train_command(upstream: Upstream, task: str, weights: object, data: object, *arguments: object) -> str:
+    """Write a command line that trains on from weights.
+
+    Args:
+        upstream: Whose script.
+        task: The folder of the scripts of the model's task.
+        weights: The checkpoint.
+        data: For --data.
+        arguments: More of them.
+    """
+    flag = "--model" if task == "classify/" else "--weights"
+    return script_command(upstream, f"{task}train.py", flag, weights, "--data", data, *arguments)
+
+
 def validate(
     upstream: Upstream, task: str, weights: Path, data: str, size: int, batch: int,
     flags: Sequence[str] = ("--prune", "0"),

@@ -12,7 +12,7 @@ import pandas as pd
 
 from yolov5_prune_plugin.reporting.figure import canvas, open_frame
 from yolov5_prune_plugin.reporting.html_page import html_page, svg
-from yolov5_prune_plugin.reporting.labels import label
+from yolov5_prune_plugin.reporting.labels import GIVEN, label
 from yolov5_prune_plugin.reporting.tables import Table
 
 MARKERS = "os^Dv*PX"
@@ -93,7 +93,7 @@ def curve_table(rows: Sequence[dict[str, Any]], figures: Sequence[str]) -> Table
         numbers = [_number(row[name], 4) for name in figures]
         sizes = [_number(row[name], 2, 1e6) for name in ("bytes", "zip_bytes")]
         note = row["state"].replace("done", "")  # why one failed was said above, and is in the files
-        table.row(row["method"] or "dense", row["distribution"] or "", f"{row['amount']:g}",
+        table.row(row["method"] or GIVEN, row["distribution"] or "", f"{row['amount']:g}",
                       _number(row["conv_sparsity"], 3), *numbers, *sizes, note)  # fmt: skip
     return table
 
@@ -122,7 +122,7 @@ def write_page(file: Path, title: str, content: dict[str, Any], figure: Any) -> 
 
 def _table(rows: Sequence[dict[str, Any]], figures: Sequence[str]) -> str:
     shown = [
-        {"method": row["method"] or "dense", "distribution": row["distribution"] or "", "amount": f"{row['amount']:g}",
+        {"method": row["method"] or GIVEN, "distribution": row["distribution"] or "", "amount": f"{row['amount']:g}",
          "sparsity": _number(row["conv_sparsity"], 3),
          **{label(name, figures): _number(row[name], 4) for name in figures},
          "MB": _number(row["bytes"], 2, 1e6), "MB zipped": _number(row["zip_bytes"], 2, 1e6),

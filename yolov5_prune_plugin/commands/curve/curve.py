@@ -22,6 +22,7 @@ from yolov5_prune_plugin.options import build, split_arguments
 from yolov5_prune_plugin.reporting.console import plain_console
 from yolov5_prune_plugin.reporting.curve_report import curve_table, draw, write_page
 from yolov5_prune_plugin.reporting.figure import save_png
+from yolov5_prune_plugin.reporting.next_steps import ours, say_next
 from yolov5_prune_plugin.reporting.run_folder import csv_of, json_of, write_report
 
 TAKEN = {
@@ -31,7 +32,8 @@ TAKEN = {
     "--prune-save": "the curve sets it; --keep-models keeps each point's checkpoint",
     "--prune-baseline": "the curve measures the dense model once; give the amount 0 in --amounts",
 }
-DENSE = "dense"
+DENSE = "as given"
+LITTLE = 0.01  # of the figure
 
 
 def curve(target: str, arguments: Sequence[str], before: argparse.Namespace, command: Sequence[str]) -> int:
@@ -62,7 +64,7 @@ def curve(target: str, arguments: Sequence[str], before: argparse.Namespace, com
     console = plain_console()
     with locked(folder, "--project/--name"):
         measured = measure(points, Store(folder, study), engine, console, options.keep_models)
-        _report(measured, study, folder, console, command)
+        before.result = _report(measured, study, folder, console, command)
     return measured.exit_code
 
 
@@ -90,13 +92,14 @@ def _points(study: Study, options: CurveOptions) -> list[CurvePoint]:
     return points
 
 
-def _report(measured: Measured, study: Study, folder: Path, console: Console, command: Sequence[str]) -> None:
+def _report(measured: Measured, study: Study, folder: Path, console: Console, command: Sequence[str]) -> dict[str, Any]:
+    """Print and write all that is known; returns what curve.json holds."""
     figures = study.script.results
     outcomes = measured.outcomes
     rows = [_row(outcome, figures) for outcome in outcomes]
     console.print(curve_table(rows, figures))
     done = sum(outcome.done for outcome in outcomes)
-    title = f"{study.weights.name}, {study.script.path}: {done} of {len(outcomes)} points"
+    title = f"{study.weights.name} on {_data(study)}, {study.script.path}: {done} of {len(outcomes)} points"
     content = {
         "command": shlex.join(command), "script": study.script.path, "weights": str(study.weights),
         "complete": done == len(outcomes), "interrupted": measured.interrupted, "figures": list(figures),
@@ -111,13 +114,41 @@ def _report(measured: Measured, study: Study, folder: Path, console: Console, co
         "curve.png": lambda file: save_png(figure, file),
         "curve.html": lambda file: write_page(file, title, content, figure),
     }, "--project/--name: the report")  # fmt: skip
-    console.print(f"curve.png, curve.html, curve.csv, curve.json: {folder}", soft_wrap=True)
+    console.print(f"report: {folder} (curve.html shows all of it)", soft_wrap=True)
     again = shlex.join(command)
     failed = sum(bool(outcome.failed) for outcome in outcomes)
     if measured.interrupted:
         console.print(f"interrupted: {done} of {len(outcomes)} points are kept; to go on: {again}", soft_wrap=True)
     elif failed:
         console.print(f"{failed} of {len(outcomes)} points failed; to try them again: {again}", soft_wrap=True)
+    say_next(console, _steps(study, rows))
+    return content
+
+
+def _steps(study: Study, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The sparsest model that loses little, as a checkpoint, where the model as given was measured too."""
+    figure, own = study.script.figure, [*study.runner[2:], *study.own]
+    done = [row for row in rows if row["state"] in ("done", "reused") and row[figure] is not None]
+    given = next((row[figure] for row in done if row["method"] is None), None)
+    inside = [row for row in done if row["method"] and given is not None and row[figure] >= given - LITTLE]
+    if not inside:
+        return {}
+    best = max(inside, key=lambda row: (row["conv_sparsity"], row[figure]))
+    name = f"{study.weights.stem}-pruned.pt"
+    how = ("--prune", f"{best['amount']:.12g}", "--prune-method", best["method"], "--prune-distribution",
+           best["distribution"], "--prune-save", name)  # fmt: skip
+    what = f"the sparsest of these that loses at most {100 * LITTLE:g} points"
+    return {
+        what: ours(*own, *how),
+        "then a small file": ours("compress", name, "-o", f"{study.weights.stem}-pruned.y5z"),
+    }
+
+
+def _data(study: Study) -> str:
+    """Name of the data, as it was given."""
+    words = list(study.own)
+    given = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--data"]
+    return Path(given[0]).name if given else "the script's own data"
 
 
 def _row(outcome: Outcome, figures: Sequence[str]) -> dict[str, Any]:

@@ -84,4 +84,5 @@ class CurveOptions:
         type=checked(names), metavar="NAMES")  # fmt: skip
     project: Optional[str] = flag(None, "the run folder is PROJECT/NAME (default runs/curve)", metavar="PROJECT")
     name: Optional[str] = flag(None, "see --project (default: the name of the weights)", metavar="NAME")
+    json: bool = flag(False, "one JSON object on stdout, and all else on stderr")
     keep_models: bool = flag(False, "keep each point's pruned checkpoint, beside its log")

@@ -49,7 +49,7 @@ def slim_file(options: argparse.Namespace) -> int:
 
     import torch
 
-    from yolov5_prune_plugin.commands.validate import script_command, validate
+    from yolov5_prune_plugin.commands.validate import train_command, validate
     from yolov5_prune_plugin.core.channels.dependency_graph import tracer
     from yolov5_prune_plugin.core.channels.slim import slim
     from yolov5_prune_plugin.core.outputs.images import Images
@@ -139,10 +139,10 @@ def slim_file(options: argparse.Namespace) -> int:
                    " fine-tuning, not for use. --keep-map SHARE backs off to a milder target")  # fmt: skip
     data, repo = options.data or "DATA", ["--repo", options.repo] if options.repo else []
     measured = ["--data", data] if options.data else []
-    weights = "--model" if task == "classify/" else "--weights"
     small, both = options.output.with_suffix(".y5z"), (options.weights, options.output)
+    options.result = report.content
     report.end({
-        "train what is left": script_command(upstream, f"{task}train.py", weights, options.output, "--data", data),
+        "train what is left": train_command(upstream, task, options.output, data),
         "how fast it is, in several runtimes": ours("bench", *both, "--imgsz", size, *measured, *repo),
         "a smaller file": ours("compress", options.output, "-o", small, *measured, *repo),
     })  # fmt: skip
