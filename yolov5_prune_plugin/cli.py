@@ -9,15 +9,15 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Optional
+from typing import NoReturn, Optional
 
 from yolov5_prune_plugin import __version__
 from yolov5_prune_plugin.commands.compress.flags import CompressOptions
 from yolov5_prune_plugin.commands.curve.flags import CurveOptions
-from yolov5_prune_plugin.errors import clear_exit
+from yolov5_prune_plugin.errors import clear_exit, did_you_mean
 from yolov5_prune_plugin.jobs.options import EngineOptions
 from yolov5_prune_plugin.methods.slim.flags import RUNTIMES, SlimOptions, ValidationOptions
-from yolov5_prune_plugin.options import add_flags
+from yolov5_prune_plugin.options import add_flags, meant_choice
 
 COMMANDS = ("run", "patch", "curve", "sensitivity", "slim", "bench", "compress", "decompress", "inspect", "import",
             "demo")  # fmt: skip
@@ -31,7 +31,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         2 wrong input; 130 interrupted by Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    options = _parser().parse_args(words)
+    parser = _parser()
+    parser.words = words
+    options = parser.parse_args(words)
     options.command_line, options.result = ["yolov5-prune", *words], None
     as_json = getattr(options, "json", False) or "--json" in getattr(options, "arguments", ())
     with clear_exit():
@@ -51,8 +53,24 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="yolov5-prune", description="Model compression for a stock YOLOv5.")
+class _Parser(argparse.ArgumentParser):
+    """Says what was probably meant by a mistyped command or flag."""
+
+    def error(self, message: str) -> NoReturn:
+        known = list(self._option_string_actions)
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                known += [flag for name, one in action.choices.items() if name in self.words
+                          for flag in one._option_string_actions]  # fmt: skip
+        lost = [word.split("=")[0] for word in message.split() if word.startswith("--")]
+        meant = "".join(did_you_mean(word, known) for word in lost if "unrecognized" in message)
+        super().error(message + (meant or meant_choice(message)))
+
+    words: Sequence[str] = ()  # of the command line
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="yolov5-prune", description="Model compression for a stock YOLOv5.")
     parser.add_argument("--version", action="version", version=f"yolov5-prune-plugin {__version__}")
     commands = parser.add_subparsers(required=True, metavar="{" + ",".join(COMMANDS) + "}")
 

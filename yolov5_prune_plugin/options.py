@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Optional, TypeVar
 
-from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.errors import PruneError, did_you_mean
 
 Value = TypeVar("Value")
 
@@ -40,6 +41,11 @@ def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
 def flag_name(field: dataclasses.Field[Any]) -> str:
     """Name a field's flag: ``prune_save`` -> ``--prune-save``."""
     return "--" + field.name.replace("_", "-")
+
+
+def flags_of(classes: Iterable[type]) -> list[str]:
+    """List the flags of dataclasses."""
+    return [flag_name(field) for cls in classes for field in dataclasses.fields(cls)]
 
 
 def add_flags(parser: argparse.ArgumentParser, classes: Iterable[type]) -> None:
@@ -157,6 +163,12 @@ def split_arguments(
     return parser.parse_known_args(arguments)
 
 
+def meant_choice(message: str) -> str:
+    """What was probably meant, at the end of argparse's message about a wrong choice; empty for other messages."""
+    found = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+    return did_you_mean(found[1], re.findall(r"[\w.+-]+", found[2])) if found else ""
+
+
 def help_text(classes: Iterable[type], width_like: argparse.ArgumentParser) -> str:
     """Write the ``--help`` section of our flags, without usage line.
 
@@ -210,7 +222,8 @@ def by_glob(
         except PruneError as error:
             raise PruneError(str(error), f"{field} {entry}") from None
         if not matched:
-            raise PruneError(f"no {what} matches {glob!r}; they run from {names[0]} to {names[-1]}", f"{field} {entry}")
+            raise PruneError(f"no {what} matches {glob!r}; they run from {names[0]} to {names[-1]}"
+                             f"{did_you_mean(glob, names)}", f"{field} {entry}")  # fmt: skip
         found.update(dict.fromkeys(matched, value))
     return found
 
@@ -285,7 +298,7 @@ class _Parser(argparse.ArgumentParser):
     fail: Optional[Callable[[str], Any]] = None
 
     def error(self, message: str) -> Any:
-        (self.fail or super().error)(message)
+        (self.fail or super().error)(message + meant_choice(message))
 
 
 def _where(cls: type) -> str:

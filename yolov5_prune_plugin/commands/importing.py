@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolov5_prune_plugin.errors import PruneError, named
+from yolov5_prune_plugin.errors import PruneError, did_you_mean, named, near_file
 from yolov5_prune_plugin.files import check_new_file, written_whole
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def import_file(options: argparse.Namespace) -> int:
     file = options.file
     with named(default=str(file)):
         if not file.exists():
-            raise PruneError("no such file")
+            raise PruneError(f"no such file{near_file(file)}")
         check_whole(file)
         kind = foreign.kind_of(file)
         if kind == foreign.ULTRALYTICS:
@@ -114,7 +114,7 @@ def _yaml(cfg: str, upstream: Upstream) -> dict[str, Any]:
     with named(default=f"--cfg {cfg}"):
         if found is None:
             known = sorted(place.name for place in folder.glob("yolov5*.yaml"))
-            raise PruneError(f"no such file; give a model yaml, or one of {', '.join(known)}")
+            raise PruneError(f"no such file; give a model yaml, or one of {', '.join(known)}{did_you_mean(cfg, known)}")
         try:
             content = yaml.safe_load(found.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

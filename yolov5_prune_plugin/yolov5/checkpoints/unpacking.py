@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.errors import PruneError, near_file
 from yolov5_prune_plugin.yolov5.seams.seams import Script, package_of
 
 SUFFIX = ".y5z"
@@ -108,7 +108,7 @@ def _unpacked(file: Path, package: str) -> str:
     from yolov5_prune_plugin.yolov5.checkpoints.y5z import open_model, save_checkpoint
 
     if not file.is_file():
-        raise PruneError(f"{file}: no such file; yolov5-prune compress makes one of a checkpoint")
+        raise PruneError(f"{file}: no such file; yolov5-prune compress makes one of a checkpoint{near_file(file)}")
     opened, model = open_model(file, package)
     folder = Path(tempfile.mkdtemp(prefix="yolov5-prune-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

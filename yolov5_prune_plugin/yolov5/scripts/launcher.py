@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Optional
 
-from yolov5_prune_plugin.errors import PruneError, named
+from yolov5_prune_plugin.errors import PruneError, named, near_file
 from yolov5_prune_plugin.yolov5.compat.apply import apply
 from yolov5_prune_plugin.yolov5.scripts.guard import main_guard
 from yolov5_prune_plugin.yolov5.seams.root import package_folders
@@ -57,7 +57,8 @@ def locate(target: str) -> tuple[Path, Optional[str]]:
     """
     if target.endswith(".py") or os.sep in target:
         if not Path(target).is_file():
-            raise PruneError("no such file; give a YOLOv5 script, or a module such as yolov5.val", "target")
+            raise PruneError("no such file; give a YOLOv5 script, or a module such as yolov5.val"
+                             f"{near_file(Path(target))}", "target")  # fmt: skip
         return Path(target), None
     top, *rest = target.split(".")
     sys.path.insert(0, os.getcwd())  # as python -m does
