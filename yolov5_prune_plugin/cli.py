@@ -126,6 +126,8 @@ def _parser() -> _Parser:
     bench = commands.add_parser("bench", help="latency, memory and size of models side by side, in several runtimes")
     bench.add_argument("weights", metavar="W.pt", type=Path, nargs="+", help="checkpoints; ratios are to the first")
     bench.add_argument("--imgsz", type=int, default=640, metavar="N", help="image size (640)")
+    bench.add_argument("--data", default="", metavar="DATA", help="data set on which each model is measured too")
+    bench.add_argument("--batch-size", type=int, default=8, metavar="N", help="images in a batch of that (8)")
     bench.add_argument("--batches", type=int, nargs="+", default=[1, 16], metavar="B", help="batch sizes (1 16)")
     bench.add_argument(
         "--rounds", type=int, default=40, metavar="N", help="timed rounds at batch 1; a fourth above (40)"

@@ -6,18 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from yolov5_prune_plugin.reporting.figure import GONE, KEPT, canvas, open_frame, save_png
+from yolov5_prune_plugin.reporting.labels import label
 from yolov5_prune_plugin.reporting.run_folder import json_of, write_report
 from yolov5_prune_plugin.reporting.tables import Table
 
 
 def costs_table(content: dict[str, Any]) -> Table:
-    """Make a table of what each model costs, from what bench.json holds."""
+    """Make a table of what each model costs and finds, from what bench.json holds."""
     table = Table()
     table.column("model", "name")
     for column in ("parameters", "GFLOPs", "bytes of the file"):
         table.column(column)
-    for label, one in content["models"].items():
-        table.row(label, f"{one['params']:,.0f}", f"{one['flops'] / 1e9:.3f}", f"{one['bytes']:,}")
+    figure = next((one["figure"] for one in content["models"].values() if "figure" in one), "")
+    if figure:
+        table.column(label(figure))
+    for name, one in content["models"].items():
+        found = [f"{one['value']:.4f}"] if figure else []
+        table.row(name, f"{one['params']:,.0f}", f"{one['flops'] / 1e9:.3f}", f"{one['bytes']:,}", *found)
     return table
 
 
@@ -73,6 +78,8 @@ def _plot(content: dict[str, Any], names: dict[str, str], file: Path) -> None:
     )
     axes.invert_yaxis()
     axes.axvline(1, color="black", linewidth=0.8)
+    names_of = ", ".join(content["models"])
+    axes.set_title(f"{names_of}: imgsz {content['imgsz']}, {content['threads']} threads", loc="left", fontsize=9)
     axes.set_xlabel("times faster than the first model")
     open_frame(axes)
     save_png(figure, file)
