@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
@@ -215,6 +216,12 @@ def _patch(options: argparse.Namespace) -> int:
     if not options.check and not options.revert:
         for path in patcher.left_out(checkout):
             print(f"{'left out':<16} {path} (no script that we know; a file for --seams can name it)")
+    if not options.check and not options.revert:
+        folder = os.path.relpath(options.folder)
+        where = "" if folder == "." else f"cd {shlex.quote(folder)} && "
+        print("next:\n  # half of the weights gone, beside the model as given")
+        print(f"  {where}python val.py --weights yolov5n.pt --data coco128.yaml --prune 0.5 --prune-method obs"
+              " --prune-baseline")  # fmt: skip
     return int(options.check and not all(state == patcher.ACTIVE for state in states.values()))
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolov5_prune_plugin.errors import PruneError, did_you_mean, named, near_file
-from yolov5_prune_plugin.files import check_new_file, written_whole
+from yolov5_prune_plugin.files import written_whole
+from yolov5_prune_plugin.reporting.run_folder import check_place
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,11 +25,14 @@ def import_file(options: argparse.Namespace) -> int:
     Raises:
         PruneError: If something given is wrong, or the tensors do not fit the architecture; nothing is left.
     """
-    check_new_file("-o", options.output)
+    check_place("-o", options.output)
     if options.output.suffix != ".pt":
         raise PruneError("must end in .pt, by which YOLOv5 knows it", f"-o {options.output}")
 
-    from yolov5_prune_plugin.yolov5.checkout.upstream import find_upstream
+    from yolov5_prune_plugin.commands.validate import script_command
+    from yolov5_prune_plugin.reporting.console import plain_console
+    from yolov5_prune_plugin.reporting.next_steps import say_next
+    from yolov5_prune_plugin.yolov5.checkout.upstream import find_upstream, task_of
     from yolov5_prune_plugin.yolov5.checkpoints import foreign
     from yolov5_prune_plugin.yolov5.checkpoints.checkpoint import check_whole
 
@@ -58,6 +62,12 @@ def import_file(options: argparse.Namespace) -> int:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"yolov5-prune: {options.output}: {type(model).__name__}, {parameters:,} parameters,"
           f" {len(model.names)} classes")  # type: ignore[arg-type]  # fmt: skip
+    task = task_of(model)
+    say_next(plain_console(), {
+        "measure it": script_command(upstream, f"{task}val.py", "--weights", options.output, "--data", "DATA"),
+        "prune it": script_command(upstream, f"{task}val.py", "--weights", options.output, "--data", "DATA", "--prune",
+                                   0.5, "--prune-method", "obs", "--prune-baseline"),
+    })  # fmt: skip
     return 0
 
 

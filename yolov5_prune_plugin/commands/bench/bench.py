@@ -43,6 +43,8 @@ def bench(options: argparse.Namespace) -> int:
                          f" {options.batches}, {options.imgsz}")  # fmt: skip
     try:
         options.project.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=options.project):
+            pass
     except OSError as error:
         raise PruneError(f"--project {options.project}: cannot be written to: {error}") from error
 

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 from yolov5_prune_plugin.commands.compress.flags import CompressOptions, Size
 from yolov5_prune_plugin.commands.compress.lost import Lost, drift_of
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.files import check_new_file
 from yolov5_prune_plugin.options import build
 from yolov5_prune_plugin.reporting.figure import save_png
 from yolov5_prune_plugin.reporting.labels import label
 from yolov5_prune_plugin.reporting.next_steps import ours, say_next
-from yolov5_prune_plugin.reporting.run_folder import csv_of, json_of, write_report
+from yolov5_prune_plugin.reporting.run_folder import check_place, csv_of, json_of, write_report
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +39,7 @@ def compress_file(options: argparse.Namespace) -> int:
     config: CompressOptions = build(options, CompressOptions)
     if options.output.suffix != SUFFIX:
         raise PruneError(f"-o {options.output}: must end in {SUFFIX}, by which the scripts know it")
-    check_new_file("-o", options.output)
+    check_place("-o", options.output, _report_of(options.output))
 
     from yolov5_prune_plugin.commands.compress.cluster import cluster_all
     from yolov5_prune_plugin.core.coding import container
@@ -95,7 +94,7 @@ def decompress_file(options: argparse.Namespace) -> int:
     Raises:
         PruneError: If something given is wrong; nothing is written then.
     """
-    check_new_file("-o", options.output)
+    check_place("-o", options.output)
     from yolov5_prune_plugin.commands.validate import script_command, train_command
     from yolov5_prune_plugin.reporting.console import plain_console
     from yolov5_prune_plugin.yolov5.checkout.upstream import find_upstream, task_of
@@ -125,7 +124,7 @@ def inspect_file(options: argparse.Namespace) -> int:
     """
     for name in ("html", "png"):
         if getattr(options, name):
-            check_new_file(f"--{name}", getattr(options, name))
+            check_place(f"--{name}", getattr(options, name))
     from yolov5_prune_plugin.core.coding import container
     from yolov5_prune_plugin.core.coding.sizes import sizes
     from yolov5_prune_plugin.reporting import compress_report as show
@@ -153,6 +152,10 @@ def inspect_file(options: argparse.Namespace) -> int:
         steps["the same as a page"] = ours("inspect", options.file, "--html", options.file.with_suffix(".html"))
     say_next(console, steps)
     return 0
+
+
+def _report_of(file: Path) -> Path:
+    return file.with_name(f"{file.stem}_compress")
 
 
 def _sizes_of(save: Callable[[Any], None]) -> dict[str, int]:
@@ -234,7 +237,7 @@ def _report(
     else:
         steps["where the bytes are"] = ours("inspect", file)
     steps["use it, as any weights"] = script_command(upstream, f"{task}val.py", "--weights", file, "--data", data)
-    folder = file.with_name(f"{file.stem}_compress")
+    folder = _report_of(file)
     content = {**show.content(found, opened.content), "weights": str(options.weights), "file": str(file),
                "data": config.data or None, "lost": lost.content() if lost else None}  # fmt: skip
     on = f" on {Path(config.data).name}" if config.data else ""

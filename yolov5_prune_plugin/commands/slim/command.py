@@ -13,12 +13,13 @@ from functools import partial
 from pathlib import Path
 
 from yolov5_prune_plugin.errors import NoResultError, PruneError, named
-from yolov5_prune_plugin.files import check_new_file, written_whole
+from yolov5_prune_plugin.files import written_whole
 from yolov5_prune_plugin.methods.slim.flags import SlimOptions, ValidationOptions, parse_target, slim_errors
 from yolov5_prune_plugin.options import build
 from yolov5_prune_plugin.reporting.console import bar
 from yolov5_prune_plugin.reporting.labels import label
 from yolov5_prune_plugin.reporting.next_steps import ours
+from yolov5_prune_plugin.reporting.run_folder import check_place
 
 COLLAPSED = 0.1  # of the dense model's figure: less is called a collapse
 TRIES, MILDER = 4, 0.75  # backing off removes so much of what was removed before, so often
@@ -45,7 +46,7 @@ def slim_file(options: argparse.Namespace) -> int:
     needs = config.looks_at_images()
     if needs and not options.data:
         raise PruneError(f"{needs} looks at images: give --data, a data-set YAML with a train split")
-    check_new_file("-o", options.output)
+    check_place("-o", options.output, options.output.with_name(f"{options.output.stem}_slim"))
 
     import torch
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from yolov5_prune_plugin.errors import PruneError, near_file
 from yolov5_prune_plugin.yolov5.seams.seams import Script, package_of
+from yolov5_prune_plugin.yolov5.seams.wrapping import Override
 
 SUFFIX = ".y5z"
 FLAGS = ("weights", "model")  # classify/train.py calls it --model
@@ -79,6 +80,32 @@ def unpack_weights(script: Script, namespace: dict[str, Any], arguments: argpars
         else:
             places = [unpacked_checkpoint(str(one)) if is_packed(one) else one for one in many]
             setattr(arguments, flag, places if isinstance(given, list) else places[0])
+            if script.role == "train":
+                _keep_names(namespace)
+
+
+def _keep_names(namespace: dict[str, Any]) -> None:
+    """Have opt.yaml hold the .y5z files that were given: the checkpoints of this run go when it ends."""
+
+    def with_names(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def save(*args: Any, **kwargs: Any) -> Any:
+            return original(*map(_named_as_given, args), **kwargs)
+
+        return save
+
+    if "yaml_save" in namespace:
+        namespace["yaml_save"] = with_names(namespace["yaml_save"])
+    elif "yaml" in namespace:  # until v6.1
+        module = namespace["yaml"]
+        namespace["yaml"] = Override(module, safe_dump=with_names(module.safe_dump), dump=with_names(module.dump))
+
+
+def _named_as_given(content: Any) -> Any:
+    names = {place: given for given, place in _found.items()}
+    if not isinstance(content, dict):
+        return content
+    return {key: names.get(value, value) if isinstance(value, str) else value for key, value in content.items()}
 
 
 def is_packed(weights: Any) -> bool:
