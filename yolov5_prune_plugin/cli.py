@@ -32,7 +32,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         2 wrong input; 130 interrupted by Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = _parser()
+    parser = make_parser()
     parser.words = words
     options = parser.parse_args(words)
     options.command_line, options.result = ["yolov5-prune", *words], None
@@ -70,7 +70,8 @@ class _Parser(argparse.ArgumentParser):
     words: Sequence[str] = ()  # of the command line
 
 
-def _parser() -> _Parser:
+def make_parser() -> _Parser:
+    """Make the parser of the whole command; shtab writes completions for shells from it."""
     parser = _Parser(prog="yolov5-prune", description="Model compression for a stock YOLOv5.")
     parser.add_argument("--version", action="version", version=f"yolov5-prune-plugin {__version__}")
     commands = parser.add_subparsers(required=True, metavar="{" + ",".join(COMMANDS) + "}")
@@ -178,9 +179,9 @@ def _parser() -> _Parser:
     imported.set_defaults(command=_import)
 
     demo = commands.add_parser(
-        "demo", help="validate an embedded detector dense and pruned (needs: pip install yolov5)"
+        "demo", help="prune an embedded detector two ways, and pack it (needs: pip install yolov5)"
     )
-    demo.add_argument("--prune", type=float, default=0.3, metavar="S", help="share of weights to zero (default 0.3)")
+    demo.add_argument("--prune", type=float, default=0.5, metavar="S", help="share of weights to zero (default 0.5)")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="for results (runs/demo)")
     demo.set_defaults(command=_demo)
     return parser

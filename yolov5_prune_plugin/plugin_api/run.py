@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -172,6 +172,7 @@ class Run:
         save: Writes the model as an upstream checkpoint: (model, names of changed weights, file, facts) -> Saved.
         dense: Builds the architecture of a model as it was before any channel of it was removed, with other weights; in
             train.py.
+        given_names: What was given as weights, by the checkpoint that was made of it: of a .y5z file.
         started: What started the script: ``("python", "val.py")`` or ``("yolov5-prune", "run", "yolov5.val")``.
         words: The rest of its command line, our flags included.
         calibration: Draws images from the data set, from ``model_loaded`` on: (number, split, seed) -> Calibration.
@@ -188,6 +189,7 @@ class Run:
     figures: list[str] = field(default_factory=list)
     needs_baseline: bool = False
     dense: Callable[[Any], Any] = _not_built
+    given_names: Mapping[str, str] = field(default_factory=dict)
     started: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     calibration: Callable[[int, str, int], Calibration] = _not_yet
@@ -228,4 +230,5 @@ class Run:
     def weights(self) -> list[str]:
         """The script's --weights, always as a list."""
         weights = getattr(self.arguments, "weights", None) or []
-        return [str(w) for w in (weights if isinstance(weights, (list, tuple)) else [weights])]
+        names = [str(w) for w in (weights if isinstance(weights, (list, tuple)) else [weights])]
+        return [self.given_names.get(name, name) for name in names]

@@ -49,11 +49,12 @@ class TrainingRecord:
         enough = masked.rule.enough
         if not enough:
             return
-        self._say(f"{updates} updates of the masks in {steps} optimizer steps")
+        many = f"{updates} {'update' if updates == 1 else 'updates'} of the masks"
+        self._say(f"{many} in {steps} optimizer steps")
         if updates < enough and not self.training.resumed:
             epochs = math.ceil(self.training.epochs * enough / max(1, updates))
             self._say(
-                f"WARNING: {updates} updates are nearly a cut all at once, which loses more than pruning little by"
+                f"WARNING: {many}: that is nearly a cut all at once, which loses more than pruning little by"
                 f" little: about --epochs {epochs} would give {enough}; so would a smaller --batch-size"
             )
 

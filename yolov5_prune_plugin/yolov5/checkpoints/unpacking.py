@@ -47,6 +47,11 @@ def export_under(given: str) -> tuple[str, Path]:
     return place, folder
 
 
+def names_given() -> dict[str, str]:
+    """The .y5z files of this run by the checkpoints that were made of them."""
+    return {place: given for given, place in _found.items() if is_packed(given)}
+
+
 def unpack_weights(script: Script, namespace: dict[str, Any], arguments: argparse.Namespace) -> None:
     """Replace .y5z files among a script's arguments by checkpoints; without any, do nothing.
 
@@ -102,7 +107,7 @@ def _keep_names(namespace: dict[str, Any]) -> None:
 
 
 def _named_as_given(content: Any) -> Any:
-    names = {place: given for given, place in _found.items()}
+    names = names_given()
     if not isinstance(content, dict):
         return content
     return {key: names.get(value, value) if isinstance(value, str) else value for key, value in content.items()}

@@ -15,6 +15,7 @@ from torch import nn
 from yolov5_prune_plugin.plugin_api.run import Calibration, Run, Saved
 from yolov5_prune_plugin.yolov5.checkout import heads  # noqa: F401  # has core read the outputs of its models
 from yolov5_prune_plugin.yolov5.checkpoints.folding import fold_when_loaded
+from yolov5_prune_plugin.yolov5.checkpoints.unpacking import names_given
 from yolov5_prune_plugin.yolov5.seams.seams import STARTED, Script
 
 
@@ -51,6 +52,7 @@ class Session:
         self.run.figure, self.run.calibration = script.figure, self.calibrate
         self.run.started = namespace.get(STARTED) or ("python", os.path.relpath(str(namespace.get("__file__"))))
         self.run.words = tuple(sys.argv[1:])
+        self.run.given_names = names_given()
         self._model: Optional[nn.Module] = None
         self._package = ""  # what upstream's dotted names start with
 
