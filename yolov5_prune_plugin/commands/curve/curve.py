@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from yolov5_prune_plugin.commands.curve.curve_points import CurvePoint, Outcome, Store
+from yolov5_prune_plugin.commands.curve.curve_points import PACKED, CurvePoint, Outcome, Store
 from yolov5_prune_plugin.commands.curve.flags import CurveOptions
 from yolov5_prune_plugin.commands.curve.measure import Measured, locked, measure
 from yolov5_prune_plugin.commands.curve.study import Study, fail, open_study
@@ -89,6 +89,30 @@ def _points(study: Study, options: CurveOptions) -> list[CurvePoint]:
                 points.append(CurvePoint(f"{method} {distribution} {amount:.12g}",
                                     {"method": method, "distribution": distribution, "amount": amount},
                                     (*study.arguments_for(method), *how)))  # fmt: skip
+    return [*points, *_other_points(study, options)]
+
+
+def _other_points(study: Study, options: CurveOptions) -> list[CurvePoint]:
+    """Slim models and packed files of the same model, each made by our own command and measured by the script."""
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--data")
+    own.add_argument("--imgsz", "--img", "--img-size", type=int)
+    known, _ = own.parse_known_args(list(study.own))
+    weights = str(study.weights)
+    repo = ("--repo", str(study.root)) if study.runner[-1].endswith(".py") else ()
+    measured = (*study.own, "--prune", "0")
+    points = []
+    if options.slim and not known.data:
+        raise PruneError("--slim looks at images: the script's --data must be given")
+    size = ("--imgsz", str(known.imgsz)) if known.imgsz else ()
+    for share in options.slim:
+        first = ("slim", weights, "--target", f"flops={share:g}", "--data", str(known.data), *size, "--no-val", *repo)
+        points.append(CurvePoint(f"slim flops {share:g}", {"method": "slim", "distribution": "", "amount": share},
+                                 measured, first))  # fmt: skip
+    for bits in options.bits:
+        first = ("compress", weights, "--bits", str(bits), *repo)
+        points.append(CurvePoint(f"compress bits {bits}", {"method": "compress", "distribution": "", "amount": float(bits)},
+                                 measured, first, PACKED))  # fmt: skip
     return points
 
 
@@ -130,7 +154,7 @@ def _steps(study: Study, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     figure, own = study.script.figure, [*study.runner[2:], *study.own]
     done = [row for row in rows if row["state"] in ("done", "reused") and row[figure] is not None]
     given = next((row[figure] for row in done if row["method"] is None), None)
-    inside = [row for row in done if row["method"] and given is not None and row[figure] >= given - LITTLE]
+    inside = [row for row in done if row["distribution"] and given is not None and row[figure] >= given - LITTLE]
     if not inside:
         return {}
     best = max(inside, key=lambda row: (row["conv_sparsity"], row[figure]))
@@ -152,7 +176,7 @@ def _data(study: Study) -> str:
 
 
 def _row(outcome: Outcome, figures: Sequence[str]) -> dict[str, Any]:
-    names = (*figures, "conv_sparsity", "bytes", "zip_bytes", "seconds")
+    names = (*figures, "conv_sparsity", "flops", "bytes", "zip_bytes", "seconds")
     return {**outcome.point.asked, **{name: outcome.content.get(name) for name in names}, "state": _state(outcome),
             "reason": outcome.failed}  # fmt: skip
 

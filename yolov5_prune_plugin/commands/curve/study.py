@@ -36,6 +36,7 @@ class Study:
         passed: Those and our flags, as given.
         flags: Our flags, parsed.
         weights: The checkpoint.
+        root: The YOLOv5 that the script is in.
         facts: What decides the results beside the arguments: versions, the device, and hashes of script, weights, data
             file, images, and all code.
         gpus: Names for CUDA_VISIBLE_DEVICES; None if the script was told to run on the CPU.
@@ -49,6 +50,7 @@ class Study:
     passed: tuple[str, ...]
     flags: argparse.Namespace
     weights: Path
+    root: Path
     facts: dict[str, Any]
     gpus: Optional[tuple[str, ...]]
     methods: dict[str, type[Method]]
@@ -177,7 +179,7 @@ def open_study(
     }  # fmt: skip
     runner = (*RUNNER, *(("--seams", str(seams)) if seams else ()), *(() if shims else ("--no-shims",)), target)
     methods = oneshot_methods(plugins.hook)
-    return Study(script, runner, tuple(own), tuple(passed), flags, weights, facts, gpus, methods,
+    return Study(script, runner, tuple(own), tuple(passed), flags, weights, root, facts, gpus, methods,
                    _distributions(classes))  # fmt: skip
 
 
