@@ -43,7 +43,7 @@ def _scripts() -> list[str]:
 
 def _commands() -> list[str]:
     lines = ["## Of `yolov5-prune`", ""]
-    parser = cli._parser()
+    parser = cli.make_parser()
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     helps = {action.dest: action.help for action in commands._choices_actions}
     for name, command in commands.choices.items():

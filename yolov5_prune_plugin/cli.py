@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Optional
+from typing import NoReturn, Optional
 
 from yolov5_prune_plugin import __version__
 from yolov5_prune_plugin.commands.compress.flags import CompressOptions
 from yolov5_prune_plugin.commands.curve.flags import CurveOptions
-from yolov5_prune_plugin.errors import clear_exit
+from yolov5_prune_plugin.errors import clear_exit, did_you_mean
 from yolov5_prune_plugin.jobs.options import EngineOptions
 from yolov5_prune_plugin.methods.slim.flags import RUNTIMES, SlimOptions, ValidationOptions
-from yolov5_prune_plugin.options import add_flags
+from yolov5_prune_plugin.options import add_flags, meant_choice
 
 COMMANDS = ("run", "patch", "curve", "sensitivity", "slim", "bench", "compress", "decompress", "inspect", "import",
             "demo")  # fmt: skip
@@ -28,20 +31,48 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         Exit code: 0 done; 1 ``patch --check`` found a script without activation, a point of a curve or the demo failed;
         2 wrong input; 130 interrupted by Ctrl-C.
     """
-    options = _parser().parse_args(argv)
-    options.command_line = ["yolov5-prune", *(sys.argv[1:] if argv is None else argv)]
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = make_parser()
+    parser.words = words
+    options = parser.parse_args(words)
+    options.command_line, options.result = ["yolov5-prune", *words], None
+    as_json = getattr(options, "json", False) or "--json" in getattr(options, "arguments", ())
     with clear_exit():
         try:
-            return int(options.command(options) or 0)
+            with redirect_stdout(sys.stderr) if as_json and options.command in WITH_JSON else nullcontext():
+                code = int(options.command(options) or 0)
+            if as_json and options.result is not None:
+                print(json.dumps(options.result, indent=2))
+            return code
         except KeyboardInterrupt:
             if options.command in (_run, _sensitivity):  # upstream's script: as it is without us
                 raise
             print("yolov5-prune: interrupted", file=sys.stderr)
             return 130
+        except BrokenPipeError:  # as of "| head": what was asked for is done
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="yolov5-prune", description="Model compression for a stock YOLOv5.")
+class _Parser(argparse.ArgumentParser):
+    """Says what was probably meant by a mistyped command or flag."""
+
+    def error(self, message: str) -> NoReturn:
+        known = list(self._option_string_actions)
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                known += [flag for name, one in action.choices.items() if name in self.words
+                          for flag in one._option_string_actions]  # fmt: skip
+        lost = [word.split("=")[0] for word in message.split() if word.startswith("--")]
+        meant = "".join(did_you_mean(word, known) for word in lost if "unrecognized" in message)
+        super().error(message + (meant or meant_choice(message)))
+
+    words: Sequence[str] = ()  # of the command line
+
+
+def make_parser() -> _Parser:
+    """Make the parser of the whole command; shtab writes completions for shells from it."""
+    parser = _Parser(prog="yolov5-prune", description="Model compression for a stock YOLOv5.")
     parser.add_argument("--version", action="version", version=f"yolov5-prune-plugin {__version__}")
     commands = parser.add_subparsers(required=True, metavar="{" + ",".join(COMMANDS) + "}")
 
@@ -93,11 +124,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     slim.add_argument("--repo", type=Path, metavar="DIR", help="YOLOv5 checkout (default: here, or the package yolov5)")
     add_flags(slim, [SlimOptions, ValidationOptions])
+    _add_json(slim)
     slim.set_defaults(command=_slim)
 
     bench = commands.add_parser("bench", help="latency, memory and size of models side by side, in several runtimes")
     bench.add_argument("weights", metavar="W.pt", type=Path, nargs="+", help="checkpoints; ratios are to the first")
     bench.add_argument("--imgsz", type=int, default=640, metavar="N", help="image size (640)")
+    bench.add_argument("--data", default="", metavar="DATA", help="data set on which each model is measured too")
+    bench.add_argument("--batch-size", type=int, default=8, metavar="N", help="images in a batch of that (8)")
     bench.add_argument("--batches", type=int, nargs="+", default=[1, 16], metavar="B", help="batch sizes (1 16)")
     bench.add_argument(
         "--rounds", type=int, default=40, metavar="N", help="timed rounds at batch 1; a fourth above (40)"
@@ -111,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--repo", type=Path, metavar="DIR", help="YOLOv5 checkout (default: here, or the package yolov5)"
     )
+    _add_json(bench)
     bench.set_defaults(command=_bench)
 
     repo = "YOLOv5 checkout (default: here, or the package yolov5)"
@@ -121,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_flags(compress, [CompressOptions])
     compress.add_argument("--repo", type=Path, metavar="DIR", help=repo)
+    _add_json(compress)
     compress.set_defaults(command=_compress)
 
     decompress = commands.add_parser("decompress", help="a .y5z file as an ordinary checkpoint again")
@@ -133,6 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("file", metavar="FILE.y5z", type=Path, help="the file")
     inspect.add_argument("--html", type=Path, metavar="FILE", help="the same as a page, with a picture")
     inspect.add_argument("--png", type=Path, metavar="FILE", help="the picture")
+    _add_json(inspect)
     inspect.set_defaults(command=_inspect)
 
     imported = commands.add_parser("import", help="a state_dict or a whole model as a checkpoint that the scripts open")
@@ -146,12 +183,16 @@ def _parser() -> argparse.ArgumentParser:
     imported.set_defaults(command=_import)
 
     demo = commands.add_parser(
-        "demo", help="validate an embedded detector dense and pruned (needs: pip install yolov5)"
+        "demo", help="prune an embedded detector two ways, and pack it (needs: pip install yolov5)"
     )
-    demo.add_argument("--prune", type=float, default=0.3, metavar="S", help="share of weights to zero (default 0.3)")
+    demo.add_argument("--prune", type=float, default=0.5, metavar="S", help="share of weights to zero (default 0.5)")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="for results (runs/demo)")
     demo.set_defaults(command=_demo)
     return parser
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, and all else on stderr")
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -180,6 +221,12 @@ def _patch(options: argparse.Namespace) -> int:
     if not options.check and not options.revert:
         for path in patcher.left_out(checkout):
             print(f"{'left out':<16} {path} (no script that we know; a file for --seams can name it)")
+    if not options.check and not options.revert:
+        folder = os.path.relpath(options.folder)
+        where = "" if folder == "." else f"cd {shlex.quote(folder)} && "
+        print("next:\n  # half of the weights gone, beside the model as given")
+        print(f"  {where}python val.py --weights yolov5n.pt --data coco128.yaml --prune 0.5 --prune-method obs"
+              " --prune-baseline")  # fmt: skip
     return int(options.check and not all(state == patcher.ACTIVE for state in states.values()))
 
 
@@ -232,6 +279,9 @@ def _demo(options: argparse.Namespace) -> int:
     from yolov5_prune_plugin.commands.demo import demo
 
     return demo(options.prune, options.out)
+
+
+WITH_JSON = (_curve, _slim, _bench, _compress, _inspect)  # whose result --json prints
 
 
 if __name__ == "__main__":

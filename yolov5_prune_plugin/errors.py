@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Optional
 
 
@@ -70,3 +71,28 @@ def clear_exit() -> Iterator[None]:
         sys.stdout.flush()
         print(f"yolov5-prune: error: {error}", file=sys.stderr)
         raise SystemExit(1 if isinstance(error, NoResultError) else 2) from None
+
+
+def did_you_mean(text: str, known: Iterable[str]) -> str:
+    """Name what was probably meant, to be put at the end of an error; empty if nothing is near.
+
+    Args:
+        text: What was found.
+        known: What would do.
+    """
+    import difflib
+
+    near = difflib.get_close_matches(text, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def near_file(file: Path) -> str:
+    """Name the file that was probably meant, to be put at the end of an error; empty if there is none like it."""
+    if file.exists():
+        return ""
+    try:
+        there = [other.name for other in file.parent.iterdir()]
+    except OSError:
+        return ""
+    meant = did_you_mean(file.name, there)
+    return meant.replace("mean ", f"mean {file.parent}/") if meant and str(file.parent) != "." else meant

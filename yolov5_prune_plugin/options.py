@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Optional, TypeVar
 
-from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.errors import PruneError, did_you_mean
 
 Value = TypeVar("Value")
 
@@ -40,6 +41,11 @@ def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
 def flag_name(field: dataclasses.Field[Any]) -> str:
     """Name a field's flag: ``prune_save`` -> ``--prune-save``."""
     return "--" + field.name.replace("_", "-")
+
+
+def flags_of(classes: Iterable[type]) -> list[str]:
+    """List the flags of dataclasses."""
+    return [flag_name(field) for cls in classes for field in dataclasses.fields(cls)]
 
 
 def add_flags(parser: argparse.ArgumentParser, classes: Iterable[type]) -> None:
@@ -110,6 +116,34 @@ def words(namespace: argparse.Namespace, classes: Iterable[type]) -> list[str]:
     return found
 
 
+def with_flags(words: Sequence[str], *flags: str) -> list[str]:
+    """Give a command line other flags: those that it has already are replaced, with their values.
+
+    Args:
+        words: The command line.
+        flags: Words to add: flags, each followed by its values.
+    """
+    names = {word.split("=")[0] for word in flags if word.startswith("--")}
+    kept: list[str] = []
+    leaving = False
+    for word in words:
+        if word.startswith("--"):
+            leaving = word.split("=")[0] in names
+        if not leaving:
+            kept.append(word)
+    return [*kept, *flags]
+
+
+def without_flags(words: Sequence[str], *names: str) -> list[str]:
+    """Leave flags out of a command line, with their values.
+
+    Args:
+        words: The command line.
+        names: Of flags.
+    """
+    return with_flags(words, *names)[: -len(names) or None]
+
+
 def split_arguments(
     classes: Iterable[type], arguments: list[str], prog: str, fail: Optional[Callable[[str], Any]] = None
 ) -> tuple[argparse.Namespace, list[str]]:
@@ -127,6 +161,12 @@ def split_arguments(
     parser.fail = fail
     add_flags(parser, classes)
     return parser.parse_known_args(arguments)
+
+
+def meant_choice(message: str) -> str:
+    """What was probably meant, at the end of argparse's message about a wrong choice; empty for other messages."""
+    found = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+    return did_you_mean(found[1], re.findall(r"[\w.+-]+", found[2])) if found else ""
 
 
 def help_text(classes: Iterable[type], width_like: argparse.ArgumentParser) -> str:
@@ -182,7 +222,8 @@ def by_glob(
         except PruneError as error:
             raise PruneError(str(error), f"{field} {entry}") from None
         if not matched:
-            raise PruneError(f"no {what} matches {glob!r}; they run from {names[0]} to {names[-1]}", f"{field} {entry}")
+            raise PruneError(f"no {what} matches {glob!r}; they run from {names[0]} to {names[-1]}"
+                             f"{did_you_mean(glob, names)}", f"{field} {entry}")  # fmt: skip
         found.update(dict.fromkeys(matched, value))
     return found
 
@@ -257,7 +298,7 @@ class _Parser(argparse.ArgumentParser):
     fail: Optional[Callable[[str], Any]] = None
 
     def error(self, message: str) -> Any:
-        (self.fail or super().error)(message)
+        (self.fail or super().error)(message + meant_choice(message))
 
 
 def _where(cls: type) -> str:

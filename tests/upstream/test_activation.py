@@ -21,7 +21,7 @@ def patched(clone: Release, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("patched") / "yolov5"
     shutil.copytree(clone.folder, folder)
     printed = run("-m", "yolov5_prune_plugin", "patch", folder, cwd=folder)
-    assert printed.count("activated") == 11
+    assert printed.count("activated ") == 11
     return folder
 
 

@@ -1,17 +1,22 @@
-"""``yolov5-prune demo``: the embedded detector, validated dense and pruned by the PyPI package yolov5, offline."""
+"""``yolov5-prune demo``: the embedded detector pruned two ways and packed, by the PyPI package yolov5, offline."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import data_dir
+from yolov5_prune_plugin.reporting.console import plain_console
+from yolov5_prune_plugin.reporting.next_steps import ours, say_next
+from yolov5_prune_plugin.reporting.tables import Table
 
 
 def lay_out(folder: Path) -> Path:
@@ -35,23 +40,74 @@ def lay_out(folder: Path) -> Path:
 
 
 def demo(sparsity: float, out: Path) -> int:
-    """Validate the embedded detector dense and pruned.
+    """Prune the embedded detector by magnitude and by obs, pack what obs left, and show all of them side by side.
 
     Args:
         sparsity: Share of weights to zero, in [0, 1).
         out: Folder for data set and results; made if missing.
 
     Returns:
-        Exit code of the validation.
+        Exit code of the first command that failed, or 0.
 
     Raises:
         PruneError: If the package yolov5 is missing, or ``out`` can't be written.
     """
     if importlib.util.find_spec("yolov5") is None:
         raise PruneError("demo needs the PyPI package yolov5: pip install 'yolov5-prune-plugin[demo]'")
-    data = lay_out(out)
-    arguments = ["--weights", str(data_dir() / "shapes-yolov5n.pt"), "--data", str(data), "--imgsz", "320",
-                 "--batch-size", "8", "--workers", "2", "--device", "cpu", "--project", str(out), "--name", "val",
-                 "--prune", str(sparsity), "--prune-baseline"]  # fmt: skip
-    print("yolov5-prune run yolov5.val", *arguments, flush=True)
-    return subprocess.call([sys.executable, "-m", "yolov5_prune_plugin", "run", "yolov5.val", *arguments])
+    data, weights = lay_out(out), data_dir() / "shapes-yolov5n.pt"
+    sparse, packed = out / "sparse.pt", out / "sparse.y5z"
+    val = ("run", "yolov5.val", "--data", data, "--imgsz", 320, "--batch-size", 8, "--workers", 2, "--device", "cpu",
+           "--project", out, "--exist-ok")  # fmt: skip
+    prune = (*val, "--weights", weights, "--prune", f"{sparsity:g}")
+    steps = {
+        "the smallest weights of each layer go": (*prune, "--name", "magnitude", "--prune-baseline"),
+        "second order: some training images say which weights go, and the others make up for them":
+            (*prune, "--name", "obs", "--prune-method", "obs", "--prune-save", sparse),
+        "zeros take next to no room, and the others share 64 values a layer":
+            ("compress", sparse, "-o", packed, "--data", data, "--imgsz", 320),
+    }  # fmt: skip
+    for file in (sparse, packed):
+        file.unlink(missing_ok=True)  # of an earlier demo
+    for what, words in steps.items():
+        print(f"\n# {what}\n{ours(*words)}", flush=True)
+        code = subprocess.call([sys.executable, "-m", "yolov5_prune_plugin", *map(str, words)])
+        if code:
+            return code
+    _show(out, weights, sparse, packed)
+    return 0
+
+
+def _show(out: Path, weights: Path, sparse: Path, packed: Path) -> None:
+    magnitude, obs = (_report(out / name / "prune") for name in ("magnitude", "obs"))
+    share = f"{obs['requested_sparsity']:.0%} of the weights zero"
+    rows = [
+        ("the detector", magnitude["baseline"]["map"], weights.stat().st_size),
+        (f"{share}, by magnitude", magnitude["map"], None),
+        (f"{share}, by obs", obs["map"], sparse.stat().st_size),
+        ("that one packed", _report(out / "sparse_compress")["lost"]["after"], packed.stat().st_size),
+    ]
+    table = Table("what came out")
+    table.column("", "text")
+    table.column("mAP50-95")
+    table.column("bytes")
+    for name, value, size in rows:
+        table.row(name, f"{value:.4f}", "" if size is None else f"{size:,}")
+    console = plain_console()
+    console.print(table)
+    for what, file in (
+        ("which layers gave how much", out / "obs" / "prune" / "layers.png"),
+        ("what the detector sees", out / "obs" / "val_batch0_pred.jpg"),
+        ("where the bytes of the file are", out / "sparse_compress" / "layers.png"),
+    ):
+        console.print(f"look at {file}: {what}", soft_wrap=True)
+    console.print(f"report: {out}", soft_wrap=True)
+    on = ("--data", out / "shapes.yaml", "--imgsz", 320)
+    say_next(console, {
+        "the file is weights like any others": ours("run", "yolov5.val", "--weights", packed, *on),
+        "train, to have more zeros": ours("run", "yolov5.train", "--weights", weights, *on, "--dns"),
+    })  # fmt: skip
+
+
+def _report(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return found

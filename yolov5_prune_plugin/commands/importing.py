@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolov5_prune_plugin.errors import PruneError, named
-from yolov5_prune_plugin.files import check_new_file, written_whole
+from yolov5_prune_plugin.errors import PruneError, did_you_mean, named, near_file
+from yolov5_prune_plugin.files import written_whole
+from yolov5_prune_plugin.reporting.run_folder import check_place
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,13 +25,16 @@ def import_file(options: argparse.Namespace) -> int:
     Raises:
         PruneError: If something given is wrong, or the tensors do not fit the architecture; nothing is left.
     """
-    check_new_file("-o", options.output)
+    check_place("-o", options.output)
     if options.yaml:
-        check_new_file("--yaml", options.yaml)
+        check_place("--yaml", options.yaml)
     if options.output.suffix != ".pt":
         raise PruneError("must end in .pt, by which YOLOv5 knows it", f"-o {options.output}")
 
-    from yolov5_prune_plugin.yolov5.checkout.upstream import find_upstream
+    from yolov5_prune_plugin.commands.validate import script_command
+    from yolov5_prune_plugin.reporting.console import plain_console
+    from yolov5_prune_plugin.reporting.next_steps import say_next
+    from yolov5_prune_plugin.yolov5.checkout.upstream import find_upstream, task_of
     from yolov5_prune_plugin.yolov5.checkpoints import foreign
     from yolov5_prune_plugin.yolov5.checkpoints.checkpoint import check_whole
     from yolov5_prune_plugin.yolov5.checkpoints.stock_yaml import write_yaml
@@ -38,7 +42,7 @@ def import_file(options: argparse.Namespace) -> int:
     file = options.file
     with named(default=str(file)):
         if not file.exists():
-            raise PruneError("no such file")
+            raise PruneError(f"no such file{near_file(file)}")
         check_whole(file)
         kind = foreign.kind_of(file)
         if kind == foreign.ULTRALYTICS:
@@ -65,6 +69,12 @@ def import_file(options: argparse.Namespace) -> int:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"yolov5-prune: {options.output}: {type(model).__name__}, {parameters:,} parameters,"
           f" {len(model.names)} classes")  # type: ignore[arg-type]  # fmt: skip
+    task = task_of(model)
+    say_next(plain_console(), {
+        "measure it": script_command(upstream, f"{task}val.py", "--weights", options.output, "--data", "DATA"),
+        "prune it": script_command(upstream, f"{task}val.py", "--weights", options.output, "--data", "DATA", "--prune",
+                                   0.5, "--prune-method", "obs", "--prune-baseline"),
+    })  # fmt: skip
     return 0
 
 
@@ -121,7 +131,7 @@ def _yaml(cfg: str, upstream: Upstream) -> dict[str, Any]:
     with named(default=f"--cfg {cfg}"):
         if found is None:
             known = sorted(place.name for place in folder.glob("yolov5*.yaml"))
-            raise PruneError(f"no such file; give a model yaml, or one of {', '.join(known)}")
+            raise PruneError(f"no such file; give a model yaml, or one of {', '.join(known)}{did_you_mean(cfg, known)}")
         try:
             content = yaml.safe_load(found.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

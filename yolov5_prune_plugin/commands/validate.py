@@ -3,14 +3,42 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from yolov5_prune_plugin.errors import NoResultError
 from yolov5_prune_plugin.jobs.process import Job, last_lines, run
+from yolov5_prune_plugin.reporting.next_steps import ours
 from yolov5_prune_plugin.yolov5.checkout.upstream import Upstream
 from yolov5_prune_plugin.yolov5.seams.seams import load_scripts
+
+
+def script_command(upstream: Upstream, path: str, *arguments: object) -> str:
+    """Write a command line that runs a script of a YOLOv5 with our flags.
+
+    Args:
+        upstream: Whose script.
+        path: Such as ``segment/val.py``.
+        arguments: Its arguments.
+    """
+    script = upstream.script(path)
+    return ours("run", script if upstream.package else os.path.relpath(script), *arguments)
+
+
+def train_command(upstream: Upstream, task: str, weights: object, data: object, *arguments: object) -> str:
+    """Write a command line that trains on from weights.
+
+    Args:
+        upstream: Whose script.
+        task: The folder of the scripts of the model's task.
+        weights: The checkpoint.
+        data: For --data.
+        arguments: More of them.
+    """
+    flag = "--model" if task == "classify/" else "--weights"
+    return script_command(upstream, f"{task}train.py", flag, weights, "--data", data, *arguments)
 
 
 def validate(

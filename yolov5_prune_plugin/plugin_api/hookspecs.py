@@ -67,6 +67,11 @@ def evaluated(run: Run, evaluation: Evaluation, baseline: Evaluation | None) -> 
 
 
 @hookspec
+def finished(run: Run) -> None:
+    """A script that uses or exports a model did its work."""
+
+
+@hookspec
 def training_begins(run: Run, training: Training) -> None:
     """A train.py has its model and optimizer: cut channels, or set ``training.masked`` to have weights masked.
 

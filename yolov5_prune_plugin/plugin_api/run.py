@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from yolov5_prune_plugin.options import build, given
+from yolov5_prune_plugin.options import build, given, with_flags
 
 if TYPE_CHECKING:
     import torch
@@ -137,6 +138,10 @@ class Training:
     saved: dict[str, Sparsity] = field(default_factory=dict)
 
 
+def _dotted(path: str) -> str:
+    return path.removesuffix(".py").replace("/", ".")
+
+
 def _not_saved(model: Any, names: list[str], file: Path, facts: dict[str, Any]) -> Saved:
     raise RuntimeError("there is no script whose model could be saved")
 
@@ -167,6 +172,9 @@ class Run:
         save: Writes the model as an upstream checkpoint: (model, names of changed weights, file, facts) -> Saved.
         dense: Builds the architecture of a model as it was before any channel of it was removed, with other weights; in
             train.py.
+        given_names: What was given as weights, by the checkpoint that was made of it: of a .y5z file.
+        started: What started the script: ``("python", "val.py")`` or ``("yolov5-prune", "run", "yolov5.val")``.
+        words: The rest of its command line, our flags included.
         calibration: Draws images from the data set, from ``model_loaded`` on: (number, split, seed) -> Calibration.
     """
 
@@ -181,6 +189,9 @@ class Run:
     figures: list[str] = field(default_factory=list)
     needs_baseline: bool = False
     dense: Callable[[Any], Any] = _not_built
+    given_names: Mapping[str, str] = field(default_factory=dict)
+    started: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
     calibration: Callable[[int, str, int], Calibration] = _not_yet
 
     def given(self, cls: type) -> list[str]:
@@ -191,8 +202,33 @@ class Run:
         """One of our dataclasses, filled from the flags given and its defaults."""
         return build(self.options, cls)
 
+    def command(self, script: str, *arguments: str) -> str:
+        """Write a command line for a script of the same YOLOv5, started the same way.
+
+        Args:
+            script: Path relative to the checkout; ``train.py``, say, is the one for the task of this run.
+            arguments: Its arguments.
+        """
+        *before, target = self.started or ("python", self.script)
+        folder = self.script.rpartition("/")[0]
+        path = f"{folder}/{script}" if folder and "/" not in script else script
+        if target.endswith(self.script):
+            target = target[: -len(self.script)] + path
+        else:  # a module
+            target = target.removesuffix(_dotted(self.script)) + _dotted(path)
+        return shlex.join([*before, target, *arguments])
+
+    def again(self, *flags: str) -> str:
+        """Write the command line of this run with other flags in it.
+
+        Args:
+            flags: Flags with their values; those that the run had are replaced.
+        """
+        return self.command(self.script, *with_flags(self.words, *flags))
+
     @property
     def weights(self) -> list[str]:
         """The script's --weights, always as a list."""
         weights = getattr(self.arguments, "weights", None) or []
-        return [str(w) for w in (weights if isinstance(weights, (list, tuple)) else [weights])]
+        names = [str(w) for w in (weights if isinstance(weights, (list, tuple)) else [weights])]
+        return [self.given_names.get(name, name) for name in names]

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from yolov5_prune_plugin.core.pruning.amounts import check_amounts
-from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.errors import PruneError, near_file
 
 FORM = "a mapping such as 'model.0.conv.weight: 0.3', or CSV with the columns name and amount"
 
@@ -40,7 +40,7 @@ def read_amounts(file: Path) -> dict[str, float]:
             amounts[name] = _number(line, name, value)
         check_amounts(amounts)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, csv.Error) as error:
-        raise PruneError(f"{file}: cannot be read: {' '.join(str(error).split())}") from error
+        raise PruneError(f"{file}: cannot be read: {' '.join(str(error).split())}{near_file(file)}") from error
     except PruneError as error:
         raise PruneError(f"{file}: {error}") from None
     return amounts

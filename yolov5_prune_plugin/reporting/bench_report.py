@@ -5,22 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
 from yolov5_prune_plugin.reporting.figure import GONE, KEPT, canvas, open_frame, save_png
+from yolov5_prune_plugin.reporting.labels import label
 from yolov5_prune_plugin.reporting.run_folder import json_of, write_report
+from yolov5_prune_plugin.reporting.tables import Table
 
 
 def costs_table(content: dict[str, Any]) -> Table:
-    """Make a table of what each model costs, from what bench.json holds."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("model")
+    """Make a table of what each model costs and finds, from what bench.json holds."""
+    table = Table()
+    table.column("model", "name")
     for column in ("parameters", "GFLOPs", "bytes of the file"):
-        table.add_column(column, justify="right")
-    for label, one in content["models"].items():
-        table.add_row(Text(label), f"{one['params']:,.0f}", f"{one['flops'] / 1e9:.3f}", f"{one['bytes']:,}")
+        table.column(column)
+    figure = next((one["figure"] for one in content["models"].values() if "figure" in one), "")
+    if figure:
+        table.column(label(figure))
+    for name, one in content["models"].items():
+        found = [f"{one['value']:.4f}"] if figure else []
+        table.row(name, f"{one['params']:,.0f}", f"{one['flops'] / 1e9:.3f}", f"{one['bytes']:,}", *found)
     return table
 
 
@@ -34,11 +36,12 @@ def latency_table(content: dict[str, Any], names: dict[str, str]) -> Table:
     title = (
         f"imgsz {content['imgsz']}, {content['threads']} threads; faster: times the first model's, median and quartiles"
     )
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title)
+    spare = {"difference": 1, "peak MB": 2, "spread": 3}
     for column in ("runtime", "batch", "model", "ms", "faster", "spread", "peak MB", "difference"):
-        table.add_column(column, justify="left" if column in ("runtime", "model") else "right")
+        table.column(column, {"runtime": "text", "model": "name"}.get(column, "number"), spare.get(column, 0))
     for row in content["latency"]:
-        table.add_row(names[row["runtime"]], str(row["batch"]), Text(row["model"]), f"{row['ms']:.1f}",
+        table.row(names[row["runtime"]], str(row["batch"]), row["model"], f"{row['ms']:.1f}",
                       f"{row['speedup']:.2f}", f"{row['speedup_low']:.2f}-{row['speedup_high']:.2f}",
                       f"{row['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in row else "",
                       f"{row['difference']:.1e}" if "difference" in row else "")  # fmt: skip
@@ -75,6 +78,8 @@ def _plot(content: dict[str, Any], names: dict[str, str], file: Path) -> None:
     )
     axes.invert_yaxis()
     axes.axvline(1, color="black", linewidth=0.8)
+    names_of = ", ".join(content["models"])
+    axes.set_title(f"{names_of}: imgsz {content['imgsz']}, {content['threads']} threads", loc="left", fontsize=9)
     axes.set_xlabel("times faster than the first model")
     open_frame(axes)
     save_png(figure, file)

@@ -13,8 +13,10 @@ import pandas as pd
 from yolov5_prune_plugin.core.pruning.budget import ASSUMES, Trial
 from yolov5_prune_plugin.plugin_api.run import Run
 from yolov5_prune_plugin.reporting.figure import GONE, KEPT, canvas, open_frame, save_png
-from yolov5_prune_plugin.reporting.oneshot_report import LABELS
+from yolov5_prune_plugin.reporting.labels import label, subject
 from yolov5_prune_plugin.reporting.run_folder import csv_of, json_of, write_report
+
+RESOLUTION = 0.005  # of a figure on a validation set of usual size: less is noise
 
 
 class BudgetRecord:
@@ -42,13 +44,13 @@ class BudgetRecord:
     @property
     def figure(self) -> str:
         """Name of the figure in tables."""
-        return LABELS.get(self.run.figure, self.run.figure)
+        return label(self.run.figure)
 
     @property
     def monotone(self) -> bool:
-        """Whether no sparser model was measured to be better."""
+        """Whether no sparser model was measured to be better, beyond what such a measurement can tell apart."""
         scores = [trial.score for trial in sorted(self.trials, key=lambda t: t.amount) if trial.kind != "confirmation"]
-        return scores == sorted(scores, reverse=True)
+        return all(later <= min(scores[: index + 1]) + RESOLUTION for index, later in enumerate(scores))
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -73,7 +75,7 @@ class BudgetRecord:
         folder = self.run.folder
         if not self.trials or folder is None:
             return
-        title = f"{', '.join(self.run.weights)}: within {self.points:g} points of the dense model"
+        title = f"{subject(self.run)}: within {self.points:g} points of the model as given"
         write_report(folder, {
             "budget.json": json_of(self.content(state)),
             "budget.csv": csv_of(trials_frame(self.trials)),
@@ -101,9 +103,9 @@ def plot_trials(trials: Sequence[Trial], floor: float, figure_name: str, title: 
     axes = figure.subplots()
     line = frame.sort_values("amount", kind="stable")
     axes.plot(line["amount"], line["score"], color="#adb5bd", linewidth=1, zorder=1)
-    for inside, colour, label in ((True, KEPT, "inside"), (False, GONE, "outside")):
+    for inside, colour, name in ((True, KEPT, "inside"), (False, GONE, "outside")):
         part = frame[frame["inside"] == inside]
-        axes.scatter(part["amount"], part["score"], color=colour, label=label, zorder=2)
+        axes.scatter(part["amount"], part["score"], color=colour, label=name, zorder=2)
     again = frame[frame["kind"] == "confirmation"]
     axes.scatter(
         again["amount"], again["score"], s=120, facecolors="none", edgecolors="black", label="saved, loaded again"
@@ -114,7 +116,7 @@ def plot_trials(trials: Sequence[Trial], floor: float, figure_name: str, title: 
                 str(number), (trial.amount, trial.score), textcoords="offset points", xytext=(6, 6), fontsize=8
             )
     axes.axhline(floor, color="black", linewidth=0.8, linestyle="--", label="budget")
-    axes.set_xlabel("sparsity asked for (0: dense; numbers: order of the trials)")
+    axes.set_xlabel("sparsity asked for (0: as given; numbers: order of the trials)")
     axes.set_ylabel(figure_name)
     axes.set_title(title, loc="left", fontsize=10)
     axes.legend(frameon=False)

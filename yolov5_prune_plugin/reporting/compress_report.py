@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from yolov5_prune_plugin.core.coding.sizes import Sizes
 from yolov5_prune_plugin.reporting.figure import GONE, KEPT, canvas, open_frame, save_png
 from yolov5_prune_plugin.reporting.html_page import html_page, svg
+from yolov5_prune_plugin.reporting.labels import label
 from yolov5_prune_plugin.reporting.run_folder import text_of, write_report
+from yolov5_prune_plugin.reporting.tables import Table
 
 COLUMNS = ("weights", "kept", "clusters", "codebook", "indices", "positions", "bytes", "bits/weight")
 _PARTS = (("positions", KEPT), ("values", "#e9c46a"), ("codebook", GONE))
@@ -67,25 +66,58 @@ def ratios(found: Sizes, content: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def say_ratios(console: Console, found: Sizes, content: Mapping[str, Any]) -> None:
+def bits_of(found: Sizes) -> float:
+    """Bits of the whole file for each weight."""
+    return 8 * found.total / max(1, found.weights)
+
+
+def frame(found: Sizes) -> pd.DataFrame:
+    """Make one row per layer, with plain numbers."""
+    return pd.DataFrame([{
+        "name": layer.name, "shape": "x".join(map(str, layer.shape)), "weights": layer.weights, "kept": layer.kept,
+        "clusters": layer.clusters, "codebook": layer.codebook, "indices": layer.values, "positions": layer.positions,
+        "bytes": layer.size, "bits_per_weight": layer.bits_per_weight,
+    } for layer in found.layers])  # fmt: skip
+
+
+def content(found: Sizes, header: Mapping[str, Any]) -> dict[str, Any]:
+    """Give plain values for a report.
+
+    Args:
+        found: Where the bytes go.
+        header: The content of the .y5z file's header.
+    """
+    return {
+        "bytes": found.total, "fp32_bytes": found.fp32, "source": header.get("source"), "weights_in": found.weights,
+        "kept": found.kept, "bits_per_weight": bits_of(found), "header": found.header, "others": found.others,
+        "sharing": header.get("sharing"), "layers": frame(found).to_dict("records"),
+    }  # fmt: skip
+
+
+def say_ratios(
+    console: Console, found: Sizes, content: Mapping[str, Any], otherwise: str = "; measure it with val.py"
+) -> None:
     """Print the ratios, and what sharing changed.
 
     Args:
         console: Where to.
         found: Where the bytes go.
         content: Of the .y5z file's header.
+        otherwise: What to say where the file does not tell what was measured.
     """
     for line in ratios(found, content):
         console.print(line, soft_wrap=True)
     sharing = content.get("sharing")
     if isinstance(sharing, Mapping) and isinstance(sharing.get("error"), float):
         floor = sharing.get("floor")
-        what = ", ".join(f"{name} was measured, no less than {value:.4f}" for name, value in (floor or {}).items())
+        what = ", ".join(
+            f"{label(name)} was measured, no less than {value:.4f}" for name, value in (floor or {}).items()
+        )
         if not sharing["error"]:
             console.print("weights shared: they had no more values already, nothing was lost")
             return
-        console.print(f"weights shared: squared error {sharing['error']:.2e} of their squares;"
-                      f" {what or 'measure it with val.py'}")  # fmt: skip
+        said = f"; {what}" if what else otherwise
+        console.print(f"weights shared: squared error {sharing['error']:.2e} of their squares{said}")
 
 
 def table(found: Sizes, title: str) -> Table:
@@ -95,15 +127,16 @@ def table(found: Sizes, title: str) -> Table:
         found: Where the bytes go.
         title: Above it.
     """
-    made = Table(title=Text(title, style="table.title"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    made.add_column("layer")
+    made = Table(title)
+    made.column("layer", "name")
+    spare = {"shape": 1, "codebook": 2, "clusters": 3, "positions": 4, "indices": 5}
     for column in ("shape", *COLUMNS):
-        made.add_column(column, justify="right", no_wrap=column != "shape")
+        made.column(column, spare=spare.get(column, 0))
     for row in rows(found):
-        made.add_row(Text(row[0]), *row[1:])
-    made.add_section()
+        made.row(*row)
+    made.section()
     for row in totals(found):
-        made.add_row(*row)
+        made.row(*row)
     return made
 
 

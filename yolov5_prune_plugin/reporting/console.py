@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Optional, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -12,16 +13,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def plain_console(width: Optional[int] = 120, quiet: bool = False) -> Console:
-    """Make a console that prints texts as they are: no markup, no emoji, no colours of its own.
+WIDTH = 120  # characters in a line where there is no terminal and no COLUMNS
+
+
+def plain_console(quiet: bool = False) -> Console:
+    """Make a console as wide as the terminal that prints texts as they are: no markup, no emoji, no colours of its own.
 
     Args:
-        width: Characters in a line; None takes the terminal's.
         quiet: Print nothing.
     """
     from rich.console import Console
 
-    return Console(width=width, highlight=False, markup=False, emoji=False, quiet=quiet)
+    console = Console(highlight=False, markup=False, emoji=False, quiet=quiet)
+    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdecimal():
+        console.width = WIDTH
+    return console
 
 
 @contextmanager

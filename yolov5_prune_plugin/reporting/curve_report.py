@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any, Optional
 
 import pandas as pd
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from yolov5_prune_plugin.reporting.figure import canvas, open_frame
 from yolov5_prune_plugin.reporting.html_page import html_page, svg
-from yolov5_prune_plugin.reporting.oneshot_report import LABELS
+from yolov5_prune_plugin.reporting.labels import GIVEN, label
+from yolov5_prune_plugin.reporting.tables import Table
 
 MARKERS = "os^Dv*PX"
 _STYLE = "th:nth-child(2), td:nth-child(2), th:last-child, td:last-child { text-align: left; }"
@@ -34,29 +32,41 @@ def draw(rows: Sequence[dict[str, Any]], figures: Sequence[str], title: str) -> 
         figures: Names of the script's figures.
         title: Above it.
     """
-    drawn = headlines(figures)
-    figure = canvas(11, 4.6 * len(drawn))
+    drawn, across = headlines(figures), _axes(rows)
+    figure = canvas(5.5 * len(across), 4.6 * len(drawn))
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
-    axes = figure.subplots(len(drawn), 2, squeeze=False, sharey="row")
+    axes = figure.subplots(len(drawn), len(across), squeeze=False, sharey="row")
     lines = _lines(rows)
-    for name, (left, right) in zip(drawn, axes):
-        _panel(left, lines, name, "conv_sparsity", 1.0)
-        _panel(right, lines, name, "zip_bytes", 1e6)
-        left.set_ylabel(LABELS.get(name, name))
-        left.set_ylim(bottom=0)
-        left.set_xlim(left=0)
-        left.set_xlabel("share of the conv weights that is zero")
-        right.set_xlabel("MB of the checkpoint (fp16) when zipped")
+    for name, panels in zip(drawn, axes):
+        for panel, (what, unit, text) in zip(panels, across):
+            _panel(panel, lines, name, what, unit)
+            panel.set_xlabel(text)
+        panels[0].set_ylabel(label(name, figures))
+        panels[0].set_ylim(bottom=0)
+        panels[0].set_xlim(left=0)
     if lines:
         axes[0][0].legend(frameon=False, fontsize=8)
     return figure
 
 
+def _axes(rows: Sequence[dict[str, Any]]) -> list[tuple[str, float, str]]:
+    """What is drawn across, in which unit, under which words: FLOPs only where some model has fewer."""
+    found = [("conv_sparsity", 1.0, "share of the conv weights that is zero"),
+             ("zip_bytes", 1e6, "MB of the file: of checkpoints (fp16) when zipped, of .y5z as it is")]  # fmt: skip
+    if _has_flops(rows):
+        found.append(("flops", 1.0, "share of the FLOPs that is left"))
+    return found
+
+
+def _has_flops(rows: Sequence[dict[str, Any]]) -> bool:
+    return any((row.get("flops") or 1.0) < 1 for row in rows)
+
+
 def _panel(axes: Any, lines: dict[str, list[dict[str, Any]]], name: str, across: str, unit: float) -> None:
-    for index, (label, rows) in enumerate(lines.items()):
-        points = [(row[across] / unit, row[name]) for row in rows if row[across] is not None]
+    for index, (line, rows) in enumerate(lines.items()):
+        points = sorted((row[across] / unit, row[name]) for row in rows if row.get(across) is not None)
         axes.plot(*zip(*points) if points else ((), ()), marker=MARKERS[index % len(MARKERS)], markersize=4,
-                  color=f"C{index % 10}", linewidth=1.4, label=label)  # fmt: skip
+                  color=f"C{index % 10}", linewidth=1.4, label=line)  # fmt: skip
     open_frame(axes)
     axes.grid(alpha=0.25)
 
@@ -68,7 +78,8 @@ def _lines(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     lines: dict[str, list[dict[str, Any]]] = {}
     for row in done:
         if row["method"] is not None:
-            lines.setdefault(f"{row['method']}, {row['distribution']}", []).append(row)
+            name = ", ".join(filter(None, (row["method"], row["distribution"])))
+            lines.setdefault(name, []).append(row)
     lines = {label: sorted([*dense, *line], key=lambda row: row["amount"]) for label, line in sorted(lines.items())}
     return lines or ({"dense": dense} if dense else {})
 
@@ -80,21 +91,26 @@ def curve_table(rows: Sequence[dict[str, Any]], figures: Sequence[str]) -> Table
         rows: Points as curve.json has them, in the order in which they were measured.
         figures: Names of the script's figures.
     """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table()
     for column in ("method", "distribution"):
-        table.add_column(column)
-    for column in ("amount", "sparsity", *(LABELS.get(name, name) for name in figures), "MB fp16", "MB zipped"):
-        table.add_column(column, justify="right")
-    table.add_column("")
+        table.column(column, "text")
+    spare = {"MB fp16": 1, "P": 2, "R": 3, "amount": 4}
+    for column in ("amount", "sparsity", *(label(name, figures) for name in figures), "MB fp16", "MB zipped"):
+        table.column(column, spare=spare.get(column, 0))
+    if _has_flops(rows):
+        table.column("FLOPs")
+    table.column("", "text")
     last: Optional[tuple[str, str]] = None
     for row in sorted(rows, key=_line_of):
         if last not in (None, _line_of(row)):
-            table.add_section()
+            table.section()
         last = _line_of(row)
         numbers = [_number(row[name], 4) for name in figures]
         sizes = [_number(row[name], 2, 1e6) for name in ("bytes", "zip_bytes")]
+        if _has_flops(rows):
+            sizes.append(_number(row.get("flops"), 3))
         note = row["state"].replace("done", "")  # why one failed was said above, and is in the files
-        table.add_row(Text(row["method"] or "dense"), Text(row["distribution"] or ""), f"{row['amount']:g}",
+        table.row(row["method"] or GIVEN, row["distribution"] or "", f"{row['amount']:g}",
                       _number(row["conv_sparsity"], 3), *numbers, *sizes, note)  # fmt: skip
     return table
 
@@ -123,10 +139,11 @@ def write_page(file: Path, title: str, content: dict[str, Any], figure: Any) -> 
 
 def _table(rows: Sequence[dict[str, Any]], figures: Sequence[str]) -> str:
     shown = [
-        {"method": row["method"] or "dense", "distribution": row["distribution"] or "", "amount": f"{row['amount']:g}",
+        {"method": row["method"] or GIVEN, "distribution": row["distribution"] or "", "amount": f"{row['amount']:g}",
          "sparsity": _number(row["conv_sparsity"], 3),
-         **{LABELS.get(name, name): _number(row[name], 4) for name in figures},
+         **{label(name, figures): _number(row[name], 4) for name in figures},
          "MB": _number(row["bytes"], 2, 1e6), "MB zipped": _number(row["zip_bytes"], 2, 1e6),
+         "FLOPs left": _number(row.get("flops"), 3),
          "": row["reason"] or ("" if row["state"] == "done" else row["state"])}
         for row in sorted(rows, key=lambda row: (row["method"] or "", row["distribution"] or "", row["amount"]))
     ]  # fmt: skip

@@ -2,58 +2,79 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Optional
 
 import pandas as pd
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from yolov5_prune_plugin.core.pruning.parameters import any_of
-from yolov5_prune_plugin.core.pruning.sparsity import Sparsity
+from yolov5_prune_plugin.core.pruning.sparsity import Layer, Sparsity
 from yolov5_prune_plugin.reporting.figure import GONE, KEPT, canvas, open_frame, save_png
+from yolov5_prune_plugin.reporting.tables import Table
+
+SHOWN = 10  # layers in a table
+SPARSE = 0.001  # a model with fewer zeros was dense: rounding to fp16 makes some
 
 
 def layers_frame(sparsity: Sparsity) -> pd.DataFrame:
-    """Make one row per layer's weight: name, shape, weights, zeros, sparsity, zero_channels, skipped."""
+    """Make one row per layer's weight: name, shape, weights, zeros, sparsity, zeros_before, zero_channels, skipped."""
     rows = [
         {"name": layer.name, "shape": "x".join(map(str, layer.shape)), "weights": layer.weights, "zeros": layer.zeros,
-         "sparsity": layer.sparsity, "zero_channels": layer.channels, "skipped": layer.skipped}
+         "sparsity": layer.sparsity, "zeros_before": layer.before,
+         "zero_channels": layer.channels, "skipped": layer.skipped}
         for layer in sparsity.layers
     ]  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def layers_table(sparsity: Sparsity, title: str) -> Table:
-    """Make a table of the layers and both totals.
+def layers_table(sparsity: Sparsity, title: str, whole: bool = False) -> Table:
+    """Make a table of the layers that matter - those with most zeros - and the totals.
 
     Args:
         sparsity: The model's zeros.
         title: Above it.
+        whole: All layers.
     """
-    # Text, as paths and globs may hold [brackets], which rich would take as markup
-    title_text = Text(title, style="table.title")
-    table = Table(title=title_text, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("layer")
-    for column in ("shape", "weights", "zeros", "sparsity"):
-        table.add_column(column, justify="right")
-    table.add_column("left alone because")
-    for layer in sparsity.layers:
-        shape = "x".join(map(str, layer.shape))
-        numbers = (f"{layer.weights:,}", f"{layer.zeros:,}", f"{layer.sparsity:.3f}")
-        table.add_row(Text(layer.name), shape, *numbers, Text(layer.skipped))
-    table.add_section()
-    treated = ("zeros / conv and linear weights", sum(layer.zeros for layer in sparsity.layers),
-               sum(layer.weights for layer in sparsity.layers))  # fmt: skip
-    for label, zeros, whole in (
-        ("zeros / conv weights", sparsity.conv_zeros, sparsity.conv_weights),
-        *([treated] if sparsity.linear else []),
-        ("zeros / all parameters", sparsity.zeros, sparsity.parameters),
-    ):
-        table.add_row(label, "", f"{whole:,}", f"{zeros:,}", f"{zeros / max(1, whole):.3f}", "")
+    table = Table(title)
+    table.column("layer", "name")
+    table.column("shape", spare=1)
+    table.column("weights")
+    table.column("zeros")
+    if sparse := sparsity.conv_before >= SPARSE * sparsity.conv_weights > 0:
+        table.column("there before")
+    table.column("sparsity")
+    if any(layer.skipped for layer in sparsity.layers) or sparsity.others:
+        table.column("left alone because", "text", spare=2)
+
+    def row(name: str, shape: str, layers: Sequence[Layer], why: str, style: Optional[str] = None) -> None:
+        weights, zeros, before = (sum(getattr(layer, what) for layer in layers)
+                                  for what in ("weights", "zeros", "before"))  # fmt: skip
+        numbers = [f"{weights:,}", f"{zeros:,}", *([f"{before:,}"] if sparse else []), f"{zeros / max(1, weights):.3f}"]
+        table.row(name, shape, *numbers, why, style=style)
+
+    shown = set(sorted(range(len(sparsity.layers)), key=lambda i: (-sparsity.layers[i].zeros, i))[:SHOWN])
+    if whole or len(sparsity.layers) <= SHOWN + 1:
+        shown = set(range(len(sparsity.layers)))
+    for index in sorted(shown):
+        layer = sparsity.layers[index]
+        row(layer.name, "x".join(map(str, layer.shape)), [layer], layer.skipped)
+    rest: dict[str, list[Layer]] = {}
+    for index, layer in enumerate(sparsity.layers):
+        if index not in shown:
+            rest.setdefault(layer.skipped, []).append(layer)
+    for reason, layers in rest.items():
+        row(f"{len(layers)} more", "", layers, reason, "dim")
+    table.section()
+    convs = [layer for layer in sparsity.layers if layer.conv]
+    row("zeros / conv weights", "", convs, "")
+    if sparsity.linear:
+        row("zeros / conv and linear weights", "", sparsity.layers, "")
+    before = [""] if sparse else []
+    share = f"{sparsity.zeros / max(1, sparsity.parameters):.3f}"
+    table.row("zeros / all parameters", "", f"{sparsity.parameters:,}", f"{sparsity.zeros:,}", *before, share)
     for kind, count in sparsity.others.items():
-        reason = f"not a {any_of(sparsity.linear)} weight"
-        table.add_row(Text(kind), "", f"{count:,}", "", "", reason, style="dim")
+        table.row(kind, "", f"{count:,}", "", *before, "", f"not a {any_of(sparsity.linear)} weight", style="dim")
     return table
 
 

@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.files import written_whole
+from yolov5_prune_plugin.files import check_new_file, written_whole
 
 Writer = Callable[[Path], Any]  # writes a file under the name that it is given
+
+
+def check_place(flag: str, file: Path, report: Optional[Path] = None) -> None:
+    """Refuse, before any work, what could not be written after it; the folder is tried.
+
+    Args:
+        flag: What the file was given with, for errors.
+        file: Must not exist.
+        report: The folder of a report that goes with it.
+
+    Raises:
+        PruneError: If the file exists, or one of the two can't be written.
+    """
+    check_new_file(flag, file)
+    try:
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        raise PruneError(f"{flag} {file}: the folder {file.parent} cannot be written to: {error.strerror}") from None
+    if report and report.exists() and not report.is_dir():
+        raise PruneError(f"{flag} {file}: its report goes to {report}, which is no folder; move it away")
 
 
 def write_report(folder: Path, files: Mapping[str, Writer], what: str = "the report") -> None:

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from yolov5_prune_plugin.core.pruning.sensitivity import Sensitivity
 from yolov5_prune_plugin.reporting.figure import canvas, save_png
 from yolov5_prune_plugin.reporting.html_page import html_page
+from yolov5_prune_plugin.reporting.tables import Table
 
 SORT = """document.querySelectorAll("th").forEach((head, column) => head.onclick = () => {
   const body = head.closest("table").tBodies[0], down = head.dataset.down = head.dataset.down === "1" ? "" : "1";
@@ -67,14 +65,14 @@ def extremes_table(
     """
     at = rows[0].amounts.index(amount)
     frame = wide_frame(sorted(rows, key=lambda row: -row.errors[at]), suggested)
-    table = Table(title=Text(title, style="table.title"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title)
     for column in frame.columns:
-        table.add_column(column, justify="left" if column == "layer" else "right")
+        table.column(column, "name" if column == "layer" else "number", spare={"shape": 1, "weights": 2}.get(column, 0))
     for position, values in enumerate(frame.itertuples(index=False)):
         if len(frame) > 2 * count and position == count:
-            table.add_row(f"... {len(frame) - 2 * count} layers", style="dim")
+            table.row(f"... {len(frame) - 2 * count} layers", style="dim")
         if position < count or position >= len(frame) - count:
-            table.add_row(*(Text(_cell(column, value)) for column, value in zip(frame.columns, values)))
+            table.row(*(_cell(column, value) for column, value in zip(frame.columns, values)))
     return table
 
 

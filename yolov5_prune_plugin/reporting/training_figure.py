@@ -31,6 +31,25 @@ def plot_history(history: Sequence[Mapping[str, Any]], weights: int, title: str,
         bottom.legend(frameon=False)
 
 
+def plot_shared(history: Sequence[Mapping[str, Any]], title: str, file: Path) -> None:
+    """Draw how far shared values have moved from where k-means put them, and how far in each epoch.
+
+    Args:
+        history: One entry an epoch: step, moved, moved_in_epoch.
+        title: Above the plot.
+        file: The PNG.
+    """
+    steps = [entry["step"] for entry in history]
+    with two_panels(title, file, "optimizer steps") as (top, bottom):
+        top.plot(steps, [entry["moved"] for entry in history], color=KEPT, marker=".")
+        top.set_ylabel("from where they began")
+        bottom.plot(steps, [entry["moved_in_epoch"] for entry in history], color=GONE, marker=".")
+        bottom.set_ylabel("in an epoch")
+        for axes in (top, bottom):
+            axes.set_ylim(bottom=0)
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:.2%}")
+
+
 def plot_scales(history: Sequence[Mapping[str, Any]], ready: float, title: str, file: Path) -> None:
     """Draw |gamma| of all layers after each epoch, and the share that is near zero.
 

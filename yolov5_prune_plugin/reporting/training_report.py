@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pandas as pd
 import torch
@@ -12,10 +14,12 @@ from yolov5_prune_plugin import __version__
 from yolov5_prune_plugin.core.pruning.sparsity import Sparsity
 from yolov5_prune_plugin.plugin_api.run import Run, Training
 from yolov5_prune_plugin.reporting.console import plain_console
+from yolov5_prune_plugin.reporting.labels import subject
 from yolov5_prune_plugin.reporting.layers import layers_frame, layers_table, plot_layers
+from yolov5_prune_plugin.reporting.next_steps import ours, say_next
 from yolov5_prune_plugin.reporting.oneshot_report import NOTE
 from yolov5_prune_plugin.reporting.run_folder import Writer, csv_of, json_of, write_report
-from yolov5_prune_plugin.reporting.training_figure import plot_history
+from yolov5_prune_plugin.reporting.training_figure import plot_history, plot_shared
 
 
 class TrainingRecord:
@@ -32,15 +36,41 @@ class TrainingRecord:
         self.run, self.training, self.facts = run, training, facts
         self._console = plain_console(quiet=not run.main)
 
+    def begins(self, steps: int, updates: int) -> None:
+        """Say how many updates of the masks there will be, and warn if they are few.
+
+        Args:
+            steps: Optimizer steps of the training.
+            updates: Of the masks.
+        """
+        masked = self.training.masked
+        assert masked is not None
+        self.facts["planned_updates"] = updates
+        enough = masked.rule.enough
+        if not enough:
+            return
+        many = f"{updates} {'update' if updates == 1 else 'updates'} of the masks"
+        self._say(f"{many} in {steps} optimizer steps")
+        if updates < enough and not self.training.resumed:
+            epochs = math.ceil(self.training.epochs * enough / max(1, updates))
+            self._say(
+                f"WARNING: {many}: that is nearly a cut all at once, which loses more than pruning little by"
+                f" little: about --epochs {epochs} would give {enough}; so would a smaller --batch-size"
+            )
+
     def epoch(self) -> None:
         """Print a line about the epoch, and write the files."""
         masked, last = self.training.masked, self.training.history[-1]
         assert masked is not None
-        state = "masks frozen" if masked.frozen else "masks changing"
-        self._say(
-            f"epoch {last['epoch']}/{self.training.epochs - 1}, step {last['step']}: {last['sparsity']:.2%} of"
-            f" {masked.weights:,} weights zero, {last['pruned']:,} pruned, {last['spliced']:,} spliced, {state}"
-        )
+        where = f"epoch {last['epoch']}/{self.training.epochs - 1}, step {last['step']}"
+        if "moved" in last:
+            self._say(f"{where}: {last['values']:,} shared values, {last['moved']:.2%} from where they began")
+        else:
+            state = "masks frozen" if masked.frozen else "masks changing"
+            self._say(
+                f"{where}: {last['sparsity']:.2%} of {masked.weights:,} weights zero, {last['pruned']:,} pruned,"
+                f" {last['spliced']:,} spliced, {state}"
+            )
         self._write({"history.csv": self._history, "report.json": self._report})
 
     def end(self) -> None:
@@ -53,8 +83,9 @@ class TrainingRecord:
                                                    "report.json": self._report}  # fmt: skip
         name = next((name for name in ("best.pt", "last.pt") if name in saved), None)
         if name:
-            title = f"{name} of {self.run.arguments.save_dir}: {self.facts['method']}"
-            self._console.print(layers_table(saved[name], title))
+            title = f"{name} of {self.run.arguments.save_dir}, from {self._title()}"
+            whole = bool(getattr(self.run.options, "prune_verbose", False))
+            self._console.print(layers_table(saved[name], title, whole))
             self._console.print(NOTE, style="dim")
             files["layers.csv"] = csv_of(layers_frame(saved[name]))
             files["layers.png"] = lambda file: plot_layers(saved[name], title, file)
@@ -64,6 +95,18 @@ class TrainingRecord:
         self._write(files)
         if self.run.main:
             self._console.print(f"report: {self.run.folder}", soft_wrap=True)
+            say_next(self._console, self._steps(name))
+
+    def _steps(self, name: Optional[str]) -> dict[str, str]:
+        """Measure what came out, pack it, train on if masks are not frozen."""
+        if name is None:
+            return {}
+        file = Path(os.path.relpath(self.run.arguments.save_dir), "weights", name)
+        data = ("--data", str(getattr(self.run.arguments, "data", "DATA")))
+        return {
+            "measure it": self.run.command("val.py", "--weights", str(file), *data),
+            "a small file": ours("compress", file, "-o", file.with_suffix(".y5z"), *data),
+        }
 
     def _say(self, text: str) -> None:
         if self.run.main:
@@ -74,7 +117,17 @@ class TrainingRecord:
 
     def _plot(self, file: Path) -> None:
         assert self.training.masked is not None
-        plot_history(self.training.history, self.training.masked.weights, str(self.facts["method"]), file)
+        history = self.training.history
+        if history and "moved" in history[-1]:
+            plot_shared(history, self._title(), file)
+        else:
+            plot_history(history, self.training.masked.weights, self._title(), file)
+
+    def _title(self) -> str:
+        """The model, the data, the way and the amount."""
+        amount = next((f" {self.facts[name]:g}" for name in ("requested_sparsity",) if self.facts.get(name)), "")
+        bits = self.facts.get("bits")
+        return f"{subject(self.run)}: {self.facts['method']}{amount}{f' {chr(32).join(bits)} bits' if bits else ''}"
 
     def _report(self, file: Path) -> None:
         masked, selection = self.training.masked, self.training.selection

@@ -37,11 +37,11 @@ def test_no_smaller_one_would_do(floor: float) -> None:
     assert file.worth() >= floor
     assert 4.0 ** -(bits["b"] - 1) + 4.0 ** -bits["a"] > 0.6 - floor  # a bit less in the large layer
     assert len(said) <= 2 + 1 / STEP**0.5
-    assert "map" in said[0]
+    assert "mAP50-95" in said[0]
     assert "points below: inside" in said[0]
 
 
 def test_even_the_largest_is_not_enough() -> None:
     file = File()
-    with pytest.raises(NoResultError, match=r"even with 8 bits map is 0\.6000, below the 0\.6500 asked for"):
+    with pytest.raises(NoResultError, match=r"even with 8 bits mAP50-95 is 0\.6000, below the 0\.6500 asked for"):
         smallest(CHOICES, file.write, Judge("map", 0.66, 0.65, file.worth), print)

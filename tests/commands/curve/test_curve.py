@@ -26,7 +26,7 @@ def test_whole_curve(bench: Bench) -> None:
     assert sorted(bench.started()) == sorted(
         ["dense"] + [f"{m}-{d}-{a}" for m in ("magnitude", "random") for d in ("uniform", "global") for a in (0.3, 0.6)]
     )
-    assert "dense 0 0.000 0.9000 0.6000 0.8000 0.4000 0.01 0.01" in squeezed(printed)
+    assert "as given 0 0.000 0.9000 0.6000 0.8000 0.4000 0.01 0.01" in squeezed(printed)
     assert "random uniform 0.6 0.600 0.9000 0.6000 0.3500 0.1750 0.01 0.00" in squeezed(printed)
     frame = pd.read_csv(bench.run / "curve.csv")
     row = frame[(frame["method"] == "magnitude") & (frame["distribution"] == "global") & (frame["amount"] == 0.6)]
@@ -47,7 +47,7 @@ def test_command_line_of_a_point(bench: Bench) -> None:
     )
     assert code == 0, printed
     lines = dict(line.split(" ", 1) for line in (bench.folder / "traps" / "started").read_text().splitlines())
-    folder = next((bench.run / "points").glob("dense-*"))
+    folder = next((bench.run / "points").glob("as-given-*"))
     start = f"val.py --weights {bench.folder / 'w.pt'} --data d.yaml --device cpu --imgsz 320"
     assert lines["dense"] == (
         f"{start} --workers 0 --prune 0 --prune-save {folder / 'model.pt'} --project {folder} --name val --exist-ok"
@@ -110,7 +110,7 @@ def test_failures_are_told_and_tried_again(bench: Bench) -> None:
     code, printed = bench.curve("--methods", "magnitude,random")
     assert code == 1
     for reason in (
-        "failed dense: val.py: error: --imgsz: that is no size (exit code 2)",
+        "failed as given: val.py: error: --imgsz: that is no size (exit code 2)",
         "failed magnitude uniform 0.3: RuntimeError: out of memory (exit code 1)",
         "failed magnitude global 0.3: killed by SIGKILL, 2 times",
         "failed magnitude uniform 0.6: the script ended well, but val/prune/report.json has no precision",

@@ -95,7 +95,7 @@ def test_frame_has_a_row_per_layer() -> None:
     frame = layers_frame(sparsity(exclude=["2.*"]))
     assert frame.to_dict("list") == {
         "name": ["0.weight", "2.weight"], "shape": ["4x1x1x1", "1x4x1x1"], "weights": [4, 4], "zeros": [3, 0],
-        "sparsity": [0.75, 0.0], "zero_channels": [3, 0], "skipped": ["", "excluded by '2.*'"],
+        "sparsity": [0.75, 0.0], "zeros_before": [0, 0], "zero_channels": [3, 0], "skipped": ["", "excluded by '2.*'"],
     }  # fmt: skip
 
 

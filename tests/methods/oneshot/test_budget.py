@@ -130,7 +130,7 @@ def test_nan_is_outside_and_null_in_the_file(tmp_path: Path) -> None:
 
 
 def test_a_dense_model_within_the_budget_of_nothing(tmp_path: Path) -> None:
-    with pytest.raises(PruneError, match=r"of the dense model is 0.0100, so any model is inside; give less than 1$"):
+    with pytest.raises(PruneError, match=r"of the model as given is 0.0100, so any model is inside; give less than 1$"):
         searched(tmp_path, lambda amount, _: 0.01)
 
 

@@ -220,7 +220,7 @@ def test_an_abbreviation_of_ours_is_unknown(script: Callable[..., Script], capsy
     """An unknown flag ends with the script's own usage, as without us."""
     error = fails(script(), capsys, "--prun", "0.3")
     assert error.startswith("usage: val.py ")
-    assert error.endswith("val.py: error: unrecognized arguments: --prun 0.3\n")
+    assert error.endswith("val.py: error: unrecognized arguments: --prun 0.3; did you mean --prune?\n")
 
 
 def test_train_says_where_a_flag_works(script: Callable[..., Script], capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,14 +15,9 @@ from yolov5_prune_plugin.yolov5.scripts import patcher
 
 SCRIPT = b'"""Docstring."""\nimport sys\n\n\ndef main():\n    pass\n\n\nif __name__ == "__main__":\n    main()\n'
 OLD_RELEASE = b"import pkg_resources as pkg\n"  # a line of utils/general.py that needs an early shim
-LINE = (
-    b"import yolov5_prune_plugin.yolov5 as _prune; _prune.activate(globals())"
-    b"  # yolov5-prune: take out with yolov5-prune patch --revert\n"
-)
-EARLY = (
-    b"import yolov5_prune_plugin.yolov5 as _prune; _prune.prepare(__file__)"
-    b"  # yolov5-prune: take out with yolov5-prune patch --revert\n"
-)
+LINE = patcher.CALL % (b"activate(globals())", patcher.MISSING) + patcher.MARK + b"\n"
+LATER = patcher.CALL % (b"activate(globals())", b"None") + patcher.MARK + b"\n"  # where the first line said it already
+EARLY = patcher.CALL % (b"prepare(__file__)", patcher.MISSING) + patcher.MARK + b"\n"
 GUARD = b"if __name__ =="
 
 
@@ -55,7 +50,7 @@ def test_patch_writes_one_line_before_each_guard(yolov5: Path) -> None:
 def test_an_old_release_gets_a_line_at_the_top_too(yolov5: Path) -> None:
     (yolov5 / "utils" / "general.py").write_bytes(OLD_RELEASE)
     patcher.patch(patcher.find(yolov5))
-    expected = SCRIPT.replace(b"import sys", EARLY + b"import sys").replace(GUARD, LINE + GUARD)
+    expected = SCRIPT.replace(b"import sys", EARLY + b"import sys").replace(GUARD, LATER + GUARD)
     assert (yolov5 / "val.py").read_bytes() == expected
 
 
@@ -295,3 +290,26 @@ def test_scripts_that_are_left_out_are_named(yolov5: Path) -> None:
     (yolov5 / "train_aux.py").write_bytes(SCRIPT.replace(b"pass", b"argparse.ArgumentParser()"))
     (yolov5 / "helper.py").write_bytes(SCRIPT)
     assert patcher.left_out(patcher.find(yolov5)) == ["train_aux.py"]
+
+
+@pytest.mark.parametrize("general", [b"import os\n", OLD_RELEASE])
+def test_without_the_package_a_script_runs_as_it_is_and_says_so_once(yolov5: Path, general: bytes) -> None:
+    """An environment that was made anew, or another Python: no ImportError."""
+    (yolov5 / "utils" / "general.py").write_bytes(general)
+    parse = b"import argparse; argparse.ArgumentParser().parse_args(); print('as it is')"
+    (yolov5 / "val.py").write_bytes(SCRIPT.replace(b"pass", parse))
+    patcher.patch(patcher.find(yolov5))
+    (yolov5 / "sitecustomize.py").write_text("import sys; sys.modules['yolov5_prune_plugin'] = None")
+    environment = {**os.environ, "PYTHONPATH": str(yolov5)}
+
+    def started(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-W", "error", *words]
+        return subprocess.run(command, cwd=yolov5, env=environment, capture_output=True, text=True)
+
+    plain, ours, imported = started("val.py"), started("val.py", "--prune", "0.3"), started("-c", "import val")
+    assert (plain.returncode, plain.stdout) == (0, "as it is\n")
+    assert plain.stderr.count("the package yolov5-prune-plugin is missing") == len(plain.stderr.splitlines()) == 1
+    assert ours.returncode == 2
+    assert "missing in this Python" in ours.stderr
+    assert "unrecognized arguments: --prune 0.3" in ours.stderr
+    assert (imported.returncode, imported.stderr) == (0, "")

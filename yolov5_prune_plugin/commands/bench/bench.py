@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import platform
 import subprocess
 import sys
 import tempfile
@@ -12,9 +14,14 @@ from typing import Any, Optional
 
 from rich.console import Console
 
+from yolov5_prune_plugin import __version__
+from yolov5_prune_plugin.commands.curve.fingerprint import device, processor
+from yolov5_prune_plugin.commands.validate import validate
 from yolov5_prune_plugin.errors import NoResultError, PruneError
 from yolov5_prune_plugin.reporting.bench_report import costs_table, latency_table, write_bench
 from yolov5_prune_plugin.reporting.console import bar, plain_console
+from yolov5_prune_plugin.reporting.labels import label as figure_label
+from yolov5_prune_plugin.reporting.next_steps import ours, say_next
 
 CLOSE = 1e-4  # outputs of another runtime on the CPU, relative to PyTorch's; TensorRT rounds to TF32
 
@@ -36,6 +43,8 @@ def bench(options: argparse.Namespace) -> int:
                          f" {options.batches}, {options.imgsz}")  # fmt: skip
     try:
         options.project.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=options.project):
+            pass
     except OSError as error:
         raise PruneError(f"--project {options.project}: cannot be written to: {error}") from error
 
@@ -51,7 +60,8 @@ def bench(options: argparse.Namespace) -> int:
     upstream = find_upstream(options.repo)
     models, labels = [], _labels(options.weights)
     content: dict[str, Any] = {"imgsz": options.imgsz, "threads": torch.get_num_threads(), "rounds": options.rounds,
-                               "versions": {"torch": torch.__version__}, "left_out": left_out, "models": {},
+                               "data": options.data or None, "cpu": processor(), "device": device(),
+                               "versions": _versions(there), "left_out": left_out, "models": {},
                                "latency": []}  # fmt: skip
     for label, file in zip(labels, options.weights):
         model = upstream.load(file)[1]
@@ -62,6 +72,10 @@ def bench(options: argparse.Namespace) -> int:
         cost = Cost(model, [], torch.rand(1, 3, options.imgsz, options.imgsz)).of({})
         content["models"][label] = {"file": str(file), "bytes": file.stat().st_size, **cost}
         models.append(as_used(model))
+        if options.data:
+            name, value = validate(upstream, task_of(model), file, options.data, options.imgsz, options.batch_size)
+            content["models"][label] |= {"figure": name, "value": value}
+            console.print(f"{file}: {figure_label(name)} {value:.4f}", soft_wrap=True)
     close = True
     turns = len(there) * sum(_rounds(options, batch) for batch in options.batches)
     with tempfile.TemporaryDirectory(prefix="yolov5-prune-") as folder, bar("rounds", turns) as step:
@@ -77,8 +91,31 @@ def bench(options: argparse.Namespace) -> int:
     console.print(costs_table(content))
     console.print(latency_table(content, NAMES))
     write_bench(content, options.project, NAMES)
+    options.result = content
     console.print(f"report: {options.project}", soft_wrap=True)
+    first, repo = options.weights[0], ["--repo", options.repo] if options.repo else []
+    steps = {}
+    if not options.data:
+        steps["what each model finds, beside its speed"] = ours(
+            "bench", *options.weights, "--imgsz", options.imgsz, "--data", "DATA", *repo
+        )
+    if len(options.weights) == 1:
+        name = f"{first.stem}-slim.pt"
+        data = ("--data", options.data or "DATA", "--imgsz", options.imgsz)
+        steps["a faster model: half of the FLOPs"] = ours(
+            "slim", first, "--target", "flops=0.5", "-o", name, *data, *repo
+        )
+    say_next(console, steps)
     return int(not close)
+
+
+def _versions(runtimes: Sequence[str]) -> dict[str, str]:
+    """Of everything that what was timed depends on."""
+    from yolov5_prune_plugin.commands.bench.runtimes import NEEDS
+
+    names = {"torch", *(name for runtime in runtimes for name in NEEDS.get(runtime, ()))}
+    found = {name: str(importlib.import_module(name).__version__) for name in sorted(names)}
+    return {"yolov5_prune_plugin": __version__, "python": platform.python_version(), **found}
 
 
 def _left_out(runtimes: Sequence[str], console: Console) -> dict[str, str]:
@@ -130,13 +167,13 @@ def _time(
     calls = {label: (lambda run=run: run(x)) for label, run in runs.items()}  # type: ignore[misc]
     times = in_turns(calls, _rounds(options, batch), progress=step)
     rows = []
-    for label, model, file in zip(labels, models, options.weights):
+    for label, model in zip(labels, models):
         middle, low, high = ratio(times[labels[0]], times[label])
         row = {"runtime": runtime, "batch": batch, "model": label, "ms": sorted(times[label])[len(times[label]) // 2],
                "times": times[label], "speedup": middle, "speedup_low": low, "speedup_high": high}  # fmt: skip
         if runtime in NEEDS and batch == 1:
             row["difference"] = difference(model, runs[label], options.imgsz)
-        peak = None if runtime in ON_GPU else _peak(runtime, file, onnx[label], options, batch)
+        peak = None if runtime in ON_GPU else _peak(runtime, model, onnx[label], options, batch, folder)
         if peak is not None:
             row["peak_bytes"] = peak
         rows.append(row)
@@ -145,8 +182,19 @@ def _time(
     return rows
 
 
-def _peak(runtime: str, file: Path, onnx: Path, options: argparse.Namespace, batch: int) -> Optional[int]:
-    words = [runtime, str(file), str(onnx), str(options.imgsz), str(batch), str(options.repo or "")]
+def _peak(
+    runtime: str, model: Any, onnx: Path, options: argparse.Namespace, batch: int, folder: Path
+) -> Optional[int]:  # fmt: skip
+    """Measured alike for all runtimes: each opens a file that holds the model as it is used."""
+    import torch
+
+    from yolov5_prune_plugin.commands.bench.runtimes import NEEDS
+
+    file = onnx
+    if runtime not in NEEDS:
+        file = folder / "used.pt"
+        torch.save(model, file)
+    words = [runtime, str(file), str(options.imgsz), str(batch), str(options.repo or "")]
     command = [sys.executable, "-m", "yolov5_prune_plugin.commands.bench.memory", *words]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     found = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("PEAK ")]

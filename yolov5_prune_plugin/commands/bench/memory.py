@@ -1,8 +1,9 @@
-"""Peak memory of one model in one runtime, in a process of its own; arguments: runtime weights onnx size batch repo."""
+"""Peak memory of one model in one runtime, in a process of its own; arguments: runtime model size batch repo."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 from pathlib import Path
 
@@ -19,20 +20,21 @@ def held(what: str) -> int:
 
 
 def main(arguments: list[str]) -> None:
-    """Print what three passes, and but for PyTorch loading too, add at most to what the process held."""
-    runtime, weights, onnx, size, batch, repo = arguments
-    from yolov5_prune_plugin.commands.bench.runtimes import open_runtime
-    from yolov5_prune_plugin.yolov5.checkout.upstream import as_used, find_upstream
+    """Print what opening the model and three passes add at most to what the process held with the runtime imported."""
+    runtime, model, size, batch, repo = arguments
+    from yolov5_prune_plugin.commands.bench.runtimes import NEEDS, open_runtime
+    from yolov5_prune_plugin.yolov5.checkout.upstream import find_upstream
 
-    model = torch.nn.Identity()
-    if runtime == "pytorch":
-        # what unpickling and folding takes is not what using it takes: it is done once before
-        model = as_used(find_upstream(Path(repo) if repo else None).load(Path(weights))[1])
+    for name in NEEDS.get(runtime, ())[1:]:
+        importlib.import_module(name)
+    if runtime not in NEEDS:  # the model's classes are upstream's
+        importlib.import_module(f"{find_upstream(Path(repo) if repo else None).package}models.yolo")
     x = torch.rand(int(batch), 3, int(size), int(size))
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
     before = held("VmRSS")
-    run = open_runtime(runtime, model, Path(onnx), torch.get_num_threads())
+    module = torch.nn.Identity() if runtime in NEEDS else torch.load(model, weights_only=False)
+    run = open_runtime(runtime, module, Path(model), torch.get_num_threads())
     for _ in range(3):
         run(x)
     print("PEAK", max(0, held("VmHWM") - before))

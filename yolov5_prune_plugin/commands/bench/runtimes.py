@@ -20,6 +20,10 @@ NAMES = {"pytorch": "PyTorch", "cuda": "PyTorch CUDA", "onnx": "ONNX Runtime", "
          "tensorrt": "TensorRT"}  # fmt: skip
 NEEDS = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino"), "tensorrt": ("onnx", "onnxruntime")}
 ON_GPU = ("cuda", "tensorrt")
+TENSORRT = (
+    "pip uninstall -y onnxruntime && pip install onnxruntime-gpu tensorrt, and put the folder tensorrt_libs of"
+    " site-packages on LD_LIBRARY_PATH"
+)
 PROVIDERS = {"onnx": "CPUExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}  # of ONNX Runtime
 
 
@@ -33,8 +37,10 @@ def missing(runtime: str) -> str:
     if runtime == "tensorrt":
         import onnxruntime
 
-        there = torch.cuda.is_available() and PROVIDERS[runtime] in onnxruntime.get_available_providers()
-        return "" if there else "no CUDA device, or an ONNX Runtime without TensorRT (onnxruntime-gpu has it)"
+        if not torch.cuda.is_available():
+            return "no CUDA device"
+        there = PROVIDERS[runtime] in onnxruntime.get_available_providers()
+        return "" if there else f"this ONNX Runtime is without it; {TENSORRT}"
     return ""
 
 
@@ -65,7 +71,7 @@ def open_runtime(runtime: str, model: nn.Module, onnx: Path, threads: int) -> Ru
         session = onnxruntime.InferenceSession(str(onnx), options, providers=[PROVIDERS[runtime]])
         if session.get_providers()[0] != PROVIDERS[runtime]:  # it would go on with another
             raise NoResultError(
-                f"{NAMES[runtime]} cannot be used by ONNX Runtime here: {PROVIDERS[runtime]} does not load"
+                f"{NAMES[runtime]} cannot be used by ONNX Runtime here: {PROVIDERS[runtime]} does not load; {TENSORRT}"
             )
         name = session.get_inputs()[0].name
         return lambda x: session.run(None, {name: x.numpy()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import zipfile
 from collections.abc import Callable
@@ -10,17 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolov5_prune_plugin.commands.compress.flags import CompressOptions, Size
+from yolov5_prune_plugin.commands.compress.lost import Lost, drift_of
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.files import check_new_file
 from yolov5_prune_plugin.options import build
+from yolov5_prune_plugin.reporting.figure import save_png
+from yolov5_prune_plugin.reporting.labels import label
+from yolov5_prune_plugin.reporting.next_steps import ours, say_next
+from yolov5_prune_plugin.reporting.run_folder import check_place, csv_of, json_of, write_report
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from torch import Tensor, nn
 
     from yolov5_prune_plugin.commands.compress.search import Judge
     from yolov5_prune_plugin.yolov5.checkout.upstream import Upstream
 
 SUFFIX = ".y5z"
+DENSE = 0.9  # a model with a larger share of weights that are not zero is called dense
 
 
 def compress_file(options: argparse.Namespace) -> int:
@@ -32,12 +39,12 @@ def compress_file(options: argparse.Namespace) -> int:
     config: CompressOptions = build(options, CompressOptions)
     if options.output.suffix != SUFFIX:
         raise PruneError(f"-o {options.output}: must end in {SUFFIX}, by which the scripts know it")
-    check_new_file("-o", options.output)
+    check_place("-o", options.output, _report_of(options.output))
 
     from yolov5_prune_plugin.commands.compress.cluster import cluster_all
     from yolov5_prune_plugin.core.coding import container
     from yolov5_prune_plugin.reporting.console import plain_console
-    from yolov5_prune_plugin.yolov5.checkout.upstream import find_upstream
+    from yolov5_prune_plugin.yolov5.checkout.upstream import find_upstream, task_of
     from yolov5_prune_plugin.yolov5.checkpoints import y5z
 
     upstream = find_upstream(options.repo)
@@ -57,16 +64,19 @@ def compress_file(options: argparse.Namespace) -> int:
         with console.status("packing"):
             return container.write(options.output, content, weights, others, config.coder)
 
+    judge = None
     try:
         weights = {name: state[name] for name in names}
         if config.lossless:
             content["sharing"] = {"lossless": True}
             write(weights)
         else:
-            judge = _judge(config, options, upstream, model) if config.budget is not None else None
-            weights = cluster_all(weights, config, _wanted(config.size, content), content, write, console, judge)
+            judge = _judge(config, options, upstream, model) if config.data else None
+            searching = judge if config.budget is not None else None
+            weights = cluster_all(weights, config, _wanted(config.size, content), content, write, console, searching)
         _, again = y5z.open_model(options.output, upstream.package)
         y5z.check_alike(model, again, {**state, **weights})
+        lost = None if config.lossless else _lost(config, judge, upstream, options.weights, again)
     except BaseException as error:
         options.output.unlink(missing_ok=True)
         if isinstance(error, OSError):
@@ -74,7 +84,7 @@ def compress_file(options: argparse.Namespace) -> int:
                 f"-o {options.output}: cannot be written: {error.strerror}; nothing was left there"
             ) from error
         raise
-    _say(options.output, console)
+    _report(options, config, lost, console, upstream, task_of(model))
     return 0
 
 
@@ -84,8 +94,10 @@ def decompress_file(options: argparse.Namespace) -> int:
     Raises:
         PruneError: If something given is wrong; nothing is written then.
     """
-    check_new_file("-o", options.output)
-    from yolov5_prune_plugin.yolov5.checkout.upstream import find_upstream
+    check_place("-o", options.output)
+    from yolov5_prune_plugin.commands.validate import script_command, train_command
+    from yolov5_prune_plugin.reporting.console import plain_console
+    from yolov5_prune_plugin.yolov5.checkout.upstream import find_upstream, task_of
     from yolov5_prune_plugin.yolov5.checkpoints import y5z
 
     upstream = find_upstream(options.repo)
@@ -95,6 +107,12 @@ def decompress_file(options: argparse.Namespace) -> int:
     except OSError as error:
         raise PruneError(f"-o {options.output}: cannot be written: {error.strerror}; nothing was left there") from error
     print(f"{options.output}: {size:,} bytes, of {opened.size:,}; an ordinary checkpoint")
+    options.result = {"file": str(options.output), "bytes": size, "of": opened.size}
+    task = task_of(model)
+    say_next(plain_console(), {
+        "measure it": script_command(upstream, f"{task}val.py", "--weights", options.output, "--data", "DATA"),
+        "train on from it, zeros kept": train_command(upstream, task, options.output, "DATA", "--keep-zeros"),
+    })  # fmt: skip
     return 0
 
 
@@ -106,7 +124,7 @@ def inspect_file(options: argparse.Namespace) -> int:
     """
     for name in ("html", "png"):
         if getattr(options, name):
-            check_new_file(f"--{name}", getattr(options, name))
+            check_place(f"--{name}", getattr(options, name))
     from yolov5_prune_plugin.core.coding import container
     from yolov5_prune_plugin.core.coding.sizes import sizes
     from yolov5_prune_plugin.reporting import compress_report as show
@@ -114,14 +132,30 @@ def inspect_file(options: argparse.Namespace) -> int:
 
     opened = container.read(options.file)
     found = sizes(opened)
-    console = plain_console(130)
+    console = plain_console()
     console.print(show.table(found, str(options.file)))
     show.say_ratios(console, found, opened.content)
     if options.png:
         show.write_png(options.png, found, str(options.file))
     if options.html:
         show.write_html(options.html, found, opened.content, str(options.file))
+    for place in (options.png, options.html):
+        if place:
+            console.print(f"report: {place}", soft_wrap=True)
+    options.result = {"file": str(options.file), **show.content(found, opened.content)}
+    steps = {
+        "an ordinary checkpoint again": ours(
+            "decompress", options.file, "-o", options.file.with_name(f"{options.file.stem}-unpacked.pt")
+        )
+    }
+    if not options.html:
+        steps["the same as a page"] = ours("inspect", options.file, "--html", options.file.with_suffix(".html"))
+    say_next(console, steps)
     return 0
+
+
+def _report_of(file: Path) -> Path:
+    return file.with_name(f"{file.stem}_compress")
 
 
 def _sizes_of(save: Callable[[Any], None]) -> dict[str, int]:
@@ -142,13 +176,27 @@ def _judge(config: CompressOptions, options: argparse.Namespace, upstream: Upstr
     task = task_of(model)
     size = config.imgsz or (224 if task == "classify/" else 640)
 
+    known: dict[str, tuple[str, float]] = {}
+
     def measure(file: Path) -> tuple[str, float]:
-        return validate(upstream, task, file, config.data, size, config.batch_size)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        if digest not in known:
+            known[digest] = validate(upstream, task, file, config.data, size, config.batch_size)
+        return known[digest]
 
     figure, value = measure(options.weights)
-    assert config.budget is not None
-    print(f"{options.weights}: {figure} {value:.4f}", flush=True)
-    return Judge(figure, value, value - config.budget / 100, lambda: measure(options.output)[1])
+    print(f"{options.weights}: {label(figure)} {value:.4f}", flush=True)
+    floor = value - config.budget / 100 if config.budget is not None else 0.0
+    return Judge(figure, value, floor, lambda: measure(options.output)[1])
+
+
+def _lost(
+    config: CompressOptions, judge: Judge | None, upstream: Upstream, weights: Path, again: nn.Module
+) -> Lost:  # fmt: skip
+    """What the file that was written lost; of a search the last measurement was of that very file or is made now."""
+    if judge:
+        return Lost(judge.figure, judge.reference, judge.measure(), floor=judge.floor if config.budget else None)
+    return Lost(moved=drift_of(upstream.load(weights)[1], again))
 
 
 def _wanted(size: Size | None, content: dict[str, Any]) -> int:
@@ -157,11 +205,48 @@ def _wanted(size: Size | None, content: dict[str, Any]) -> int:
     return size.bytes or int(content["source"]["fp16_bytes"] / size.ratio)
 
 
-def _say(file: Path, console: Any) -> None:
+def _report(
+    options: argparse.Namespace, config: CompressOptions, lost: Lost | None, console: Console, upstream: Upstream,
+    task: str,
+) -> None:  # fmt: skip
+    """Say what became of it, write the report beside the file, and offer what comes next."""
+    from yolov5_prune_plugin.commands.validate import script_command, train_command
     from yolov5_prune_plugin.core.coding import container
     from yolov5_prune_plugin.core.coding.sizes import sizes
     from yolov5_prune_plugin.reporting import compress_report as show
 
-    opened = container.read(file)
+    file, opened = options.output, container.read(options.output)
+    found = sizes(opened)
     console.print(f"{file}: read again, and the same model", soft_wrap=True)
-    show.say_ratios(console, sizes(opened), opened.content)
+    show.say_ratios(console, found, opened.content, otherwise="")
+    data = config.data or "DATA"
+    steps = {}
+    if lost:
+        console.print(f"{file}: {show.bits_of(found):.2f} bits a weight, {found.total:,} bytes; {lost}", soft_wrap=True)
+    if lost and lost.too_much:
+        console.print("WARNING: that is too much for a file that is used as it is", style="yellow", soft_wrap=True)
+        sparse = options.weights.with_name(f"{options.weights.stem}-sparse.pt")
+        if found.kept > DENSE * found.weights:
+            how = ("--data", data, "--prune", 0.5, "--prune-method", "obs", "--prune-save", sparse)
+            steps["prune first: zeros take next to no room"] = script_command(
+                upstream, f"{task}val.py", "--weights", options.weights, *how
+            )
+        steps["or train the shared values, then compress with the same bits"] = train_command(
+            upstream, task, options.weights, data, "--share-bits", 4
+        )
+    else:
+        steps["where the bytes are"] = ours("inspect", file)
+    steps["use it, as any weights"] = script_command(upstream, f"{task}val.py", "--weights", file, "--data", data)
+    folder = _report_of(file)
+    content = {**show.content(found, opened.content), "weights": str(options.weights), "file": str(file),
+               "data": config.data or None, "lost": lost.content() if lost else None}  # fmt: skip
+    on = f" on {Path(config.data).name}" if config.data else ""
+    title = f"{options.weights.name}{on}: {show.bits_of(found):.2f} bits a weight"
+    write_report(folder, {
+        "report.json": json_of(content),
+        "layers.csv": csv_of(show.frame(found)),
+        "layers.png": lambda place: save_png(show.draw(found, title), place),
+    })  # fmt: skip
+    options.result = content
+    console.print(f"report: {folder}", soft_wrap=True)
+    say_next(console, steps)

@@ -63,9 +63,13 @@ class CompressOptions:
         None, "with --bits auto: the smallest file whose mAP50-95 (segmenters: that of the masks; classifiers: top1) on"
         " --data is at most this many points (hundredths) below the checkpoint's, by bisection",
         type=checked(map_points), metavar="POINTS")  # fmt: skip
-    data: str = flag("", "data set of these validations", metavar="DATA")
-    imgsz: Optional[int] = flag(None, "their image size (640; classifiers 224)", type=whole_from(1), metavar="N")
-    batch_size: int = flag(8, "images in a batch of theirs (default 8)", type=whole_from(1), metavar="N")
+    data: str = flag(
+        "", "data set that the checkpoint and the file are measured on; without it their outputs are compared",
+        metavar="DATA")  # fmt: skip
+    imgsz: Optional[int] = flag(
+        None, "image size of these validations (640; classifiers 224)", type=whole_from(1), metavar="N"
+    )
+    batch_size: int = flag(8, "images in a batch of them (default 8)", type=whole_from(1), metavar="N")
     lossless: bool = flag(False, "share no weights: what comes back is the checkpoint in fp16, bit for bit")
     init: str = flag(
         "best", "how k-means begins: linear (the paper's), density, k-means++, or the one of them that loses least in a"
@@ -87,7 +91,9 @@ class CompressOptions:
                              f" example --budget 1; got {' and '.join(asked) or 'none'}")  # fmt: skip
         if asked and not auto:
             raise PruneError(f"{asked[0]} is for --bits auto; leave one of them out")
-        if bool(self.data) != (self.budget is not None):
-            raise PruneError("--budget validates, and so needs --data; without it nothing does")
+        if self.budget is not None and not self.data:
+            raise PruneError("--budget validates, and so needs --data")
+        if self.lossless and self.data:
+            raise PruneError("--lossless loses nothing, so there is nothing to measure; leave out --data")
         if self.lossless and self.bits != DEFAULT_BITS:
             raise PruneError(f"--lossless shares no weights; leave out --bits {' '.join(self.bits)}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from yolov5_prune_plugin.core.coding.bits import Choice, for_size
 from yolov5_prune_plugin.core.pruning.budget import Bisection
 from yolov5_prune_plugin.errors import NoResultError
+from yolov5_prune_plugin.reporting.labels import label
 
 STEP = 1 / 32  # of the way from 8 bits to 1 in every layer, in logarithms: about 5% of the indices' bytes
 
@@ -60,13 +61,13 @@ def smallest(
         found[amount] = bits
         inside = value >= judge.floor
         mean = sum(bits.values()) / max(1, len(bits))
-        say(f"{mean:.2f} bits a layer, {size:,} bytes: {judge.figure} {value:.4f},"
+        say(f"{mean:.2f} bits a layer, {size:,} bytes: {label(judge.figure)} {value:.4f},"
             f" {100 * (judge.reference - value):+.2f} points below: {'inside' if inside else 'outside'}")  # fmt: skip
         return value
 
     best = tried(0.0)
     if best < judge.floor:
-        raise NoResultError(f"even with 8 bits {judge.figure} is {best:.4f}, below the {judge.floor:.4f} asked"
+        raise NoResultError(f"even with 8 bits {label(judge.figure)} is {best:.4f}, below the {judge.floor:.4f} asked"
                             " for; train the shared values (train.py --share-bits), or allow more points")  # fmt: skip
     search = Bisection(STEP)
     while (amount := search.next) is not None:

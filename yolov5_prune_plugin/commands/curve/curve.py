@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from yolov5_prune_plugin.commands.curve.curve_points import CurvePoint, Outcome, Store
+from yolov5_prune_plugin.commands.curve.curve_points import PACKED, CurvePoint, Outcome, Store
 from yolov5_prune_plugin.commands.curve.flags import CurveOptions
 from yolov5_prune_plugin.commands.curve.measure import Measured, locked, measure
 from yolov5_prune_plugin.commands.curve.study import Study, fail, open_study
@@ -23,6 +22,7 @@ from yolov5_prune_plugin.options import build, split_arguments
 from yolov5_prune_plugin.reporting.console import plain_console
 from yolov5_prune_plugin.reporting.curve_report import curve_table, draw, write_page
 from yolov5_prune_plugin.reporting.figure import save_png
+from yolov5_prune_plugin.reporting.next_steps import ours, say_next
 from yolov5_prune_plugin.reporting.run_folder import csv_of, json_of, write_report
 
 TAKEN = {
@@ -32,7 +32,8 @@ TAKEN = {
     "--prune-save": "the curve sets it; --keep-models keeps each point's checkpoint",
     "--prune-baseline": "the curve measures the dense model once; give the amount 0 in --amounts",
 }
-DENSE = "dense"
+DENSE = "as given"
+LITTLE = 0.01  # of the figure
 
 
 def curve(target: str, arguments: Sequence[str], before: argparse.Namespace, command: Sequence[str]) -> int:
@@ -60,10 +61,10 @@ def curve(target: str, arguments: Sequence[str], before: argparse.Namespace, com
     study = open_study("curve", target, [*rest, *verbatim], flags.seams, not flags.no_shims, TAKEN)
     points = _points(study, options)
     folder = Path(options.project or "runs/curve", options.name or study.weights.stem).resolve()
-    console = plain_console(None if sys.stdout.isatty() else 120)
+    console = plain_console()
     with locked(folder, "--project/--name"):
         measured = measure(points, Store(folder, study), engine, console, options.keep_models)
-        _report(measured, study, folder, console, command)
+        before.result = _report(measured, study, folder, console, command)
     return measured.exit_code
 
 
@@ -88,16 +89,41 @@ def _points(study: Study, options: CurveOptions) -> list[CurvePoint]:
                 points.append(CurvePoint(f"{method} {distribution} {amount:.12g}",
                                     {"method": method, "distribution": distribution, "amount": amount},
                                     (*study.arguments_for(method), *how)))  # fmt: skip
+    return [*points, *_other_points(study, options)]
+
+
+def _other_points(study: Study, options: CurveOptions) -> list[CurvePoint]:
+    """Slim models and packed files of the same model, each made by our own command and measured by the script."""
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--data")
+    own.add_argument("--imgsz", "--img", "--img-size", type=int)
+    known, _ = own.parse_known_args(list(study.own))
+    weights = str(study.weights)
+    repo = ("--repo", str(study.root)) if study.runner[-1].endswith(".py") else ()
+    measured = (*study.own, "--prune", "0")
+    points = []
+    if options.slim and not known.data:
+        raise PruneError("--slim looks at images: the script's --data must be given")
+    size = ("--imgsz", str(known.imgsz)) if known.imgsz else ()
+    for share in options.slim:
+        first = ("slim", weights, "--target", f"flops={share:g}", "--data", str(known.data), *size, "--no-val", *repo)
+        points.append(CurvePoint(f"slim flops {share:g}", {"method": "slim", "distribution": "", "amount": share},
+                                 measured, first))  # fmt: skip
+    for bits in options.bits:
+        first = ("compress", weights, "--bits", str(bits), *repo)
+        points.append(CurvePoint(f"compress bits {bits}", {"method": "compress", "distribution": "", "amount": float(bits)},
+                                 measured, first, PACKED))  # fmt: skip
     return points
 
 
-def _report(measured: Measured, study: Study, folder: Path, console: Console, command: Sequence[str]) -> None:
+def _report(measured: Measured, study: Study, folder: Path, console: Console, command: Sequence[str]) -> dict[str, Any]:
+    """Print and write all that is known; returns what curve.json holds."""
     figures = study.script.results
     outcomes = measured.outcomes
     rows = [_row(outcome, figures) for outcome in outcomes]
     console.print(curve_table(rows, figures))
     done = sum(outcome.done for outcome in outcomes)
-    title = f"{study.weights.name}, {study.script.path}: {done} of {len(outcomes)} points"
+    title = f"{study.weights.name} on {_data(study)}, {study.script.path}: {done} of {len(outcomes)} points"
     content = {
         "command": shlex.join(command), "script": study.script.path, "weights": str(study.weights),
         "complete": done == len(outcomes), "interrupted": measured.interrupted, "figures": list(figures),
@@ -112,17 +138,45 @@ def _report(measured: Measured, study: Study, folder: Path, console: Console, co
         "curve.png": lambda file: save_png(figure, file),
         "curve.html": lambda file: write_page(file, title, content, figure),
     }, "--project/--name: the report")  # fmt: skip
-    console.print(f"curve.png, curve.html, curve.csv, curve.json: {folder}", soft_wrap=True)
+    console.print(f"report: {folder} (curve.html shows all of it)", soft_wrap=True)
     again = shlex.join(command)
     failed = sum(bool(outcome.failed) for outcome in outcomes)
     if measured.interrupted:
         console.print(f"interrupted: {done} of {len(outcomes)} points are kept; to go on: {again}", soft_wrap=True)
     elif failed:
         console.print(f"{failed} of {len(outcomes)} points failed; to try them again: {again}", soft_wrap=True)
+    say_next(console, _steps(study, rows))
+    return content
+
+
+def _steps(study: Study, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The sparsest model that loses little, as a checkpoint, where the model as given was measured too."""
+    figure, own = study.script.figure, [*study.runner[2:], *study.own]
+    done = [row for row in rows if row["state"] in ("done", "reused") and row[figure] is not None]
+    given = next((row[figure] for row in done if row["method"] is None), None)
+    inside = [row for row in done if row["distribution"] and given is not None and row[figure] >= given - LITTLE]
+    if not inside:
+        return {}
+    best = max(inside, key=lambda row: (row["conv_sparsity"], row[figure]))
+    name = f"{study.weights.stem}-pruned.pt"
+    how = ("--prune", f"{best['amount']:.12g}", "--prune-method", best["method"], "--prune-distribution",
+           best["distribution"], "--prune-save", name)  # fmt: skip
+    what = f"the sparsest of these that loses at most {100 * LITTLE:g} points"
+    return {
+        what: ours(*own, *how),
+        "then a small file": ours("compress", name, "-o", f"{study.weights.stem}-pruned.y5z"),
+    }
+
+
+def _data(study: Study) -> str:
+    """Name of the data, as it was given."""
+    words = list(study.own)
+    given = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--data"]
+    return Path(given[0]).name if given else "the script's own data"
 
 
 def _row(outcome: Outcome, figures: Sequence[str]) -> dict[str, Any]:
-    names = (*figures, "conv_sparsity", "bytes", "zip_bytes", "seconds")
+    names = (*figures, "conv_sparsity", "flops", "bytes", "zip_bytes", "seconds")
     return {**outcome.point.asked, **{name: outcome.content.get(name) for name in names}, "state": _state(outcome),
             "reason": outcome.failed}  # fmt: skip
 

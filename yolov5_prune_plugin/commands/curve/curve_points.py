@@ -13,13 +13,16 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, Optional
 
+from yolov5_prune_plugin.commands.curve.after import THEN
 from yolov5_prune_plugin.commands.curve.study import Study
 from yolov5_prune_plugin.jobs.engine import Result
 from yolov5_prune_plugin.jobs.process import Job, last_lines
+from yolov5_prune_plugin.options import with_flags
 from yolov5_prune_plugin.reporting.run_folder import json_of, write_report
 
 FILE = "point.json"
-MODEL = "model.pt"
+MODEL, PACKED = "model.pt", "model.y5z"
+AFTER = ("-m", "yolov5_prune_plugin.commands.curve.after")
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,15 @@ class CurvePoint:
         label: For people, and for the name of its folder: ``magnitude global 0.3``.
         asked: What tells it from the study's other points, such as method, distribution and amount.
         arguments: The script's own arguments, and our flags but those that say where results go.
+        first: A command of ours that makes the model that is measured, without its -o; empty measures the study's.
+        model: Name of that model's file.
     """
 
     label: str
     asked: dict[str, Any]
     arguments: tuple[str, ...]
+    first: tuple[str, ...] = ()
+    model: str = MODEL
 
 
 @dataclass
@@ -74,6 +81,8 @@ class Store:
     def key(self, point: CurvePoint) -> str:
         """Hash all that decides a point's result, with SHA-256."""
         decides = {**self.study.facts, "arguments": point.arguments}
+        if point.first:
+            decides["first"] = point.first
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     def job(self, point: CurvePoint, cwd: Path) -> Job:
@@ -85,8 +94,14 @@ class Store:
         """
         key = self.key(point)
         folder = self._folder(point, key)
-        where = ("--prune-save", str(folder / MODEL), "--project", str(folder), "--name", "val", "--exist-ok")
-        return Job((*self.study.runner, *point.arguments, *where), folder, key, cwd)
+        where = ("--project", str(folder), "--name", "val", "--exist-ok")
+        if point.first:
+            made = str(folder / point.model)
+            made_first = (*AFTER, *point.first, "-o", made, THEN, *self.study.runner[2:])
+            return Job((*made_first, *with_flags(point.arguments, "--weights", made), *where), folder, key, cwd)
+        return Job(
+            (*self.study.runner, *point.arguments, "--prune-save", str(folder / MODEL), *where), folder, key, cwd
+        )
 
     def kept(self, point: CurvePoint, keep_model: bool) -> Optional[Outcome]:
         """Read what an earlier run measured.
@@ -99,7 +114,7 @@ class Store:
             None if it did not, failed, or if what is needed of it is gone or damaged.
         """
         key = self.key(point)
-        if keep_model and not (self._folder(point, key) / MODEL).is_file():
+        if keep_model and not (self._folder(point, key) / point.model).is_file():
             return None
         try:
             content = json.loads((self._folder(point, key) / FILE).read_text(encoding="utf-8"))
@@ -122,9 +137,12 @@ class Store:
             PruneError: If it can't be written.
         """
         outcome = _read(point, result, self.study.script.results)
-        model = result.job.folder / MODEL
+        model = result.job.folder / point.model
+        if outcome.done:
+            outcome.content["flops"] = _flops_left(model)
         if model.is_file() and outcome.done:
-            outcome.content.update(bytes=model.stat().st_size, zip_bytes=zipped_bytes(model))
+            size = model.stat().st_size
+            outcome.content.update(bytes=size, zip_bytes=size if model.suffix == ".y5z" else zipped_bytes(model))
         if not keep_model:
             model.unlink(missing_ok=True)
         content = {"key": result.job.key, "asked": point.asked, "failed": outcome.failed, "measured": outcome.content,
@@ -157,6 +175,15 @@ def _read(point: CurvePoint, result: Result, figures: tuple[str, ...]) -> Outcom
     names = (*figures, "conv_sparsity", "total_sparsity")
     measured = {name: float(report[name]) for name in names if name in report}
     return Outcome(point, {**measured, "bytes": None, "zip_bytes": None, "seconds": round(result.seconds, 2)})
+
+
+def _flops_left(model: Path) -> float:
+    """Share of the FLOPs of the model that was given: slim's report beside the model says it."""
+    try:
+        report = json.loads((model.with_name(f"{model.stem}_slim") / "report.json").read_text(encoding="utf-8"))
+        return float(report["after"]["flops"] / report["before"]["flops"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 1.0
 
 
 def _is_number(value: Any) -> bool:

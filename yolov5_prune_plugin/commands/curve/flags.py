@@ -68,6 +68,33 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def shares(text: str) -> tuple[float, ...]:
+    """Read shares that are left, ``A,B,C``, each in (0, 1).
+
+    Raises:
+        PruneError: If one is none.
+    """
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(0 < share < 1 for share in found) or len(set(found)) < len(found):
+        raise PruneError(f"needs different shares above 0 and below 1 with commas, such as 0.75,0.5; got {text!r}")
+    return found
+
+
+def whole_bits(text: str) -> tuple[int, ...]:
+    """Read numbers of bits, ``A,B,C``, each from 1 to 8.
+
+    Raises:
+        PruneError: If one is none.
+    """
+    found = [part.strip() for part in text.split(",")]
+    if not all(part in "12345678" and len(part) == 1 for part in found) or len(set(found)) < len(found):
+        raise PruneError(f"needs different numbers from 1 to 8 with commas, such as 8,6,5,4; got {text!r}")
+    return tuple(map(int, found))
+
+
 @dataclass(frozen=True)
 class CurveOptions:
     """Accuracy against sparsity."""
@@ -82,6 +109,13 @@ class CurveOptions:
     distributions: tuple[str, ...] = flag(
         ("uniform", "global"), "distributions of --prune-distribution, with commas (default uniform,global)",
         type=checked(names), metavar="NAMES")  # fmt: skip
+    slim: tuple[float, ...] = flag(
+        (), "models with this share of their FLOPs left too, by yolov5-prune slim: A,B,C; needs --data",
+        type=checked(shares), metavar="SHARES")  # fmt: skip
+    bits: tuple[int, ...] = flag(
+        (), "files of the model with so many bits a weight too, by yolov5-prune compress: A,B,C",
+        type=checked(whole_bits), metavar="BITS")  # fmt: skip
     project: Optional[str] = flag(None, "the run folder is PROJECT/NAME (default runs/curve)", metavar="PROJECT")
     name: Optional[str] = flag(None, "see --project (default: the name of the weights)", metavar="NAME")
+    json: bool = flag(False, "one JSON object on stdout, and all else on stderr")
     keep_models: bool = flag(False, "keep each point's pruned checkpoint, beside its log")

@@ -19,7 +19,7 @@ from yolov5_prune_plugin.jobs.engine import Result, open_pool, run_jobs
 from yolov5_prune_plugin.jobs.options import EngineOptions
 from yolov5_prune_plugin.jobs.process import Job, last_lines
 from yolov5_prune_plugin.reporting.console import running_bar
-from yolov5_prune_plugin.reporting.oneshot_report import LABELS
+from yolov5_prune_plugin.reporting.labels import is_figure, label
 
 SHOWN = 8  # lines of a failed script's output
 
@@ -137,10 +137,8 @@ class _Display:
 def _line(outcome: Outcome) -> Text:
     if outcome.failed:
         return Text(f"failed {outcome.point.label}: {outcome.failed}", style="red")
-    figures = {
-        name: value for name, value in outcome.content.items() if name in LABELS or name.startswith(("top", "mask_"))
-    }
-    shown = "  ".join(f"{LABELS.get(name, name)} {value:.4f}" for name, value in figures.items())
+    figures = {name: value for name, value in outcome.content.items() if is_figure(name)}
+    shown = "  ".join(f"{label(name, figures)} {value:.4f}" for name, value in figures.items())
     return Text(f"done {outcome.point.label}: {shown}  ({outcome.content['seconds']:.1f} s)")
 
 

@@ -12,11 +12,12 @@ from typing import Any, NoReturn, Optional
 
 from yolov5_prune_plugin import __version__
 from yolov5_prune_plugin.commands.curve import fingerprint
-from yolov5_prune_plugin.errors import PruneError, UpstreamError, named
+from yolov5_prune_plugin.errors import PruneError, UpstreamError, did_you_mean, named, near_file
 from yolov5_prune_plugin.options import given, split_arguments
 from yolov5_prune_plugin.plugin_api.manager import load_plugins, offered
 from yolov5_prune_plugin.plugin_api.methods import Method, oneshot_methods
-from yolov5_prune_plugin.yolov5.checkpoints.checkpoint import check_weights
+from yolov5_prune_plugin.yolov5.checkout.upstream import find_upstream
+from yolov5_prune_plugin.yolov5.checkpoints.checkpoint import OFFICIAL, check_weights
 from yolov5_prune_plugin.yolov5.scripts.launcher import locate
 from yolov5_prune_plugin.yolov5.seams.root import find_root
 from yolov5_prune_plugin.yolov5.seams.seams import Script, find_script, load_scripts
@@ -35,6 +36,7 @@ class Study:
         passed: Those and our flags, as given.
         flags: Our flags, parsed.
         weights: The checkpoint.
+        root: The YOLOv5 that the script is in.
         facts: What decides the results beside the arguments: versions, the device, and hashes of script, weights, data
             file, images, and all code.
         gpus: Names for CUDA_VISIBLE_DEVICES; None if the script was told to run on the CPU.
@@ -48,6 +50,7 @@ class Study:
     passed: tuple[str, ...]
     flags: argparse.Namespace
     weights: Path
+    root: Path
     facts: dict[str, Any]
     gpus: Optional[tuple[str, ...]]
     methods: dict[str, type[Method]]
@@ -72,7 +75,7 @@ class Study:
         for name in names:
             if name not in self.methods:
                 raise PruneError(f"{flag}: methods are {', '.join(self.methods)}, got {name!r}; others come with"
-                                 " plug-in packages")  # fmt: skip
+                                 f" plug-in packages{did_you_mean(name, self.methods)}")  # fmt: skip
         used = {cls for name in names for cls in self.methods[name].option_classes()}
         for name, one in self.methods.items():
             lonely = [cls for cls in one.option_classes() if cls not in used]
@@ -93,7 +96,10 @@ class Study:
         """
         for name in names:
             if name not in self.distributions:
-                raise PruneError(f"{flag}: distributions are {', '.join(self.distributions)}, got {name!r}")
+                raise PruneError(
+                    f"{flag}: distributions are {', '.join(self.distributions)}, got {name!r}"
+                    f"{did_you_mean(name, self.distributions)}"
+                )
             if not any(name in self._known(method) for method in methods):
                 raise PruneError(f"{flag}: {name} does not go with the methods {', '.join(methods)}")
 
@@ -148,7 +154,10 @@ def open_study(
     weights, passed = _weights_named(list(arguments))
     check_weights([str(weights)])
     if not weights.is_file():  # what upstream would download; side by side it would do so many times
-        raise PruneError(f"--weights {weights}: no such file; download it first")
+        if weights.name not in OFFICIAL:
+            raise PruneError(f"--weights {weights}: no such file{near_file(weights)}")
+        with named(default=f"--weights {weights}"):
+            weights = find_upstream(_root(file)).fetched(weights)
     # whole, as the PyPI package takes a relative path with one slash in it for a name on a model hub
     weights = weights.absolute()
     passed, gpus = _devices(["--weights", str(weights), *passed])
@@ -170,7 +179,7 @@ def open_study(
     }  # fmt: skip
     runner = (*RUNNER, *(("--seams", str(seams)) if seams else ()), *(() if shims else ("--no-shims",)), target)
     methods = oneshot_methods(plugins.hook)
-    return Study(script, runner, tuple(own), tuple(passed), flags, weights, facts, gpus, methods,
+    return Study(script, runner, tuple(own), tuple(passed), flags, weights, root, facts, gpus, methods,
                    _distributions(classes))  # fmt: skip
 
 

@@ -5,19 +5,25 @@ from __future__ import annotations
 import argparse
 import copy
 import shutil
+import statistics
 import tempfile
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from yolov5_prune_plugin.errors import NoResultError, PruneError, named
-from yolov5_prune_plugin.files import check_new_file, written_whole
+from yolov5_prune_plugin.files import written_whole
 from yolov5_prune_plugin.methods.slim.flags import SlimOptions, ValidationOptions, parse_target, slim_errors
 from yolov5_prune_plugin.options import build
 from yolov5_prune_plugin.reporting.console import bar
+from yolov5_prune_plugin.reporting.labels import label
+from yolov5_prune_plugin.reporting.next_steps import ours
+from yolov5_prune_plugin.reporting.run_folder import check_place
 
 COLLAPSED = 0.1  # of the dense model's figure: less is called a collapse
 TRIES, MILDER = 4, 0.75  # backing off removes so much of what was removed before, so often
+ROUNDS = 11  # of timing
 TRACED = 2  # strides of the image that is traced
 
 
@@ -40,21 +46,23 @@ def slim_file(options: argparse.Namespace) -> int:
     needs = config.looks_at_images()
     if needs and not options.data:
         raise PruneError(f"{needs} looks at images: give --data, a data-set YAML with a train split")
-    check_new_file("-o", options.output)
+    check_place("-o", options.output, options.output.with_name(f"{options.output.stem}_slim"))
     if options.yaml:
-        check_new_file("--yaml", options.yaml)
+        check_place("--yaml", options.yaml)
         if config.slim_round % 8:
             raise PruneError(f"--yaml: upstream's yaml has multiples of 8 only; --slim-round is {config.slim_round}")
 
     import torch
 
-    from yolov5_prune_plugin.commands.validate import validate
+    from yolov5_prune_plugin.commands.validate import train_command, validate
     from yolov5_prune_plugin.core.channels.dependency_graph import tracer
     from yolov5_prune_plugin.core.channels.slim import slim
     from yolov5_prune_plugin.core.outputs.images import Images
+    from yolov5_prune_plugin.core.runtime.timing import in_turns
     from yolov5_prune_plugin.reporting.slim_report import Report, Written
     from yolov5_prune_plugin.yolov5.checkout.upstream import as_used, find_upstream, stride_of, task_of
     from yolov5_prune_plugin.yolov5.checkpoints.slim_file import (
+        bytes_of,
         facts_of,
         note_widths,
         save_slim,
@@ -75,8 +83,11 @@ def slim_file(options: argparse.Namespace) -> int:
         drawn = upstream.calibration(task, dense, options.data, size, config.slim_calib, "train", config.slim_seed)
         images = Images(drawn.batches(1))
     config = config.resolved(images is not None, trained=False)
-    report = Report(options.output.with_name(f"{options.output.stem}_slim"),
-                    {"weights": str(options.weights), "what": what, "options": asdict(config)})  # fmt: skip
+    about = (
+        f"{options.weights.name}{f' on {Path(options.data).name}' if options.data else ''}: --target {options.target}"
+    )
+    facts = {"weights": str(options.weights), "what": what, "options": asdict(config)}
+    report = Report(options.output.with_name(f"{options.output.stem}_slim"), facts, about, checks.verbose)
     before = facts_of(checkpoint)
     if not widths_of(dense) and isinstance(getattr(dense, "yaml", None), dict):
         with suppress(Exception):  # a fork's classes: then train.py says what cannot be kept
@@ -92,7 +103,7 @@ def slim_file(options: argparse.Namespace) -> int:
     figure, dense_value = "", 0.0
     if validated:
         figure, dense_value = validate(upstream, task, options.weights, options.data, size, checks.batch_size)
-        report.measured("dense", figure, dense_value)
+        report.measured("given", figure, dense_value)
     example, sized = torch.rand(1, 3, TRACED * stride, TRACED * stride), torch.rand(1, 3, size, size)
     plan = None  # by the first try
     with tempfile.TemporaryDirectory(prefix="yolov5-prune-") as folder:
@@ -122,23 +133,36 @@ def slim_file(options: argparse.Namespace) -> int:
                 break
             milder = 1 - (1 - target) * MILDER
             more = f"; trying {what}={milder:.3g}" if number + 1 < TRIES else ""
-            report.say(f"{figure} fell from {dense_value:.4f} to {value:.4f} at {what}={target:g}, less than --keep-map"
-                       f" {checks.keep_map:g} of it{more}")  # fmt: skip
+            report.say(f"{label(figure)} fell from {dense_value:.4f} to {value:.4f} at {what}={target:g}, less than"
+                       f" --keep-map {checks.keep_map:g} of it{more}")  # fmt: skip
             target = milder
         else:
             raise NoResultError(f"--keep-map {checks.keep_map:g} is missed at every target down to what was tried last;"
                                 " nothing was written. Fine-tune after cutting instead (train.py --slim), or take a"
                                 " lower --keep-map")  # fmt: skip
         _keep(file, options.output)
-    report.done(done, Written(options.output, figure, dense_value, value))
+    with bar("timing", ROUNDS) as advance, torch.no_grad():
+        runs = {"before": partial(as_used(dense), sized), "after": partial(as_used(model), sized)}
+        times = in_turns(runs, ROUNDS, progress=advance)
+    ms = statistics.median(times["before"]), statistics.median(times["after"])
+    report.done(done, Written(options.output, bytes_of(checkpoint, dense), ms, figure, dense_value, value))
     if value is not None and value < COLLAPSED * dense_value:
-        report.say(f"{figure} has collapsed ({dense_value:.4f} -> {value:.4f}): this file is a start for fine-tuning,"
-                   " not for use. --keep-map SHARE backs off to a milder target")  # fmt: skip
+        report.say(f"{label(figure)} has collapsed ({dense_value:.4f} -> {value:.4f}): this file is a start for"
+                   " fine-tuning, not for use. --keep-map SHARE backs off to a milder target")  # fmt: skip
     if stock:
         write_yaml(options.yaml, stock, options.output)
         report.say(f"{options.yaml} describes it: stock train.py takes --weights {options.output} as it is, and --cfg"
                    f" {options.yaml}")  # fmt: skip
-    elif wordless:
+    data, repo = options.data or "DATA", ["--repo", options.repo] if options.repo else []
+    measured = ["--data", data] if options.data else []
+    small, both = options.output.with_suffix(".y5z"), (options.weights, options.output)
+    options.result = report.content
+    report.end({
+        "train what is left": train_command(upstream, task, options.output, data),
+        "how fast it is, in several runtimes": ours("bench", *both, "--imgsz", size, *measured, *repo),
+        "a smaller file": ours("compress", options.output, "-o", small, *measured, *repo),
+    })  # fmt: skip
+    if wordless:
         raise NoResultError(f"--yaml {options.yaml}: not written: {wordless}; {options.output} is written as without"
                             " --yaml")  # fmt: skip
     return 0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
-from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.errors import PruneError, did_you_mean
 
 Layer = Union[nn.Conv2d, nn.Linear]
 
@@ -94,7 +94,8 @@ def find_targets(
             if not any(fnmatchcase(name, glob) for name in found):
                 first, last = next(iter(found)), next(reversed(found))
                 raise PruneError(
-                    f"no {either} weight matches {glob!r}; they run from {first} to {last}", parameter_name
+                    f"no {either} weight matches {glob!r}; they run from {first} to {last}{did_you_mean(glob, found)}",
+                    parameter_name,
                 )
 
     targets, skipped = [], {}

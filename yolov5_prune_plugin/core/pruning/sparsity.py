@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
@@ -20,6 +22,7 @@ class Layer:
         zeros: How many of them are exactly zero.
         channels: Output channels whose entries are all zero.
         skipped: Why it was left alone; empty if it was pruned.
+        before: How many of the entries were zero before; 0 where that was not counted.
     """
 
     name: str
@@ -28,6 +31,7 @@ class Layer:
     zeros: int
     channels: int
     skipped: str = ""
+    before: int = 0
 
     @property
     def sparsity(self) -> float:
@@ -74,6 +78,11 @@ class Sparsity:
         return self.conv_zeros / max(1, self.conv_weights)
 
     @property
+    def conv_before(self) -> int:
+        """Zeros that were among them before."""
+        return sum(layer.before for layer in self.layers if layer.conv)
+
+    @property
     def total_sparsity(self) -> float:
         """Zeros / parameters, over the whole model."""
         return self.zeros / self.parameters
@@ -84,12 +93,18 @@ def zeros_in(tensor: Tensor) -> int:
     return tensor.numel() - int(tensor.count_nonzero())
 
 
-def measure(model: nn.Module, selection: Selection) -> Sparsity:
+def zeros_by_name(model: nn.Module) -> dict[str, int]:
+    """Count the zeros of each parameter."""
+    return {name: zeros_in(parameter) for name, parameter in model.named_parameters()}
+
+
+def measure(model: nn.Module, selection: Selection, before: Mapping[str, int] = MappingProxyType({})) -> Sparsity:
     """Count the zeros of a model as it is now.
 
     Args:
         model: The model that ``selection`` was found in.
         selection: Says which layers were left alone and why.
+        before: What ``zeros_by_name`` counted before the model was pruned.
     """
     reasons = {**dict.fromkeys((target.name for target in selection.targets), ""), **selection.skipped}
     layers = []
@@ -100,5 +115,6 @@ def measure(model: nn.Module, selection: Selection) -> Sparsity:
         zeros += empty
         if name in reasons:
             dead = int((parameter.flatten(1).count_nonzero(1) == 0).sum())
-            layers.append(Layer(name, tuple(parameter.shape), parameter.numel(), empty, dead, reasons[name]))
+            layers.append(Layer(name, tuple(parameter.shape), parameter.numel(), empty, dead, reasons[name],
+                                before.get(name, 0)))  # fmt: skip
     return Sparsity(tuple(layers), parameters, zeros, selection.others, selection.linear)

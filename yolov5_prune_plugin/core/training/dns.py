@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Optional
 from torch import Tensor
 
 from yolov5_prune_plugin.core.training.masks import MaskState
-from yolov5_prune_plugin.core.training.rule import Rule
+from yolov5_prune_plugin.core.training.rule import ENOUGH, Rule
 from yolov5_prune_plugin.core.training.schedule import Window, cubic, drawn, update_probability
 from yolov5_prune_plugin.core.training.splice import splice, trim
 from yolov5_prune_plugin.core.training.thresholds import Hysteresis, first_threshold, gain, paper_threshold, steer
@@ -30,6 +30,7 @@ class DnsRule(Rule):
         gamma: Of the probability (1 + gamma * t)^-power.
         power: The same.
         seed: Of the draws.
+        enough: As in ``Rule``.
     """
 
     splices: ClassVar[bool] = True
@@ -43,6 +44,7 @@ class DnsRule(Rule):
     gamma: float = 1e-3
     power: float = 1.0
     seed: int = 0
+    enough: int = ENOUGH
     windows: list[Window] = field(default_factory=list, init=False)
     thresholds: dict[str, float] = field(default_factory=dict, init=False)
     lost: dict[str, int] = field(default_factory=dict, init=False)  # by name, in the mode of a target

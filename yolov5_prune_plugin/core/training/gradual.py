@@ -30,6 +30,7 @@ class Gradual(Rule):
         plan: Sparsity by step.
         first: Sparsity before the first forward pass; None leaves the weights as they are.
         method: Instead of ``score``, prunes in place by itself: (targets, request).
+        enough: As in ``Rule``.
     """
 
     targets: Sequence[Target]
@@ -38,6 +39,7 @@ class Gradual(Rule):
     plan: Plan
     first: Optional[float] = None
     method: Optional[Callable[[Sequence[Target], Request], None]] = None
+    enough: int = 0
     steps: dict[int, float] = field(default_factory=dict, init=False)
     begun: bool = field(default=False, init=False)
 

@@ -13,6 +13,8 @@ from yolov5_prune_plugin.core.training.ranks import broadcast_masks
 from yolov5_prune_plugin.core.training.rule import Rule
 from yolov5_prune_plugin.errors import PruneError, named
 
+COUNTED = 200_000  # steps, at most, whose updates are counted ahead
+
 
 class Masked(MaskState):
     """Weights that are multiplied by masks during forward and backward, and are whole only for the optimizer.
@@ -24,12 +26,14 @@ class Masked(MaskState):
     Attributes:
         rule: Decides when and how masks change.
         field: What errors that come as the training begins are about, for whoever reads them.
+        on_begin: Called before the first optimizer step with the number of steps, and of updates of the masks.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], rule: Rule) -> None:
         super().__init__(parameters)
         self.rule = rule
         self.field: Optional[str] = None
+        self.on_begin: Callable[[int, int], None] = lambda steps, updates: None
         self._total: Callable[[], int] = lambda: 1
         self._begun = False
         self._resting: dict[str, Tensor] = {}  # storage of W*T during an optimizer step
@@ -125,8 +129,11 @@ class Masked(MaskState):
         if self.rule.splices:
             self.dense = {name: p.detach().clone() for name, p in self.parameters.items()}
         with named(self.field):
-            self.rule.begin(self, self._total())
+            total = self._total()
+            self.rule.begin(self, total)
         self._begun = True
+        if total <= COUNTED:
+            self.on_begin(total, sum(map(self.rule.changes_at, range(total))))
 
     def _mask_all(self) -> None:
         for name, p in self.parameters.items():

@@ -93,6 +93,10 @@ class MaskState:
         return counts
 
     @torch.no_grad()
+    def figures(self) -> dict[str, float]:
+        """Give what else is worth noting after an epoch."""
+        return {}
+
     def check(self) -> None:
         """Stop if weights are not finite.
 

@@ -9,15 +9,19 @@ from torch import Tensor
 
 from yolov5_prune_plugin.core.training.masks import MaskState
 
+ENOUGH = 20  # updates that make a pruning gradual
+
 
 class Rule:
     """Masks that stay as they are; the base of all others.
 
     Attributes:
         splices: Whether dropped weights may come back: then the dense weights are kept and trained too.
+        enough: Updates of the masks below which this is a cut all at once; 0 if any number will do.
     """
 
     splices: ClassVar[bool] = False
+    enough: int = 0
 
     def prepare(self, masked: MaskState) -> Mapping[str, Tensor]:
         """Change masks before the first forward pass; returns as ``update`` does."""

@@ -42,6 +42,8 @@ class SharedWeights(Masked):
         super().__init__(parameters, rule)
         self.bits, self.init, self.gradient = dict(bits), init, gradient
         self.labels: dict[str, Tensor] = {}
+        self._start: dict[str, Tensor] = {}  # centroids as k-means gave them
+        self._last: dict[str, Tensor] = {}  # and at the end of the last epoch
         self._first: dict[str, Tensor] = {}  # a member of each centroid
         self._members: dict[str, Tensor] = {}  # of each, and of what is dropped
 
@@ -59,6 +61,28 @@ class SharedWeights(Masked):
                 self._label(name, labels)
                 p.data.copy_(shared)
                 self.constrain(name, p.data)
+                self._start[name] = self._last[name] = self._centroids(name)
+
+    def figures(self) -> dict[str, float]:
+        """Say how far the values moved, as a share of the root mean square of the weights, since the start and the last
+        call."""
+        now = {name: self._centroids(name) for name in self.parameters}
+        found = {"values": sum(map(len, now.values())), "moved": self._moved(self._start, now),
+                 "moved_in_epoch": self._moved(self._last, now)}  # fmt: skip
+        self._last = now
+        return found
+
+    def _centroids(self, name: str) -> Tensor:
+        found: Tensor = self.parameters[name].detach().reshape(-1)[self._first[name]].clone()
+        return found
+
+    def _moved(self, before: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> float:
+        change = energy = 0.0
+        for name, centroids in now.items():
+            members = self._members[name][: len(centroids)]
+            change += float((members * (centroids - before[name]).square()).sum())
+            energy += float((members * before[name].square()).sum())
+        return float((change / (energy or 1.0)) ** 0.5)
 
     def constrain(self, name: str, weight: Tensor) -> None:
         """Make all members of a centroid what the first of them is, and the rest zero, in place."""
@@ -69,7 +93,8 @@ class SharedWeights(Masked):
         tensors, facts = super().state()
         for name, labels in self.labels.items():
             tensors[f"label/{name}"] = labels
-            tensors[f"centroid/{name}"] = self.parameters[name].detach().reshape(-1)[self._first[name]]
+            tensors[f"centroid/{name}"] = self._centroids(name)
+            tensors[f"start/{name}"] = self._start[name]
         return tensors, facts
 
     def load(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -86,6 +111,8 @@ class SharedWeights(Masked):
                     raise PruneError(f"it has no labels of {name}")
                 self._label(name, labels.to(p.device))
                 self._spread(name, centroids.to(p.device, p.dtype), p.data)
+                self._last[name] = self._centroids(name)
+                self._start[name] = tensors.get(f"start/{name}", centroids).to(p.device, p.dtype)
 
     def _spread(self, name: str, values: Tensor, to: Tensor) -> None:
         """Each member gets the value of its centroid, what is dropped gets 0, in place."""

@@ -132,10 +132,10 @@ class BudgetRun:
         score = self._score(evaluation)
         floor = self.trials.floor = score - self.trials.points / 100
         if not floor > 0:
-            raise PruneError(f"{self.asked}: {self.trials.figure} of the dense model is {score:.4f}, so any model is"
+            raise PruneError(f"{self.asked}: {self.trials.figure} of the model as given is {score:.4f}, so any model is"
                              f" inside; give less than {100 * score:.4g}")  # fmt: skip
         self.trials.add(Trial(0.0, 0.0, score, True, evaluation.batch_size, time.perf_counter() - started, "dense"))
-        self.trials.say(f"dense: {self.trials.figure} {score:.4f}, so {floor:.4f} and more is inside; {ASSUMES}")
+        self.trials.say(f"as given: {self.trials.figure} {score:.4f}, so {floor:.4f} and more is inside; {ASSUMES}")
 
     def _try(self, amount: float) -> Generator[Measurement, Evaluation, None]:
         self.amount, started = amount, time.perf_counter()

@@ -1,4 +1,4 @@
-"""--prune-calib: how many images, and of which split, a method or a measurement may look at."""
+"""--prune-calib: images that a method or a measurement may look at; --prune-verbose: how much is shown."""
 
 from __future__ import annotations
 
@@ -22,17 +22,24 @@ class CalibrationOptions:
         "train", "the split that they come from (default train)", choices=("train", "val", "test"))  # fmt: skip
 
 
+@dataclass
+class ShowOptions:
+    """What is shown (yolov5-prune-plugin)."""
+
+    prune_verbose: bool = flag(False, "tables have all layers, not only the ten that matter most; layers.csv has all")
+
+
 @hookimpl
 def options(role: str) -> list[type]:
     """Offer the flags in every script."""
-    return [CalibrationOptions]
+    return [CalibrationOptions, ShowOptions]
 
 
 @hookimpl
 def configure(run: Run) -> None:
     """Refuse them where nothing is pruned or measured."""
-    given = run.given(CalibrationOptions)
-    if given and set(vars(run.options)) <= {"prune_calib", "prune_calib_split"}:
+    given = run.given(CalibrationOptions) + run.given(ShowOptions)
+    if given and set(vars(run.options)) <= {"prune_calib", "prune_calib_split", "prune_verbose"}:
         ways = "--prune S" if run.role == "train" else "--prune S, --prune-budget or --prune-sensitivity"
         raise PruneError(f"{given[0]} goes with {ways}; none is given")
 

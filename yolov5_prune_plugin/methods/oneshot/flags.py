@@ -13,7 +13,7 @@ from yolov5_prune_plugin.core.pruning.distribution import LOSS, NAMES, check_spa
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.pruning.parameters import Selection, find_targets
-from yolov5_prune_plugin.errors import PruneError, named
+from yolov5_prune_plugin.errors import PruneError, did_you_mean, named
 from yolov5_prune_plugin.options import checked, flag
 from yolov5_prune_plugin.plugin_api.methods import Method
 from yolov5_prune_plugin.plugin_api.run import Run
@@ -90,7 +90,7 @@ def chosen_method(run: Run, methods: Mapping[str, type[Method]], name: str) -> M
     if name not in methods:
         raise PruneError(
             f"--prune-method must be one of {', '.join(methods)}, got {name!r}; other methods come with plug-in"
-            " packages"
+            f" packages{did_you_mean(name, methods)}"
         )
     chosen = methods[name]
     for cls in methods.values():

@@ -8,7 +8,6 @@ from typing import Any, Optional
 from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.files import check_new_file
 from yolov5_prune_plugin.methods.oneshot.budget import BudgetOptions, BudgetRun, check_budget
 from yolov5_prune_plugin.methods.oneshot.calibration import check_images
 from yolov5_prune_plugin.methods.oneshot.flags import BaselineOptions, PruneOptions, chosen_method, find, request_of
@@ -16,6 +15,7 @@ from yolov5_prune_plugin.methods.oneshot.oneshot_run import OneShotRun
 from yolov5_prune_plugin.methods.oneshot.sensitivity import SensitivityOptions, SensitivityRun
 from yolov5_prune_plugin.plugin_api.methods import oneshot_methods, own_options
 from yolov5_prune_plugin.plugin_api.run import Run
+from yolov5_prune_plugin.reporting.run_folder import check_place
 
 
 def make_plugin(hook: Any) -> OneShot:
@@ -77,7 +77,7 @@ class OneShot:
 
 
 def _check_save(file: Path, run: Run) -> None:
-    check_new_file("--prune-save", file)
+    check_place("--prune-save", file)
     if file.suffix != ".pt":
         raise PruneError(f"--prune-save {file}: a YOLOv5 checkpoint ends in .pt")
     if len(run.weights) > 1:

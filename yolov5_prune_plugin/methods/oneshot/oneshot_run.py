@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Optional
 from torch import nn
 
 from yolov5_prune_plugin import hookimpl
+from yolov5_prune_plugin.core.outputs.drift import Drift
 from yolov5_prune_plugin.core.pruning.amounts import check_kept
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.pruning.parameters import Selection
-from yolov5_prune_plugin.core.pruning.sparsity import Sparsity, measure
+from yolov5_prune_plugin.core.pruning.sparsity import Sparsity, measure, zeros_by_name
 from yolov5_prune_plugin.errors import named
 from yolov5_prune_plugin.methods.oneshot.flags import PruneOptions, find
 from yolov5_prune_plugin.plugin_api.methods import Method
@@ -46,15 +48,19 @@ class OneShotRun:
     def __init__(self, run: Run, options: PruneOptions, method: Method, request: Request) -> None:
         self.run, self.options, self.method, self.request = run, options, method, request
         self.record: Optional[Record] = None
+        self.drift: Optional[Drift] = None  # of the outputs, where the model as given is not measured
 
     @hookimpl
     def model_loaded(self, run: Run, model: nn.Module) -> None:
         """Prune, report, save."""
+        watched = run.role in ("validate", "use") and not run.needs_baseline and run.main
+        before = copy.deepcopy(model) if watched else None
         pruned = self.prune(model, self.request)
         self.record = self.report(run, pruned)
         self.record.layers()
         if self.options.prune_save is not None and run.main:
             self.record.saved(self.save(run, pruned, self.options.prune_save))
+        self.drift = Drift(before, model) if before is not None else None
 
     def prune(self, model: nn.Module, request: Request) -> Pruned:
         """Prune a model in place.
@@ -67,6 +73,7 @@ class OneShotRun:
         selection = find(model, options)
         with named(f"--prune-amounts {options.prune_amounts}"):
             request = request.fitted(selection)
+        before = zeros_by_name(model)
         started = time.perf_counter()
         self.method.calibrate(self.run, model, selection.targets)
         self.method.prune(selection.targets, request)
@@ -82,7 +89,7 @@ class OneShotRun:
             facts["linear"] = True
         if request.amounts:
             facts |= {"amounts_file": str(options.prune_amounts), "amounts": dict(request.amounts)}
-        sparsity = measure(model, selection)
+        sparsity = measure(model, selection, before)
         check_kept(request.amounts, sparsity, request.granularity)
         return Pruned(model, selection, sparsity, facts)
 
@@ -117,4 +124,16 @@ class OneShotRun:
     def evaluated(self, evaluation: Evaluation, baseline: Optional[Evaluation]) -> None:
         """Report what the script measured."""
         if self.record:
+            self._note_drift()
             self.record.evaluated(evaluation, baseline)
+
+    @hookimpl
+    def finished(self) -> None:
+        """Say where the report is, in a script that measures nothing."""
+        if self.record:
+            self._note_drift()
+            self.record.finished()
+
+    def _note_drift(self) -> None:
+        if self.record and self.drift and self.drift.value is not None:
+            self.record.moved(self.drift.value)

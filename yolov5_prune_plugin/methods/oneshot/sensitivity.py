@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from yolov5_prune_plugin.core.pruning.oneshot import Request, prune_by_scores
 from yolov5_prune_plugin.core.pruning.parameters import Selection, Target
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.methods.oneshot.calibration import CalibrationOptions
-from yolov5_prune_plugin.options import checked, flag
+from yolov5_prune_plugin.options import checked, flag, without_flags
 from yolov5_prune_plugin.plugin_api.methods import Method
 from yolov5_prune_plugin.plugin_api.run import Run
 
@@ -131,6 +132,7 @@ def _report(
     run: Run, rows: Sequence[Sensitivity], suggested: dict[str, float], overall: float, facts: dict[str, Any]
 ) -> None:
     from yolov5_prune_plugin.reporting.console import plain_console
+    from yolov5_prune_plugin.reporting.next_steps import say_next
     from yolov5_prune_plugin.reporting.run_folder import Writer, csv_of, json_of, text_of, write_report
     from yolov5_prune_plugin.reporting.sensitivity_figures import extremes_table, long_frame, page, plot_heat_map
 
@@ -175,6 +177,11 @@ def _report(
         files["amounts.yaml"] = text_of(_yaml(suggested, overall, title))
     write_report(folder, files)
     console.print(f"report: {folder}", soft_wrap=True)
+    if suggested:
+        words = without_flags(run.words, "--prune-sensitivity", "--prune", "--prune-calib", "--prune-calib-split")
+        file = os.path.relpath(folder / "amounts.yaml")
+        command = run.command(run.script, *words, "--prune-amounts", file, "--prune-baseline")
+        say_next(console, {"prune by these amounts": command})
 
 
 def _yaml(suggested: dict[str, float], overall: float, title: str) -> str:

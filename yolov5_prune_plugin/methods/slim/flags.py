@@ -136,10 +136,11 @@ def slim_errors(flag: str) -> Iterator[None]:
 
 @dataclass
 class ValidationOptions:
-    """Validation before and after (yolov5-prune-plugin)."""
+    """Validation before and after, and what is shown (yolov5-prune-plugin)."""
 
     keep_map: float = flag(
         0.0, "back off to a milder target until this share of the dense model's mAP (or top1) is left, in (0, 1];"
         " without it a collapse is only reported", type=checked(_share), metavar="SHARE")  # fmt: skip
     no_val: bool = flag(False, "do not validate, although --data is given")
     batch_size: int = flag(8, "images in a batch of these validations (default 8)", type=whole_from(1), metavar="N")
+    verbose: bool = flag(False, "show all layers, not only the ten that lose most")

@@ -96,6 +96,7 @@ class SlimTraining:
         from yolov5_prune_plugin.core.channels.slim import slim
         from yolov5_prune_plugin.core.outputs.images import Images
         from yolov5_prune_plugin.reporting.console import bar
+        from yolov5_prune_plugin.reporting.labels import subject
         from yolov5_prune_plugin.reporting.slim_report import Report
 
         options: SlimOptions = self.run.config(SlimOptions)
@@ -106,7 +107,8 @@ class SlimTraining:
             images = Images(drawn.batches(1))
         options = options.resolved(images is not None, trained=True)
         facts = {"weights": self.run.weights, "what": self.target, "options": asdict(options)}
-        report = Report(_folder(self.run), facts)
+        whole = bool(getattr(self.run.options, "prune_verbose", False))
+        report = Report(_folder(self.run), facts, f"{subject(self.run)}: --slim {self.target}", whole)
         device = next(model.parameters()).device
         stride = max(32, math.ceil(float(torch.as_tensor(getattr(model, "stride", 32)).max())))
         size = math.ceil(int(self.run.arguments.imgsz) / stride) * stride
@@ -115,6 +117,7 @@ class SlimTraining:
             done = slim(model, options.slim_config(what, target), shown(1, 3, TRACED * stride, TRACED * stride),
                         shown(1, 3, size, size), images, bar, copy.deepcopy)  # fmt: skip
         report.done(done)
+        report.end({})
         return done.layers
 
 

@@ -15,6 +15,7 @@ from yolov5_prune_plugin.core.pruning.importance import magnitude
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.pruning.parameters import Selection, find_targets
 from yolov5_prune_plugin.core.training.gradual import Gradual, gradual_plan
+from yolov5_prune_plugin.core.training.rule import ENOUGH
 from yolov5_prune_plugin.errors import named
 from yolov5_prune_plugin.options import check_order, checked, flag, fraction_of, schedule_point, whole_from
 from yolov5_prune_plugin.plugin_api.methods import Method, TrainingMethod
@@ -69,7 +70,9 @@ class Gmp(TrainingMethod):
         options = self.options
         plan = gradual_plan(options.gmp_start, options.gmp_stop, options.gmp_every, options.gmp_sparsity)
         request = Request(options.gmp_sparsity, options.gmp_distribution)
-        return Gradual(selection.targets, lambda target, request: magnitude(target.weight), request, plan)
+        return Gradual(
+            selection.targets, lambda target, request: magnitude(target.weight), request, plan, enough=ENOUGH
+        )
 
 
 @hookimpl

@@ -78,6 +78,7 @@ class TrainingRun:
         if not training.resumed:
             training.masked.prepare(first)
         self.record = TrainingRecord(self.run, method.facts(), training)
+        training.masked.on_begin = self.record.begins
 
     @hookimpl
     def epoch_trained(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import importlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +13,17 @@ from typing import Any, Optional
 import torch
 from torch import nn
 
-from yolov5_prune_plugin.errors import PruneError, named
+from yolov5_prune_plugin.errors import PruneError, did_you_mean, named, near_file
 from yolov5_prune_plugin.plugin_api.run import Calibration, Run
 from yolov5_prune_plugin.yolov5.checkout import heads  # noqa: F401  # has core read the outputs of its models
-from yolov5_prune_plugin.yolov5.checkpoints.checkpoint import EXPORTED, check_file
+from yolov5_prune_plugin.yolov5.checkpoints.checkpoint import EXPORTED, OFFICIAL, check_file
 from yolov5_prune_plugin.yolov5.checkpoints.folding import fold_checkpoint
 from yolov5_prune_plugin.yolov5.compat.apply import apply
 from yolov5_prune_plugin.yolov5.seams.quiet import quiet
 from yolov5_prune_plugin.yolov5.seams.root import lacking, package_folders
 from yolov5_prune_plugin.yolov5.seams.seams import load_scripts
 
+BY_HAND = "get it by hand from https://github.com/ultralytics/yolov5/releases"
 TASKS = {"ClassificationModel": "classify/", "SegmentationModel": "segment/"}
 
 
@@ -51,7 +53,7 @@ class Upstream:
             if str(weights).endswith(EXPORTED):
                 raise PruneError("is an exported model; give the PyTorch weights (.pt) it was made from")
             if not weights.exists():
-                raise PruneError("no such file here; download it first, official weights come from upstream's releases")
+                weights = self.fetched(weights)
             check_file(weights)
             try:
                 checkpoint = torch.load(weights, map_location="cpu", weights_only=False)
@@ -68,6 +70,27 @@ class Upstream:
                 checkpoint[key] = None
         checkpoint["epoch"] = -1
         return checkpoint, _completed(model.float()).eval()
+
+    def fetched(self, weights: Path) -> Path:
+        """Have upstream's own function download official weights, to where it puts them.
+
+        Args:
+            weights: A name that is no file.
+
+        Raises:
+            PruneError: If it is no official name, or can't be downloaded.
+        """
+        if weights.name not in OFFICIAL:
+            meant = near_file(weights) or did_you_mean(weights.name, OFFICIAL)
+            raise PruneError(f"no such file, and no official name such as yolov5n.pt{meant}")
+        module = importlib.import_module(f"{self.package}utils.downloads")
+        try:
+            file = Path(module.attempt_download(str(weights)))
+        except Exception as error:
+            raise PruneError(f"cannot be downloaded: {_line(error)}; {BY_HAND}") from error
+        if not file.is_file():
+            raise PruneError(f"cannot be downloaded; {BY_HAND}")
+        return file
 
     def calibration(
         self, task: str, model: nn.Module, data: str, size: int, images: int, split: str, seed: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from yolov5_prune_plugin.errors import PruneError, named
+from yolov5_prune_plugin.errors import PruneError, did_you_mean, named, near_file
 from yolov5_prune_plugin.yolov5.checkpoints.unpacking import unpacked_checkpoint
 
 EXPORTED = (".onnx", ".torchscript", ".engine", ".xml", ".mlmodel", ".mlpackage", ".pb", ".tflite", ".pdmodel",
@@ -31,7 +31,9 @@ def check_weights(weights: list[str]) -> None:
             if file.exists():
                 check_file(file)
             elif file.suffix == ".pt" and "://" not in name and file.name not in OFFICIAL:
-                raise PruneError("no such file; give a .pt file, or an official name such as yolov5n.pt")
+                meant = did_you_mean(name, OFFICIAL) if file.parent == Path(".") else ""
+                raise PruneError("no such file; give a .pt file, or an official name such as yolov5n.pt"
+                                 f"{near_file(file) or meant}")  # fmt: skip
 
 
 def check_file(file: Path) -> None:

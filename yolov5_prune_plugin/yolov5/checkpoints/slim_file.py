@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,18 @@ def save_slim(
     except (OSError, RuntimeError) as error:
         what = f"cannot be written: {' '.join(str(error).split())[:200]}; nothing was left there"
         raise PruneError(what, f"file {file}") from error
+
+
+def bytes_of(checkpoint: dict[str, Any], model: nn.Module) -> int:
+    """Count the bytes of a model as a checkpoint in fp16, without training state.
+
+    Args:
+        checkpoint: The other entries, from ``Upstream.load``.
+        model: Any.
+    """
+    stream = io.BytesIO()
+    class_names.save({**checkpoint, "model": copy.deepcopy(model).half(), "ema": None}, stream)
+    return stream.tell()
 
 
 def note_widths(model: nn.Module, layers: Widths) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import atexit
 import functools
+import glob
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.errors import PruneError, near_file
 from yolov5_prune_plugin.yolov5.seams.seams import Script, package_of
+from yolov5_prune_plugin.yolov5.seams.wrapping import Override
 
 SUFFIX = ".y5z"
 FLAGS = ("weights", "model")  # classify/train.py calls it --model
@@ -22,6 +24,32 @@ _found: dict[str, str] = {}  # checkpoints of this run, by what was given
 def unpacked_checkpoint(weights: str) -> str:
     """Return the checkpoint that was made of a .y5z file in this run, and any other weights as they are."""
     return _found.get(weights, weights)
+
+
+def export_under(given: str) -> tuple[str, Path]:
+    """Find names that are free for what export.py writes beside the weights, and for our report there.
+
+    Args:
+        given: The weights.
+
+    Returns:
+        What export.py is to be told instead of ``given``, which loads the same; and the folder of the report.
+    """
+    file, number = Path(given), 1
+    while True:
+        again = "" if number == 1 else str(number)
+        name, folder = f"{file.stem}_pruned{again}", file.with_name(f"{file.stem}_prune{again}")
+        if not folder.exists() and not [*file.parent.glob(f"{glob.escape(name)}[._-]*")]:
+            break
+        number += 1
+    place = str(file.with_name(f"{name}.pt"))
+    _found[place] = unpacked_checkpoint(given)
+    return place, folder
+
+
+def names_given() -> dict[str, str]:
+    """The .y5z files of this run by the checkpoints that were made of them."""
+    return {place: given for given, place in _found.items() if is_packed(given)}
 
 
 def unpack_weights(script: Script, namespace: dict[str, Any], arguments: argparse.Namespace) -> None:
@@ -57,6 +85,32 @@ def unpack_weights(script: Script, namespace: dict[str, Any], arguments: argpars
         else:
             places = [unpacked_checkpoint(str(one)) if is_packed(one) else one for one in many]
             setattr(arguments, flag, places if isinstance(given, list) else places[0])
+            if script.role == "train":
+                _keep_names(namespace)
+
+
+def _keep_names(namespace: dict[str, Any]) -> None:
+    """Have opt.yaml hold the .y5z files that were given: the checkpoints of this run go when it ends."""
+
+    def with_names(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def save(*args: Any, **kwargs: Any) -> Any:
+            return original(*map(_named_as_given, args), **kwargs)
+
+        return save
+
+    if "yaml_save" in namespace:
+        namespace["yaml_save"] = with_names(namespace["yaml_save"])
+    elif "yaml" in namespace:  # until v6.1
+        module = namespace["yaml"]
+        namespace["yaml"] = Override(module, safe_dump=with_names(module.safe_dump), dump=with_names(module.dump))
+
+
+def _named_as_given(content: Any) -> Any:
+    names = names_given()
+    if not isinstance(content, dict):
+        return content
+    return {key: names.get(value, value) if isinstance(value, str) else value for key, value in content.items()}
 
 
 def is_packed(weights: Any) -> bool:
@@ -86,7 +140,7 @@ def _unpacked(file: Path, package: str) -> str:
     from yolov5_prune_plugin.yolov5.checkpoints.y5z import open_model, save_checkpoint
 
     if not file.is_file():
-        raise PruneError(f"{file}: no such file; yolov5-prune compress makes one of a checkpoint")
+        raise PruneError(f"{file}: no such file; yolov5-prune compress makes one of a checkpoint{near_file(file)}")
     opened, model = open_model(file, package)
     folder = Path(tempfile.mkdtemp(prefix="yolov5-prune-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -138,4 +138,12 @@ class _Parser(argparse.ArgumentParser):
 
         ours = [word.split("=")[0] for word in message.split() if word.startswith("--")]
         places = {word: scripts_with(word, self.scripts) for word in ours} if "unrecognized" in message else {}
-        return "".join(f"; {word} works in {', '.join(found)}" for word, found in places.items() if found)
+        said = "".join(f"; {word} works in {', '.join(found)}" for word, found in places.items() if found)
+        lost = [word for word, found in places.items() if not found]
+        if lost:
+            from yolov5_prune_plugin.errors import did_you_mean
+            from yolov5_prune_plugin.options import flags_of
+
+            known = [*self._option_string_actions, *flags_of(self._offer()[1])]
+            said += "".join(did_you_mean(word, known) for word in lost)
+        return said

@@ -11,10 +11,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Optional
 
-from yolov5_prune_plugin.errors import PruneError, named
+from yolov5_prune_plugin.errors import PruneError, named, near_file
 from yolov5_prune_plugin.yolov5.compat.apply import apply
 from yolov5_prune_plugin.yolov5.scripts.guard import main_guard
 from yolov5_prune_plugin.yolov5.seams.root import package_folders
+from yolov5_prune_plugin.yolov5.seams.seams import STARTED
 
 PATIENCE = 60.0  # seconds for a picture of upstream's that is being drawn as the script ends
 
@@ -37,6 +38,7 @@ def launch(target: str, arguments: Sequence[str], seams: Optional[str] = None) -
     code = compile(_activated(file, seams), str(file), "exec", dont_inherit=True)
     main = ModuleType("__main__")
     main.__dict__.update(__file__=str(file), __package__=package, __builtins__=__builtins__)
+    main.__dict__[STARTED] = ("yolov5-prune", "run", *(["--seams", seams] if seams else []), target)
     sys.modules["__main__"] = main
     sys.argv = [str(file), *arguments]
     sys.path[0] = os.getcwd() if package else str(file.resolve().parent)
@@ -55,7 +57,8 @@ def locate(target: str) -> tuple[Path, Optional[str]]:
     """
     if target.endswith(".py") or os.sep in target:
         if not Path(target).is_file():
-            raise PruneError("no such file; give a YOLOv5 script, or a module such as yolov5.val", "target")
+            raise PruneError("no such file; give a YOLOv5 script, or a module such as yolov5.val"
+                             f"{near_file(Path(target))}", "target")  # fmt: skip
         return Path(target), None
     top, *rest = target.split(".")
     sys.path.insert(0, os.getcwd())  # as python -m does

@@ -20,8 +20,17 @@ from yolov5_prune_plugin.yolov5.seams.seams import load_scripts
 
 ACTIVE, INACTIVE = "active", "not active"
 MARK = b"  # yolov5-prune: take out with yolov5-prune patch --revert"
-PREPARE = b"import yolov5_prune_plugin.yolov5 as _prune; _prune.prepare(__file__)"
-ACTIVATE = b"import yolov5_prune_plugin.yolov5 as _prune; _prune.activate(globals()%s)"
+# Without the package the script runs as it would without the line; its own parser then refuses flags of ours.
+CALL = (
+    b'__import__("yolov5_prune_plugin.yolov5", fromlist=["activate"]).%s'
+    b' if __import__("importlib.util", fromlist=["util"]).find_spec("yolov5_prune_plugin") else %s'
+)
+MISSING = (
+    b'print("yolov5-prune: the package yolov5-prune-plugin is missing in this Python, so " + __file__ + " runs as plain'
+    b" YOLOv5, without its flags and .y5z files: pip install yolov5-prune-plugin, or delete the lines that end in"
+    b' yolov5-prune patch --revert", file=__import__("sys").stderr)'
+    b' if __name__ in ("__main__", "hubconf.py") else None'
+)
 
 HUB, MAKES = "hubconf.py", b"\ndef _create("  # what torch.hub imports, and what it makes models with
 
@@ -157,9 +166,10 @@ def _with(checkout: Checkout, path: str, content: bytes) -> bytes:
     mark, lines = _lines(content)
     end = b"\r\n" if lines[0].endswith(b"\r\n") else b"\n"
     seams = f", {str(checkout.seams)!a}".encode() if checkout.seams else b""  # whatever the script's coding is
-    lines.insert(tree.body[index].lineno - 1, ACTIVATE % seams + MARK + end)
+    said = b"None" if checkout.early else MISSING  # once, by the first of our lines
+    lines.insert(tree.body[index].lineno - 1, CALL % (b"activate(globals()%s)" % seams, said) + MARK + end)
     if checkout.early:
-        lines.insert(first_line(tree) - 1, PREPARE + MARK + end)
+        lines.insert(first_line(tree) - 1, CALL % (b"prepare(__file__)", MISSING) + MARK + end)
     patched = mark + b"".join(lines)
     main_guard(file, patched)  # still parses
     return patched

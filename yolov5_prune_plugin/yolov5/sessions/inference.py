@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import functools
 import inspect
 from collections.abc import Callable, Generator
@@ -18,6 +19,7 @@ from yolov5_prune_plugin.errors import NoResultError, PruneError, clear_exit
 from yolov5_prune_plugin.plugin_api.run import Evaluation, Measurement, Run, Saved
 from yolov5_prune_plugin.yolov5.checkpoints.checkpoint import check_weights, source_of
 from yolov5_prune_plugin.yolov5.checkpoints.pruned_file import save_pruned
+from yolov5_prune_plugin.yolov5.checkpoints.unpacking import export_under, unpacked_checkpoint
 from yolov5_prune_plugin.yolov5.seams.seams import Script, package_of
 from yolov5_prune_plugin.yolov5.sessions.coco import Collector
 from yolov5_prune_plugin.yolov5.sessions.nms import Labels, TimeLimit
@@ -71,6 +73,7 @@ class InferenceSession(Session):
         self._base: Optional[Path] = None  # the script's run folder
         self._labels: Optional[Labels] = None
         self._waiting = True  # the next call of increment_path names the run folder
+        self._exports: dict[str, tuple[str, Path]] = {}  # by weights: export.py's name for them, and our folder
         self._reload: Callable[[str], nn.Module] = _no_reload
 
     def install(self) -> None:
@@ -80,6 +83,13 @@ class InferenceSession(Session):
             UpstreamError: If the script has none of the names we know for one of them.
         """
         seams: dict[str, Callable[[Any], Any]] = {"model_loaded": self._loading}
+        if self.script.role == "export":
+            self._name_exports()
+        if self.script.role in ("use", "export"):
+            if self.script.has("finished", self.namespace):
+                seams["finished"] = self._finishing
+            else:  # a script like v5.0's, which is one piece
+                atexit.register(self._finish)
         if self.script.role in ("validate", "use"):
             seams["run_folder"] = self._naming
         if self.script.role == "validate":
@@ -89,6 +99,30 @@ class InferenceSession(Session):
             if self.script.seams.get("suppression"):
                 seams["suppression"] = self._limit.watched
         self.wrap(seams)
+
+    def _name_exports(self) -> None:
+        """Have export.py write under names of their own, so that no export of the model as given is replaced."""
+        theirs = self.run.arguments
+        self.run.arguments = argparse.Namespace(**vars(theirs))  # as given
+        for weights in self.run.weights:
+            if "://" not in weights:
+                self._exports[weights] = export_under(weights)
+        names = [self._exports[weights][0] if weights in self._exports else weights for weights in self.run.weights]
+        theirs.weights = names if isinstance(theirs.weights, list) else names[0]
+
+    def _finishing(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            returned = original(*args, **kwargs)
+            with clear_exit():
+                self._finish()
+            return returned
+
+        return run
+
+    def _finish(self) -> None:
+        if self._model is not None:
+            self.plugins.hook.finished(run=self.run)
 
     def save(self, model: nn.Module, names: list[str], file: Path, facts: dict[str, Any]) -> Saved:
         """Write the model that was just loaded and changed, as ``checkpoint.save_pruned`` does.
@@ -113,6 +147,8 @@ class InferenceSession(Session):
                 _inner(model).to(dtype)  # a run leaves it in float32
                 return model
             with clear_exit():
+                if self.script.role == "export":
+                    args, kwargs = self._as_given(args, kwargs)
                 try:
                     model = original(*args, **kwargs)
                 except Exception as error:
@@ -121,9 +157,6 @@ class InferenceSession(Session):
                 self._reload = functools.partial(_load_again, original, args, kwargs)
                 self._inference = torch.is_inference_mode_enabled()
                 if self._what.changed:
-                    if self.script.role == "export":
-                        source = source_of(self.run.weights[0])
-                        self.run.folder = source.with_name(f"{source.stem}_prune")
                     self._model = _inner(model)
                     self._package = package_of(original)
                     self.plugins.hook.model_loaded(run=self.run, model=self._model)
@@ -132,6 +165,17 @@ class InferenceSession(Session):
                 return model
 
         return load
+
+    def _as_given(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """The arguments of a load by export.py with the weights' own name; the report goes beside them."""
+        name = kwargs["weights"] if "weights" in kwargs else args[0]
+        name = str(name[0] if isinstance(name, list) else name)
+        self.run.folder = next((folder for place, folder in self._exports.values() if place == name), None)
+        if self.run.folder is None:
+            source = source_of(name)
+            self.run.folder = source.with_name(f"{source.stem}_prune")
+        name = unpacked_checkpoint(name)
+        return ((), {**kwargs, "weights": name}) if "weights" in kwargs else ((name, *args[1:]), kwargs)
 
     def _counting(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap the loader of images: without any label nothing can be measured on them."""

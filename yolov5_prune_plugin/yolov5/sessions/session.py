@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Optional
@@ -14,7 +15,8 @@ from torch import nn
 from yolov5_prune_plugin.plugin_api.run import Calibration, Run, Saved
 from yolov5_prune_plugin.yolov5.checkout import heads  # noqa: F401  # has core read the outputs of its models
 from yolov5_prune_plugin.yolov5.checkpoints.folding import fold_when_loaded
-from yolov5_prune_plugin.yolov5.seams.seams import Script
+from yolov5_prune_plugin.yolov5.checkpoints.unpacking import names_given
+from yolov5_prune_plugin.yolov5.seams.seams import STARTED, Script
 
 
 class Session:
@@ -48,6 +50,9 @@ class Session:
         main = int(os.environ.get("RANK", -1)) in (-1, 0)
         self.run = Run(script.path, script.role, arguments, options, main, self.save)
         self.run.figure, self.run.calibration = script.figure, self.calibrate
+        self.run.started = namespace.get(STARTED) or ("python", os.path.relpath(str(namespace.get("__file__"))))
+        self.run.words = tuple(sys.argv[1:])
+        self.run.given_names = names_given()
         self._model: Optional[nn.Module] = None
         self._package = ""  # what upstream's dotted names start with
 

@@ -275,7 +275,7 @@ class TrainingSession(Session):
             check_alike(masked.masks)
             pruned, spliced = masked.take_counts()
             entry.update(step=masked.step, sparsity=masked.sparsity, pruned=pruned, spliced=spliced,
-                         updates=masked.updates)  # fmt: skip
+                         updates=masked.updates, **masked.figures())  # fmt: skip
         training.history.append(entry)
         self.plugins.hook.epoch_trained(run=self.run, training=training)
 
