@@ -172,7 +172,8 @@ def _patch(options: argparse.Namespace) -> int:
     act = patcher.check if options.check else patcher.revert if options.revert else patcher.patch
     states = act(checkout)
     for path, state in states.items():
-        print(f"{state:<16} {path}")
+        target = patcher.behind(checkout, path)
+        print(f"{state:<16} {path}" + (f" (at {target}, to which it is a link)" if target else ""))
     if not options.check and not options.revert:
         for path in patcher.left_out(checkout):
             print(f"{'left out':<16} {path} (no script that we know; a file for --seams can name it)")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from yolov5_prune_plugin.errors import NoResultError
+from yolov5_prune_plugin.files import temporary_folder
 from yolov5_prune_plugin.jobs.process import Job, last_lines, run
 from yolov5_prune_plugin.yolov5.checkout.upstream import Upstream
 from yolov5_prune_plugin.yolov5.seams.seams import load_scripts
@@ -36,13 +36,14 @@ def validate(
     """
     path = f"{task}val.py"
     figure = load_scripts()[path].figure
-    with tempfile.TemporaryDirectory(prefix="yolov5-prune-") as place:
-        out = Path(place) / "val"
+    with temporary_folder() as folder:
+        place = Path(folder)
+        out = place / "val"
         job = Job(
             ("-m", "yolov5_prune_plugin", "run", upstream.script(path), "--weights", str(weights.resolve()), "--data",
              data, "--imgsz", str(size), "--batch-size", str(batch), "--workers", "0", "--device", "cpu", "--project",
              str(out), "--name", "v", *flags),
-            Path(place) / "job", str(weights), Path.cwd())  # fmt: skip
+            place / "job", str(weights), Path.cwd())  # fmt: skip
         ended = run(job, {})
         report = out / "v" / "prune" / "report.json"
         if ended.code != 0 or not report.is_file():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -13,6 +12,7 @@ from typing import Any, Optional
 from rich.console import Console
 
 from yolov5_prune_plugin.errors import NoResultError, PruneError
+from yolov5_prune_plugin.files import temporary_folder
 from yolov5_prune_plugin.reporting.bench_report import costs_table, latency_table, write_bench
 from yolov5_prune_plugin.reporting.console import bar, plain_console
 
@@ -64,7 +64,7 @@ def bench(options: argparse.Namespace) -> int:
         models.append(as_used(model))
     close = True
     turns = len(there) * sum(_rounds(options, batch) for batch in options.batches)
-    with tempfile.TemporaryDirectory(prefix="yolov5-prune-") as folder, bar("rounds", turns) as step:
+    with temporary_folder() as folder, bar("rounds", turns) as step:
         for runtime in there:
             for batch in options.batches:
                 rows = _time(runtime, models, labels, options, batch, Path(folder), step)

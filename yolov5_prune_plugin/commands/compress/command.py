@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import io
 import zipfile
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from yolov5_prune_plugin.commands.compress.flags import CompressOptions, Size
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.files import check_new_file
+from yolov5_prune_plugin.files import check_new_file, new_file, shown
 from yolov5_prune_plugin.options import build
 
 if TYPE_CHECKING:
@@ -53,27 +54,21 @@ def compress_file(options: argparse.Namespace) -> int:
     content["source"] = _sizes_of(y5z.as_checkpoint(content, model, half=True))
     console = plain_console()
 
-    def write(weights: dict[str, Tensor]) -> int:
-        with console.status("packing"):
-            return container.write(options.output, content, weights, others, config.coder)
+    with new_file("-o", options.output) as place:  # gets its name once it was read again
 
-    try:
+        def write(weights: dict[str, Tensor]) -> int:
+            with console.status("packing"):
+                return container.write(place, content, weights, others, config.coder)
+
         weights = {name: state[name] for name in names}
         if config.lossless:
             content["sharing"] = {"lossless": True}
             write(weights)
         else:
-            judge = _judge(config, options, upstream, model) if config.budget is not None else None
+            judge = _judge(config, options, upstream, model, place) if config.budget is not None else None
             weights = cluster_all(weights, config, _wanted(config.size, content), content, write, console, judge)
-        _, again = y5z.open_model(options.output, upstream.package)
-        y5z.check_alike(model, again, {**state, **weights})
-    except BaseException as error:
-        options.output.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise PruneError(
-                f"-o {options.output}: cannot be written: {error.strerror}; nothing was left there"
-            ) from error
-        raise
+        opened = dataclasses.replace(container.read(place), file=options.output)
+        y5z.check_alike(model, y5z.model_in(opened, upstream.package), {**state, **weights})
     _say(options.output, console)
     return 0
 
@@ -90,10 +85,8 @@ def decompress_file(options: argparse.Namespace) -> int:
 
     upstream = find_upstream(options.repo)
     opened, model = y5z.open_model(options.file, upstream.package)
-    try:
-        size = y5z.save_checkpoint(options.output, opened.content, model)
-    except OSError as error:
-        raise PruneError(f"-o {options.output}: cannot be written: {error.strerror}; nothing was left there") from error
+    with new_file("-o", options.output) as place:
+        size = y5z.save_checkpoint(place, opened.content, model)
     print(f"{options.output}: {size:,} bytes, of {opened.size:,}; an ordinary checkpoint")
     return 0
 
@@ -111,16 +104,19 @@ def inspect_file(options: argparse.Namespace) -> int:
     from yolov5_prune_plugin.core.coding.sizes import sizes
     from yolov5_prune_plugin.reporting import compress_report as show
     from yolov5_prune_plugin.reporting.console import plain_console
+    from yolov5_prune_plugin.reporting.run_folder import write_new
 
     opened = container.read(options.file)
     found = sizes(opened)
-    console = plain_console(130)
-    console.print(show.table(found, str(options.file)))
+    console, title = plain_console(130), shown(options.file)
+    console.print(show.table(found, title))
     show.say_ratios(console, found, opened.content)
+    wanted = {}
     if options.png:
-        show.write_png(options.png, found, str(options.file))
+        wanted["--png"] = options.png, show.png_of(found, title)
     if options.html:
-        show.write_html(options.html, found, opened.content, str(options.file))
+        wanted["--html"] = options.html, show.html_of(found, opened.content, title)
+    write_new(wanted)
     return 0
 
 
@@ -133,7 +129,9 @@ def _sizes_of(save: Callable[[Any], None]) -> dict[str, int]:
     return {"fp16_bytes": len(plain.getvalue()), "zip_bytes": len(zipped.getvalue())}
 
 
-def _judge(config: CompressOptions, options: argparse.Namespace, upstream: Upstream, model: nn.Module) -> Judge:
+def _judge(
+    config: CompressOptions, options: argparse.Namespace, upstream: Upstream, model: nn.Module, place: Path
+) -> Judge:
     """Measures the checkpoint, and then the file, by upstream's val.py."""
     from yolov5_prune_plugin.commands.compress.search import Judge
     from yolov5_prune_plugin.commands.validate import validate
@@ -148,7 +146,7 @@ def _judge(config: CompressOptions, options: argparse.Namespace, upstream: Upstr
     figure, value = measure(options.weights)
     assert config.budget is not None
     print(f"{options.weights}: {figure} {value:.4f}", flush=True)
-    return Judge(figure, value, value - config.budget / 100, lambda: measure(options.output)[1])
+    return Judge(figure, value, value - config.budget / 100, lambda: measure(place)[1])
 
 
 def _wanted(size: Size | None, content: dict[str, Any]) -> int:

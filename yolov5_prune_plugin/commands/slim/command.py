@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import copy
 import shutil
-import tempfile
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from yolov5_prune_plugin.errors import NoResultError, PruneError, named
-from yolov5_prune_plugin.files import check_new_file, written_whole
+from yolov5_prune_plugin.files import check_new_file, new_file, temporary_folder
 from yolov5_prune_plugin.methods.slim.flags import SlimOptions, ValidationOptions, parse_target, slim_errors
 from yolov5_prune_plugin.options import build
 from yolov5_prune_plugin.reporting.console import bar
@@ -90,7 +89,7 @@ def slim_file(options: argparse.Namespace) -> int:
         report.measured("dense", figure, dense_value)
     example, sized = torch.rand(1, 3, TRACED * stride, TRACED * stride), torch.rand(1, 3, size, size)
     plan = None  # by the first try
-    with tempfile.TemporaryDirectory(prefix="yolov5-prune-") as folder:
+    with temporary_folder() as folder:
         for number in range(TRIES):
             model = copy.deepcopy(dense)
             wanted = config.slim_config(what, target)
@@ -118,17 +117,10 @@ def slim_file(options: argparse.Namespace) -> int:
             raise NoResultError(f"--keep-map {checks.keep_map:g} is missed at every target down to what was tried last;"
                                 " nothing was written. Fine-tune after cutting instead (train.py --slim), or take a"
                                 " lower --keep-map")  # fmt: skip
-        _keep(file, options.output)
+        with new_file("-o", options.output) as place:
+            shutil.copyfile(file, place)
     report.done(done, Written(options.output, figure, dense_value, value))
     if value is not None and value < COLLAPSED * dense_value:
         report.say(f"{figure} has collapsed ({dense_value:.4f} -> {value:.4f}): this file is a start for fine-tuning,"
                    " not for use. --keep-map SHARE backs off to a milder target")  # fmt: skip
     return 0
-
-
-def _keep(file: Path, output: Path) -> None:
-    try:
-        with written_whole(output, overwrite=False) as temporary:
-            shutil.copyfile(file, temporary)
-    except OSError as error:
-        raise PruneError(f"-o {output}: cannot be written: {error}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 import zlib
 from collections.abc import Mapping
@@ -89,13 +88,10 @@ def write(
         raise PruneError(f"a header of {len(text):,} bytes is too long; at most {_HEADER:,}")
     stored = zlib.compress(text, 9)
     start = _PREAMBLE.pack(MAGIC, VERSION, len(stored), len(text), 0)[:-4]
-    with written_whole(file) as temporary:
-        with open(temporary, "wb") as stream:
-            stream.write(start + struct.pack("<I", zlib.crc32(stored, zlib.crc32(start))) + stored)
-            for _, data in sections:
-                stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
+    with written_whole(file) as place, open(place, "wb") as stream:
+        stream.write(start + struct.pack("<I", zlib.crc32(stored, zlib.crc32(start))) + stored)
+        for _, data in sections:
+            stream.write(data)
     return file.stat().st_size
 
 

@@ -151,7 +151,7 @@ def save_checkpoint(file: Path, content: Mapping[str, Any], model: nn.Module) ->
     """Write a model as an ordinary checkpoint of upstream's.
 
     Args:
-        file: The file to write; it is replaced.
+        file: The file to write; must not exist.
         content: What ``describe`` returned, with the facts that are kept.
         model: The model to write.
 
@@ -161,9 +161,8 @@ def save_checkpoint(file: Path, content: Mapping[str, Any], model: nn.Module) ->
     Raises:
         OSError: If it can't be written; nothing is left then.
     """
-    with written_whole(file) as temporary:
-        with open(temporary, "wb") as stream:
-            as_checkpoint(content, model)(stream)
+    with written_whole(file, overwrite=False) as place, open(place, "wb") as stream:
+        as_checkpoint(content, model)(stream)
     return file.stat().st_size
 
 

@@ -25,7 +25,7 @@ from yolov5_prune_plugin.yolov5.seams.seams import Script, package_of
 from yolov5_prune_plugin.yolov5.sessions.best import Best
 from yolov5_prune_plugin.yolov5.sessions.loggers import LoggedFigures
 from yolov5_prune_plugin.yolov5.sessions.loss import Losses
-from yolov5_prune_plugin.yolov5.sessions.saving import save
+from yolov5_prune_plugin.yolov5.sessions.saving import save, stripping
 from yolov5_prune_plugin.yolov5.sessions.session import Session
 from yolov5_prune_plugin.yolov5.sessions.steps import steps_of
 
@@ -131,11 +131,14 @@ class TrainingSession(Session):
             "judged": self._best.judging,
             "validated": self._best.validating,
             "saved": self._saving,
+            "stripped": stripping,
         }
         if self._losses.needed:
             seams["loss"] = self._losses.making
         if not self.script.has("logged", self.namespace):
             del seams["logged"]  # a train.py like v5.0's has no loggers; what we count is in our own files then
+        if not self.script.has("stripped", self.namespace):
+            del seams["stripped"]
         self.wrap({event: wrapper for event, wrapper in seams.items() if self.script.seams.get(event)})
 
     def _around(self, original: Callable[..., Any]) -> Callable[..., Any]:
