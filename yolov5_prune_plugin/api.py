@@ -47,6 +47,7 @@ from yolov5_prune_plugin.files import check_new_file
 from yolov5_prune_plugin.files import new_file as _new_file
 from yolov5_prune_plugin.methods.oneshot.calibration import CalibrationOptions
 from yolov5_prune_plugin.methods.slim.flags import SlimOptions
+from yolov5_prune_plugin.options import check_seed as _check_seed
 from yolov5_prune_plugin.options import checked, flag
 from yolov5_prune_plugin.plugin_api.manager import load_plugins
 from yolov5_prune_plugin.plugin_api.methods import Method, TrainingMethod, oneshot_methods
@@ -148,7 +149,7 @@ def prune(
         raise PruneError(f"must be one of {', '.join(chosen.distributions)} with method {method}, got {spread!r}",
                          "distribution")  # fmt: skip
     with named("amount"):
-        request = Request(amount, spread, grain, seed)
+        request = Request(amount, spread, grain, _check_seed(seed))
     selection = find_targets(network, grain, include, exclude, linear)
     run = Run("python", "use", argparse.Namespace(weights=[], seed=seed), argparse.Namespace(**options), True)
     if chosen.uses_images():
@@ -210,6 +211,8 @@ def slim(
     network = _unwrapped(model)
     if not 0 < target < 1:
         raise PruneError(f"must be above 0 and below 1, got {target:g}", "target")
+    with named(default="seed"):
+        _check_seed(seed)
     _fold(network)
     work = copy.deepcopy(network)
     found = None if images is None else _Batches(images, work)
@@ -258,6 +261,8 @@ def compress(
     if place.suffix != y5z.SUFFIX:
         raise PruneError(f"{place}: must end in {y5z.SUFFIX}", "file")
     check_new_file("file", place)
+    with named(default="seed"):
+        _check_seed(seed)
     package = package_of(type(network))
     own = type(network).__module__ == f"{package}models.yolo"
     content = y5z.describe(network, {}, package) if own else {"writer": f"yolov5-prune-plugin {__version__}",

@@ -12,10 +12,10 @@ from typing import Optional
 from yolov5_prune_plugin import __version__
 from yolov5_prune_plugin.commands.compress.flags import CompressOptions
 from yolov5_prune_plugin.commands.curve.flags import CurveOptions
-from yolov5_prune_plugin.errors import clear_exit
+from yolov5_prune_plugin.errors import clear_exit, forgiving_output
 from yolov5_prune_plugin.jobs.options import EngineOptions
 from yolov5_prune_plugin.methods.slim.flags import RUNTIMES, SlimOptions, ValidationOptions
-from yolov5_prune_plugin.options import add_flags
+from yolov5_prune_plugin.options import add_flags, checked, size_in_bytes, whole_from
 
 COMMANDS = ("run", "patch", "curve", "sensitivity", "slim", "bench", "compress", "decompress", "inspect", "import",
             "demo")  # fmt: skip
@@ -28,9 +28,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         Exit code: 0 done; 1 ``patch --check`` found a script without activation, a point of a curve or the demo failed;
         2 wrong input; 130 interrupted by Ctrl-C.
     """
+    forgiving_output()
     options = _parser().parse_args(argv)
     options.command_line = ["yolov5-prune", *(sys.argv[1:] if argv is None else argv)]
     with clear_exit():
+        if getattr(options, "max_memory", None):
+            os.environ["YOLOV5_PRUNE_MAX_MEMORY"] = str(options.max_memory)  # validations of a file are to know it too
         try:
             return int(options.command(options) or 0)
         except KeyboardInterrupt:
@@ -87,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     slim.add_argument("-o", "--output", required=True, metavar="FILE", type=Path, help="where to; must not exist")
     slim.add_argument("--data", metavar="DATA", help="data set, for importance, repair and validation")
     slim.add_argument(
-        "--imgsz", type=int, metavar="N", help="image size of all that is measured (640; classifiers 224)"
+        "--imgsz", type=whole_from(1), metavar="N", help="image size of all that is measured (640; classifiers 224)"
     )
     slim.add_argument("--repo", type=Path, metavar="DIR", help="YOLOv5 checkout (default: here, or the package yolov5)")
     add_flags(slim, [SlimOptions, ValidationOptions])
@@ -95,10 +98,12 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="latency, memory and size of models side by side, in several runtimes")
     bench.add_argument("weights", metavar="W.pt", type=Path, nargs="+", help="checkpoints; ratios are to the first")
-    bench.add_argument("--imgsz", type=int, default=640, metavar="N", help="image size (640)")
-    bench.add_argument("--batches", type=int, nargs="+", default=[1, 16], metavar="B", help="batch sizes (1 16)")
+    bench.add_argument("--imgsz", type=whole_from(1), default=640, metavar="N", help="image size (640)")
     bench.add_argument(
-        "--rounds", type=int, default=40, metavar="N", help="timed rounds at batch 1; a fourth above (40)"
+        "--batches", type=whole_from(1), nargs="+", default=[1, 16], metavar="B", help="batch sizes (1 16)"
+    )
+    bench.add_argument(
+        "--rounds", type=whole_from(5), default=40, metavar="N", help="timed rounds at batch 1; a fourth above (40)"
     )
     bench.add_argument(
         "--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES, metavar="R",
@@ -127,10 +132,15 @@ def _parser() -> argparse.ArgumentParser:
     decompress.add_argument("--repo", type=Path, metavar="DIR", help=repo)
     decompress.set_defaults(command=_decompress)
 
+    memory = "memory that reading it may take (4 GiB, or $YOLOV5_PRUNE_MAX_MEMORY)"
+    for command in (compress, decompress):
+        command.add_argument("--max-memory", type=checked(size_in_bytes), metavar="SIZE", help=memory)
+
     inspect = commands.add_parser("inspect", help="where the bytes of a .y5z file go, layer by layer")
     inspect.add_argument("file", metavar="FILE.y5z", type=Path, help="the file")
     inspect.add_argument("--html", type=Path, metavar="FILE", help="the same as a page, with a picture")
     inspect.add_argument("--png", type=Path, metavar="FILE", help="the picture")
+    inspect.add_argument("--max-memory", type=checked(size_in_bytes), metavar="SIZE", help=memory)
     inspect.set_defaults(command=_inspect)
 
     imported = commands.add_parser("import", help="a state_dict or a whole model as a checkpoint that the scripts open")

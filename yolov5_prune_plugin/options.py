@@ -166,7 +166,7 @@ def seed(text: str) -> int:
     Raises:
         PruneError: If it is none.
     """
-    return check_seed(int(text) if re.fullmatch(r"\d{1,20}", text.strip()) else -1, text)
+    return check_seed(int(text) if re.fullmatch(r"\d{1,20}", text.strip(), re.ASCII) else -1, text)
 
 
 def check_seed(value: int, text: Optional[str] = None) -> int:
@@ -257,7 +257,7 @@ def whole_from(least: int) -> Callable[[str], int]:
     """Make a flag type: a whole number of at least so much."""
 
     def check(text: str) -> int:
-        if not text.strip().isdecimal() or int(text) < least:
+        if not re.fullmatch(r"\d{1,9}", text.strip(), re.ASCII) or int(text) < least:
             raise PruneError(f"must be a whole number, at least {least}; got {text!r}")
         return int(text)
 

@@ -6,11 +6,28 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from yolov5_prune_plugin.errors import NoResultError
+from yolov5_prune_plugin.errors import NoResultError, PruneError
 from yolov5_prune_plugin.files import temporary_folder
 from yolov5_prune_plugin.jobs.process import Job, last_lines, run
 from yolov5_prune_plugin.yolov5.checkout.upstream import Upstream
 from yolov5_prune_plugin.yolov5.seams.seams import load_scripts
+
+
+def check_data(upstream: Upstream, data: str) -> None:
+    """Refuse a data set that upstream's val.py would not find, before anything else is done.
+
+    Args:
+        upstream: Whose val.py; it looks in its data folder too.
+        data: For --data.
+
+    Raises:
+        PruneError: If there is no such file or folder.
+    """
+    name, folder = Path(data).name, upstream.root / "data"
+    if Path(data).exists() or "://" in data or any(folder.rglob(name) if name else ()):
+        return
+    if Path(data).suffix in (".yaml", ".yml", ".zip") or len(Path(data).parts) > 1:  # others are known to be downloaded
+        raise PruneError(f"no such file, here or in {folder}; give a data set's YAML", f"--data {data}")
 
 
 def validate(

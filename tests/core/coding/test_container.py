@@ -192,7 +192,7 @@ def test_bombs(tmp_path: Path) -> None:
 def test_the_environment_raises_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     container.write(tmp_path / "x.y5z", {}, {"w": torch.zeros(1 << 20).half()}, {})
     monkeypatch.setenv("YOLOV5_PRUNE_MAX_MEMORY", "4MB")
-    with pytest.raises(container.TooLargeError, match="YOLOV5_PRUNE_MAX_MEMORY=SIZE allows more"):
+    with pytest.raises(container.TooLargeError, match="YOLOV5_PRUNE_MAX_MEMORY allows more"):
         container.read(tmp_path / "x.y5z")
     monkeypatch.setenv("YOLOV5_PRUNE_MAX_MEMORY", "4 MiB")
     assert container.read(tmp_path / "x.y5z")

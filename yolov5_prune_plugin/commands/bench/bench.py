@@ -12,7 +12,7 @@ from typing import Any, Optional
 from rich.console import Console
 
 from yolov5_prune_plugin.errors import NoResultError, PruneError
-from yolov5_prune_plugin.files import temporary_folder
+from yolov5_prune_plugin.files import check_folder, temporary_folder
 from yolov5_prune_plugin.reporting.bench_report import costs_table, latency_table, write_bench
 from yolov5_prune_plugin.reporting.console import bar, plain_console
 
@@ -31,13 +31,7 @@ def bench(options: argparse.Namespace) -> int:
     """
     if len({str(file) for file in options.weights}) < len(options.weights):
         raise PruneError("bench: the same file is given twice")
-    if options.rounds < 5 or min(options.batches) < 1 or options.imgsz < 1:
-        raise PruneError(f"--rounds must be at least 5, --batches and --imgsz at least 1; got {options.rounds},"
-                         f" {options.batches}, {options.imgsz}")  # fmt: skip
-    try:
-        options.project.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PruneError(f"--project {options.project}: cannot be written to: {error}") from error
+    check_folder("--project", options.project)
 
     import torch
 

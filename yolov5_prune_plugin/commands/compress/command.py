@@ -36,12 +36,15 @@ def compress_file(options: argparse.Namespace) -> int:
     check_new_file("-o", options.output)
 
     from yolov5_prune_plugin.commands.compress.cluster import cluster_all
+    from yolov5_prune_plugin.commands.validate import check_data
     from yolov5_prune_plugin.core.coding import container
     from yolov5_prune_plugin.reporting.console import plain_console
     from yolov5_prune_plugin.yolov5.checkout.upstream import find_upstream
     from yolov5_prune_plugin.yolov5.checkpoints import y5z
 
     upstream = find_upstream(options.repo)
+    if config.data:
+        check_data(upstream, config.data)
     checkpoint, model = upstream.load(options.weights)
     try:
         content = y5z.describe(model, checkpoint, upstream.package)
@@ -98,15 +101,20 @@ def inspect_file(options: argparse.Namespace) -> int:
         PruneError: If the file is damaged, or one that is asked for can't be written.
     """
     for name in ("html", "png"):
-        if getattr(options, name):
-            check_new_file(f"--{name}", getattr(options, name))
+        file = getattr(options, name)
+        if file:
+            check_new_file(f"--{name}", file)
+            if file.suffix.lower() != f".{name}":
+                raise PruneError(f"--{name} {file}: must end in .{name}")
     from yolov5_prune_plugin.core.coding import container
     from yolov5_prune_plugin.core.coding.sizes import sizes
     from yolov5_prune_plugin.reporting import compress_report as show
     from yolov5_prune_plugin.reporting.console import plain_console
     from yolov5_prune_plugin.reporting.run_folder import write_new
+    from yolov5_prune_plugin.yolov5.checkpoints.header import check_content
 
     opened = container.read(options.file)
+    check_content(opened)
     found = sizes(opened)
     console, title = plain_console(130), shown(options.file)
     console.print(show.table(found, title))

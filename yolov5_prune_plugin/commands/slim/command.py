@@ -43,7 +43,7 @@ def slim_file(options: argparse.Namespace) -> int:
 
     import torch
 
-    from yolov5_prune_plugin.commands.validate import validate
+    from yolov5_prune_plugin.commands.validate import check_data, validate
     from yolov5_prune_plugin.core.channels.dependency_graph import tracer
     from yolov5_prune_plugin.core.channels.slim import slim
     from yolov5_prune_plugin.core.outputs.images import Images
@@ -59,6 +59,8 @@ def slim_file(options: argparse.Namespace) -> int:
 
     tracer()
     upstream = find_upstream(options.repo)
+    if options.data:
+        check_data(upstream, options.data)
     checkpoint, dense = upstream.load(options.weights)
     task, stride = task_of(dense), stride_of(dense)
     size = options.imgsz or (224 if task == "classify/" else 640)

@@ -213,7 +213,8 @@ def _read(file: Path, stream: BinaryIO, limit: int) -> Container:
     total = sum(section.size for section in sections)
     if FACTOR * total > limit:
         raise TooLargeError(f"unpacks to {total:,} bytes of tensors, which takes up to {FACTOR * total:,} of memory;"
-                            f" at most {limit:,} are allowed. {VARIABLE}=SIZE allows more")  # fmt: skip
+                            f" at most {limit:,} are allowed. max-memory, where a command has"
+                            f" that, or {VARIABLE} allows more")  # fmt: skip
     found, at = [], start
     for section in sections:
         _check(stream, section)

@@ -16,6 +16,7 @@ from torch import nn
 from yolov5_prune_plugin.core.training.average import bring_back, constrain_average
 from yolov5_prune_plugin.core.training.ranks import check_alike
 from yolov5_prune_plugin.errors import PruneError, clear_exit
+from yolov5_prune_plugin.files import check_folder
 from yolov5_prune_plugin.options import words
 from yolov5_prune_plugin.plugin_api.run import Training
 from yolov5_prune_plugin.yolov5.checkpoints import sidecar
@@ -169,6 +170,8 @@ class TrainingSession(Session):
         self.run.arguments, self.run.folder = opt, Path(opt.save_dir) / "prune"
         self._hyperparameters, self._model, self._batches, self._training = given[0], None, None, None
         self._logged.listen(given)
+        if self.run.main:
+            check_folder("--project", Path(opt.save_dir))
         try:
             returned = original(*args, **kwargs)
         except KeyError as error:
