@@ -4,8 +4,8 @@
 
 Of sections: bits are flipped, bytes inserted, removed, repeated and overwritten, numbers of the header changed,
 sections swapped; in nineteen of twenty files the checksums are made right again, so that the damage gets past them to
-the decoders. Of headers: the JSON of a real detector's, segmenter's and classifier's is changed by grammar - values of its
-fields, layers and arguments of the architecture, widths, names, shapes - and the file goes through ``open_model`` and
+the decoders. Of headers: the JSON of a real detector's, segmenter's and classifier's is changed by grammar - values of
+its fields, layers and arguments of the architecture, widths, names, shapes - and the file goes through ``open_model`` and
 one forward pass. Counted are files that open, that are refused, and what would be a fault: another exception, a process
 that dies, more memory than twice what the file declares (and ``SLACK``), or more than ``SECONDS``.
 """
@@ -358,8 +358,8 @@ TEXTS = ("", "x", "../../../../escaped", "/etc/passwd", "a/b", "..", "\x1b[2J", 
 OTHERS: tuple[Any, ...] = (None, True, False, [], {}, [[]], [None], {"a": 1}, [0] * 300, [[[[[[1]]]]]])
 LAYERS = ("Conv", "GhostConv", "Bottleneck", "SPP", "SPPF", "DWConv", "MixConv2d", "Focus", "CrossConv",
           "BottleneckCSP", "C3", "C3TR", "C3SPP", "C3Ghost", "C3x", "DWConvTranspose2d", "Concat", "Contract", "Expand",
-          "Detect", "Segment", "nn.BatchNorm2d", "nn.Conv2d", "nn.ConvTranspose2d", "nn.Upsample", "nn.MaxPool2d", "nn.ZeroPad2d",
-          "nn.Identity", "nn.ReflectionPad2d", "AutoShape", "DetectMultiBackend", "nn.Module", "eval")  # fmt: skip
+          "Detect", "Segment", "nn.BatchNorm2d", "nn.Conv2d", "nn.ConvTranspose2d", "nn.Upsample", "nn.MaxPool2d",
+          "nn.ZeroPad2d", "nn.Identity", "nn.ReflectionPad2d", "AutoShape", "DetectMultiBackend", "nn.Module", "eval")  # fmt: skip
 ACTIVATIONS = ("nn.SiLU()", "nn.ReLU(inplace=True)", "nn.Upsample(9)", "nn.ZeroPad2d(20000)", "nn.PReLU(99999)",
                "nn.AdaptiveAvgPool2d(99999)", "nn.Softmax2d()", "nn.GLU()", "nn.Identity(1)", "nn.Module()",
                "nn.Dropout(2)", "nn.Flatten(1)", "nn.LazyConv2d(3)")  # fmt: skip

@@ -27,8 +27,8 @@ def test_changed_headers_open_and_run_or_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("constriction")
     if find_spec("yolov5") is None:
         pytest.skip("needs the PyPI package yolov5")
-    done = subprocess.run([sys.executable, "-m", "benchmarks.fuzz_y5z", "--sections", "0", "--headers", "60", "--jobs",
-                           "1"], cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)  # fmt: skip
+    command = [sys.executable, "-m", "benchmarks.fuzz_y5z", "--sections", "0", "--headers", "60", "--jobs", "1"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "faults: 0" in done.stdout
 
