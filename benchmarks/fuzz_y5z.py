@@ -5,9 +5,9 @@
 Of sections: bits are flipped, bytes inserted, removed, repeated and overwritten, numbers of the header changed,
 sections swapped; in nineteen of twenty files the checksums are made right again, so that the damage gets past them to
 the decoders. Of headers: the JSON of a real detector's, segmenter's and classifier's is changed by grammar - values of
-its fields, layers and arguments of the architecture, widths, names, shapes - and the file goes through ``open_model`` and
-one forward pass. Counted are files that open, that are refused, and what would be a fault: another exception, a process
-that dies, more memory than twice what the file declares (and ``SLACK``), or more than ``SECONDS``.
+its fields, layers and arguments of the architecture, widths, names, shapes - and the file goes through ``open_model``
+and one forward pass. Counted are files that open, that are refused, and what would be a fault: another exception, a
+process that dies, more memory than twice what the file declares (and ``SLACK``), or more than ``SECONDS``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ALLOWED = container.FACTOR  # memory: so often what is declared,
 SLACK = 16 << 20  # and what decoders need for tables and windows
 HEADER = 64 << 20  # the same for a header, and the layers of a model without their weights
 SECONDS = 10.0
-BATCH = 250  # files of one process: if it dies, these are looked through again one by one
+BATCH = 50  # files of one process: if it dies, these are looked through again one by one
 
 Source = tuple[dict[str, Any], list[bytes]]
 
@@ -359,7 +359,8 @@ OTHERS: tuple[Any, ...] = (None, True, False, [], {}, [[]], [None], {"a": 1}, [0
 LAYERS = ("Conv", "GhostConv", "Bottleneck", "SPP", "SPPF", "DWConv", "MixConv2d", "Focus", "CrossConv",
           "BottleneckCSP", "C3", "C3TR", "C3SPP", "C3Ghost", "C3x", "DWConvTranspose2d", "Concat", "Contract", "Expand",
           "Detect", "Segment", "nn.BatchNorm2d", "nn.Conv2d", "nn.ConvTranspose2d", "nn.Upsample", "nn.MaxPool2d",
-          "nn.ZeroPad2d", "nn.Identity", "nn.ReflectionPad2d", "AutoShape", "DetectMultiBackend", "nn.Module", "eval")  # fmt: skip
+          "nn.ZeroPad2d", "nn.Identity", "nn.ReflectionPad2d", "AutoShape", "DetectMultiBackend", "nn.Module",
+          "eval")  # fmt: skip
 ACTIVATIONS = ("nn.SiLU()", "nn.ReLU(inplace=True)", "nn.Upsample(9)", "nn.ZeroPad2d(20000)", "nn.PReLU(99999)",
                "nn.AdaptiveAvgPool2d(99999)", "nn.Softmax2d()", "nn.GLU()", "nn.Identity(1)", "nn.Module()",
                "nn.Dropout(2)", "nn.Flatten(1)", "nn.LazyConv2d(3)")  # fmt: skip

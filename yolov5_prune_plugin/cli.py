@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional
 
@@ -17,6 +18,7 @@ from yolov5_prune_plugin.jobs.options import EngineOptions
 from yolov5_prune_plugin.methods.slim.flags import RUNTIMES, SlimOptions, ValidationOptions
 from yolov5_prune_plugin.options import add_flags, checked, size_in_bytes, whole_from
 
+MAX_MEMORY = "YOLOV5_PRUNE_MAX_MEMORY"
 COMMANDS = ("run", "patch", "curve", "sensitivity", "slim", "bench", "compress", "decompress", "inspect", "import",
             "demo")  # fmt: skip
 
@@ -32,15 +34,29 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     options = _parser().parse_args(argv)
     options.command_line = ["yolov5-prune", *(sys.argv[1:] if argv is None else argv)]
     with clear_exit():
-        if getattr(options, "max_memory", None):
-            os.environ["YOLOV5_PRUNE_MAX_MEMORY"] = str(options.max_memory)  # validations of a file are to know it too
         try:
-            return int(options.command(options) or 0)
+            with _memory_limit(getattr(options, "max_memory", None)):
+                return int(options.command(options) or 0)
         except KeyboardInterrupt:
             if options.command in (_run, _sensitivity):  # upstream's script: as it is without us
                 raise
             print("yolov5-prune: interrupted", file=sys.stderr)
             return 130
+
+
+@contextmanager
+def _memory_limit(size: Optional[int]) -> Iterator[None]:
+    """Raise the limit of memory for reading a file; in the environment, as validations of it are to know that too."""
+    before = os.environ.get(MAX_MEMORY)
+    if size:
+        os.environ[MAX_MEMORY] = str(size)
+    try:
+        yield
+    finally:
+        if size:
+            os.environ.pop(MAX_MEMORY)
+            if before is not None:
+                os.environ[MAX_MEMORY] = before
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -86,8 +86,7 @@ def clear_exit() -> Iterator[None]:
     except OSError as error:
         if error.errno not in _OF_PLACES:
             raise
-        place = f"{error.filename}: " if error.filename else "" if _stdout_works() else "standard output: "
-        _leave(f"{place}{error.strerror}", 2, error)
+        _leave(f"{error.filename or 'output'}: {error.strerror}", 2, error)
     except RuntimeError as error:
         if not any(what in str(error) for what in _NO_MEMORY):
             raise
