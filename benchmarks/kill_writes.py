@@ -30,9 +30,9 @@ from benchmarks.table import print_table
 from yolov5_prune_plugin import cli
 from yolov5_prune_plugin.files import PRIVATE, data_dir, written_whole
 
-CALLS = ("write", "pwrite64", "writev", "rename", "renameat", "renameat2", "link", "linkat", "unlink",
-         "unlinkat", "mkdir", "mkdirat", "rmdir", "symlink", "ftruncate", "fsync", "fallocate", "copy_file_range", "sendfile", "chmod",
-         "fchmod")  # fmt: skip
+CALLS = ("write", "pwrite64", "writev", "rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat",
+         "mkdir", "mkdirat", "rmdir", "symlink", "ftruncate", "fsync", "fallocate", "copy_file_range", "sendfile",
+         "chmod", "fchmod")  # fmt: skip
 WEIGHTS = data_dir() / "shapes-yolov5n.pt"
 
 
