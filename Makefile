@@ -43,6 +43,7 @@ bench: $(VENV)/.test
 	$(PY) -m benchmarks.compress_mnist --table
 	$(PY) -m benchmarks.compress_speed
 	$(PY) -m benchmarks.fuzz_y5z
+	$(PY) -m benchmarks.kill_writes
 
 dist: $(VENV)/.test
 	$(PY) -m build

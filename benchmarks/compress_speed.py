@@ -82,6 +82,7 @@ def measure(
     assert all(torch.equal(back[key], tensor) for key, tensor in {**shared, **others}.items())
     bound, written = shannon(container.read(file))
     model.load_state_dict(back)
+    (folder / "x.pt").unlink(missing_ok=True)
     y5z.save_checkpoint(folder / "x.pt", content, model.half())
     _, load = timed(lambda: torch.load(folder / "x.pt", map_location="cpu", weights_only=False))
     data = (folder / "x.pt").read_bytes()

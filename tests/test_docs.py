@@ -99,4 +99,4 @@ def test_the_site_has_all_pages() -> None:
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     listed = set(re.findall(r": ([\w/-]+\.md)$", nav, flags=re.MULTILINE))
     assert listed == {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")} | {
-        "index.md", "contributing.md", "changelog.md"}  # fmt: skip
+        "index.md", "contributing.md", "changelog.md", "security.md"}  # fmt: skip

@@ -17,7 +17,6 @@ import argparse
 import copy
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -44,9 +43,11 @@ from yolov5_prune_plugin.core.training.masked import Masked
 from yolov5_prune_plugin.core.training.rule import Rule
 from yolov5_prune_plugin.core.training.schedule import Window, cubic
 from yolov5_prune_plugin.errors import NoResultError, PruneError, UpstreamError, named
-from yolov5_prune_plugin.files import check_new_file, written_whole
+from yolov5_prune_plugin.files import check_new_file
+from yolov5_prune_plugin.files import new_file as _new_file
 from yolov5_prune_plugin.methods.oneshot.calibration import CalibrationOptions
 from yolov5_prune_plugin.methods.slim.flags import SlimOptions
+from yolov5_prune_plugin.options import check_seed as _check_seed
 from yolov5_prune_plugin.options import checked, flag
 from yolov5_prune_plugin.plugin_api.manager import load_plugins
 from yolov5_prune_plugin.plugin_api.methods import Method, TrainingMethod, oneshot_methods
@@ -148,7 +149,7 @@ def prune(
         raise PruneError(f"must be one of {', '.join(chosen.distributions)} with method {method}, got {spread!r}",
                          "distribution")  # fmt: skip
     with named("amount"):
-        request = Request(amount, spread, grain, seed)
+        request = Request(amount, spread, grain, _check_seed(seed))
     selection = find_targets(network, grain, include, exclude, linear)
     run = Run("python", "use", argparse.Namespace(weights=[], seed=seed), argparse.Namespace(**options), True)
     if chosen.uses_images():
@@ -210,6 +211,8 @@ def slim(
     network = _unwrapped(model)
     if not 0 < target < 1:
         raise PruneError(f"must be above 0 and below 1, got {target:g}", "target")
+    with named(default="seed"):
+        _check_seed(seed)
     _fold(network)
     work = copy.deepcopy(network)
     found = None if images is None else _Batches(images, work)
@@ -258,6 +261,8 @@ def compress(
     if place.suffix != y5z.SUFFIX:
         raise PruneError(f"{place}: must end in {y5z.SUFFIX}", "file")
     check_new_file("file", place)
+    with named(default="seed"):
+        _check_seed(seed)
     package = package_of(type(network))
     own = type(network).__module__ == f"{package}models.yolo"
     content = y5z.describe(network, {}, package) if own else {"writer": f"yolov5-prune-plugin {__version__}",
@@ -271,7 +276,7 @@ def compress(
         weights = {name: _Histogram(weight, _by_filter(weight)).cluster(wanted[name], init, seed).weight
                    for name, weight in weights.items()}  # fmt: skip
     others = {name: tensor for name, tensor in state.items() if name not in weights}
-    with _new_file(place) as temporary:
+    with _new_file("file", place) as temporary:
         size = _container.write(temporary, content, weights, others, coder)
         if own:
             y5z.check_alike(network, y5z.open_model(temporary, package)[1], {**state, **weights})
@@ -378,13 +383,3 @@ def _sides(size: Union[int, tuple[int, int], None], found: Optional[_Batches]) -
     if size is None:
         return (640, 640) if found is None else tuple(found.tensors[0].shape[2:])  # type: ignore[return-value]
     return (size, size) if isinstance(size, int) else size
-
-
-@contextmanager
-def _new_file(file: Path) -> Iterator[Path]:
-    """A temporary name that becomes the file if the block succeeds, and if there is none by then."""
-    try:
-        with written_whole(file, overwrite=False) as temporary:
-            yield temporary
-    except OSError as error:
-        raise PruneError(f"{file}: cannot be written: {error.strerror or error}; nothing was left there") from error

@@ -7,19 +7,20 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import NoReturn, Optional
 
 from yolov5_prune_plugin import __version__
 from yolov5_prune_plugin.commands.compress.flags import CompressOptions
 from yolov5_prune_plugin.commands.curve.flags import CurveOptions
-from yolov5_prune_plugin.errors import clear_exit, did_you_mean
+from yolov5_prune_plugin.errors import clear_exit, did_you_mean, forgiving_output
 from yolov5_prune_plugin.jobs.options import EngineOptions
 from yolov5_prune_plugin.methods.slim.flags import RUNTIMES, SlimOptions, ValidationOptions
-from yolov5_prune_plugin.options import add_flags, meant_choice
+from yolov5_prune_plugin.options import add_flags, checked, meant_choice, size_in_bytes, whole_from
 
+MAX_MEMORY = "YOLOV5_PRUNE_MAX_MEMORY"
 COMMANDS = ("run", "patch", "curve", "sensitivity", "slim", "bench", "compress", "decompress", "inspect", "import",
             "demo")  # fmt: skip
 
@@ -31,6 +32,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         Exit code: 0 done; 1 ``patch --check`` found a script without activation, a point of a curve or the demo failed;
         2 wrong input; 130 interrupted by Ctrl-C.
     """
+    forgiving_output()
     words = list(sys.argv[1:] if argv is None else argv)
     parser = make_parser()
     parser.words = words
@@ -39,7 +41,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     as_json = getattr(options, "json", False) or "--json" in getattr(options, "arguments", ())
     with clear_exit():
         try:
-            with redirect_stdout(sys.stderr) if as_json and options.command in WITH_JSON else nullcontext():
+            silent = redirect_stdout(sys.stderr) if as_json and options.command in WITH_JSON else nullcontext()
+            with silent, _memory_limit(getattr(options, "max_memory", None)):
                 code = int(options.command(options) or 0)
             if as_json and options.result is not None:
                 print(json.dumps(options.result, indent=2))
@@ -52,6 +55,21 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         except BrokenPipeError:  # as of "| head": what was asked for is done
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
+
+
+@contextmanager
+def _memory_limit(size: Optional[int]) -> Iterator[None]:
+    """Raise the limit of memory for reading a file; in the environment, as validations of it are to know that too."""
+    before = os.environ.get(MAX_MEMORY)
+    if size:
+        os.environ[MAX_MEMORY] = str(size)
+    try:
+        yield
+    finally:
+        if size:
+            os.environ.pop(MAX_MEMORY)
+            if before is not None:
+                os.environ[MAX_MEMORY] = before
 
 
 class _Parser(argparse.ArgumentParser):
@@ -120,7 +138,7 @@ def make_parser() -> _Parser:
                       " builds it; blocks that a yaml has no words for are spelled out")  # fmt: skip
     slim.add_argument("--data", metavar="DATA", help="data set, for importance, repair and validation")
     slim.add_argument(
-        "--imgsz", type=int, metavar="N", help="image size of all that is measured (640; classifiers 224)"
+        "--imgsz", type=whole_from(1), metavar="N", help="image size of all that is measured (640; classifiers 224)"
     )
     slim.add_argument("--repo", type=Path, metavar="DIR", help="YOLOv5 checkout (default: here, or the package yolov5)")
     add_flags(slim, [SlimOptions, ValidationOptions])
@@ -129,12 +147,14 @@ def make_parser() -> _Parser:
 
     bench = commands.add_parser("bench", help="latency, memory and size of models side by side, in several runtimes")
     bench.add_argument("weights", metavar="W.pt", type=Path, nargs="+", help="checkpoints; ratios are to the first")
-    bench.add_argument("--imgsz", type=int, default=640, metavar="N", help="image size (640)")
+    bench.add_argument("--imgsz", type=whole_from(1), default=640, metavar="N", help="image size (640)")
     bench.add_argument("--data", default="", metavar="DATA", help="data set on which each model is measured too")
-    bench.add_argument("--batch-size", type=int, default=8, metavar="N", help="images in a batch of that (8)")
-    bench.add_argument("--batches", type=int, nargs="+", default=[1, 16], metavar="B", help="batch sizes (1 16)")
+    bench.add_argument("--batch-size", type=whole_from(1), default=8, metavar="N", help="images in a batch of that (8)")
     bench.add_argument(
-        "--rounds", type=int, default=40, metavar="N", help="timed rounds at batch 1; a fourth above (40)"
+        "--batches", type=whole_from(1), nargs="+", default=[1, 16], metavar="B", help="batch sizes (1 16)"
+    )
+    bench.add_argument(
+        "--rounds", type=whole_from(5), default=40, metavar="N", help="timed rounds at batch 1; a fourth above (40)"
     )
     bench.add_argument(
         "--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES, metavar="R",
@@ -165,11 +185,16 @@ def make_parser() -> _Parser:
     decompress.add_argument("--repo", type=Path, metavar="DIR", help=repo)
     decompress.set_defaults(command=_decompress)
 
+    memory = "memory that reading it may take (4 GiB, or $YOLOV5_PRUNE_MAX_MEMORY)"
+    for command in (compress, decompress):
+        command.add_argument("--max-memory", type=checked(size_in_bytes), metavar="SIZE", help=memory)
+
     inspect = commands.add_parser("inspect", help="where the bytes of a .y5z file go, layer by layer")
     inspect.add_argument("file", metavar="FILE.y5z", type=Path, help="the file")
     inspect.add_argument("--html", type=Path, metavar="FILE", help="the same as a page, with a picture")
     inspect.add_argument("--png", type=Path, metavar="FILE", help="the picture")
     _add_json(inspect)
+    inspect.add_argument("--max-memory", type=checked(size_in_bytes), metavar="SIZE", help=memory)
     inspect.set_defaults(command=_inspect)
 
     imported = commands.add_parser("import", help="a state_dict or a whole model as a checkpoint that the scripts open")
@@ -217,7 +242,8 @@ def _patch(options: argparse.Namespace) -> int:
     act = patcher.check if options.check else patcher.revert if options.revert else patcher.patch
     states = act(checkout)
     for path, state in states.items():
-        print(f"{state:<16} {path}")
+        target = patcher.behind(checkout, path)
+        print(f"{state:<16} {path}" + (f" (at {target}, to which it is a link)" if target else ""))
     if not options.check and not options.revert:
         for path in patcher.left_out(checkout):
             print(f"{'left out':<16} {path} (no script that we know; a file for --seams can name it)")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Optional
+from typing import NoReturn, Optional
 
 
 class PruneError(ValueError):
@@ -59,18 +62,61 @@ def named(default: Optional[str] = None, **names: str) -> Iterator[None]:
         raise PruneError(error.message, known or default) from None
 
 
+# errors of a place to write or read that say all there is to say: a full or read-only disk, no right to it
+_OF_PLACES = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE,
+              errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENOTSUP}  # fmt: skip
+_NO_MEMORY = ("DefaultCPUAllocator", "CUDA out of memory")  # in RuntimeErrors of torch
+
+
 @contextmanager
 def clear_exit() -> Iterator[None]:
-    """Turn a PruneError or UpstreamError into one line and exit code 2, a NoResultError into one and exit code 1.
+    """Turn errors that say all there is to say into one line and an exit code; they pass upstream's ``except``.
 
-    It passes through upstream's own ``except Exception``.
+    Exit code 2: a PruneError or UpstreamError, a place that can't be written to or read, memory that is not there. 1: a
+    NoResultError; also without a line, where nobody reads our output any more.
     """
     try:
         yield
-    except (PruneError, UpstreamError, NoResultError) as error:
         sys.stdout.flush()
-        print(f"yolov5-prune: error: {error}", file=sys.stderr)
-        raise SystemExit(1 if isinstance(error, NoResultError) else 2) from None
+    except (PruneError, UpstreamError, NoResultError) as error:
+        _leave(str(error), 1 if isinstance(error, NoResultError) else 2, error)
+    except BrokenPipeError as error:
+        _leave("", 1, error)
+    except MemoryError as error:
+        _leave("needs more memory than there is", 2, error)
+    except OSError as error:
+        if error.errno not in _OF_PLACES:
+            raise
+        _leave(f"{error.filename or 'output'}: {error.strerror}", 2, error)
+    except RuntimeError as error:
+        if not any(what in str(error) for what in _NO_MEMORY):
+            raise
+        _leave(f"needs more memory than there is: {' '.join(str(error).split())[:160]}", 2, error)
+
+
+def forgiving_output() -> None:
+    """Have what an encoding of our output lacks written as an escape, instead of ending the run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _leave(line: str, code: int, error: BaseException) -> NoReturn:
+    if not _stdout_works():
+        with suppress(OSError, ValueError):  # what is left in its buffer would fail once more as Python ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if line:
+        with suppress(OSError):
+            print(f"yolov5-prune: error: {line}", file=sys.stderr)
+    raise SystemExit(code) from (None if isinstance(error, (PruneError, UpstreamError, NoResultError)) else error)
+
+
+def _stdout_works() -> bool:
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def did_you_mean(text: str, known: Iterable[str]) -> str:

@@ -183,6 +183,46 @@ def help_text(classes: Iterable[type], width_like: argparse.ArgumentParser) -> s
     return parser.format_help()
 
 
+_UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+
+
+def size_in_bytes(text: str) -> int:
+    """Read ``400000``, ``350KB``, ``1.2MB`` or ``8GB``; KiB, MiB and GiB are powers of 1024.
+
+    Raises:
+        PruneError: If it is none of these.
+    """
+    found = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?|\.\d{1,18}) ?([a-zA-Z]*)", text.strip())
+    size = float(found[1]) * _UNITS.get(found[2].upper(), 0) if found else 0.0
+    if not 1 <= size < 1 << 62:
+        raise PruneError(f"must be a size such as 350KB, 1.2MB or 400000; got {text!r}")
+    return int(size)
+
+
+def seed(text: str) -> int:
+    """Read the seed of something random: a whole number that every generator takes.
+
+    Raises:
+        PruneError: If it is none.
+    """
+    return check_seed(int(text) if re.fullmatch(r"\d{1,20}", text.strip(), re.ASCII) else -1, text)
+
+
+def check_seed(value: int, text: Optional[str] = None) -> int:
+    """Refuse a seed that not every generator takes.
+
+    Args:
+        value: The seed.
+        text: What it was given as.
+
+    Raises:
+        PruneError: If it is below 0 or above 2^32 - 1.
+    """
+    if not 0 <= value < 1 << 32:
+        raise PruneError(f"must be a whole number from 0 to {(1 << 32) - 1}, got {value if text is None else text!r}")
+    return value
+
+
 def fraction_of(what: str) -> Callable[[str], float]:
     """Make a flag type: a number in (0, 1), called so in errors, such as ``sparsity``."""
 
@@ -257,7 +297,7 @@ def whole_from(least: int) -> Callable[[str], int]:
     """Make a flag type: a whole number of at least so much."""
 
     def check(text: str) -> int:
-        if not text.strip().isdecimal() or int(text) < least:
+        if not re.fullmatch(r"\d{1,9}", text.strip(), re.ASCII) or int(text) < least:
             raise PruneError(f"must be a whole number, at least {least}; got {text!r}")
         return int(text)
 

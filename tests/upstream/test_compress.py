@@ -188,8 +188,22 @@ def _layer(content: dict[str, Any]) -> None:
     ("change", "what"),
     [
         (_layer, "which is none of upstream's"),
-        (lambda content: content["yaml"].update(width_multiple=50), "more weights than the file"),
-        (lambda content: content["yaml"].update(nc=5), "model.24.m.0.weight has shape [27, 64, 1, 1]"),
+        (lambda content: content["yaml"].update(width_multiple=50), "with more than 65,536 channels"),
+        (lambda content: content["yaml"].update(width_multiple=2), "model.0.conv.weight has shape [16, 3, 6, 6]"),
+        (lambda content: content["yaml"].update(nc=5), "content.yaml.nc must be content.nc, 4; got 5"),
+        (
+            lambda content: (content["yaml"].update(nc=5), content.update(nc=5)),
+            "model.24.m.0.weight has shape [27, 64, 1, 1]",
+        ),
+        (
+            lambda content: content["yaml"]["backbone"].insert(0, [-1, 1, "nn.ZeroPad2d", [20000]]),
+            "too large to be run",
+        ),
+        (
+            lambda content: content["yaml"]["backbone"].insert(0, [-1, 1, "nn.MaxPool2d", [301, 1, 150]]),
+            "too large to be run",
+        ),
+        (lambda content: content["facts"].update(ema="x"), "content.facts has the key 'ema'"),
         (lambda content: content.update(widths={"model.0.conv": [4, 3]}), "model.0.conv.weight has shape"),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolov5_prune_plugin.errors import PruneError, did_you_mean, named, near_file
-from yolov5_prune_plugin.files import written_whole
+from yolov5_prune_plugin.files import new_file
 from yolov5_prune_plugin.reporting.run_folder import check_place
 
 if TYPE_CHECKING:
@@ -219,9 +219,5 @@ def _write(file: Path, model: nn.Module) -> None:
         parameter.requires_grad = False
     content = {"epoch": -1, "best_fitness": None, "model": model.half(), "ema": None, "updates": None,
                "optimizer": None, "opt": None, "date": None}  # fmt: skip
-    try:
-        with written_whole(file, overwrite=False) as temporary, open(temporary, "wb") as stream:
-            class_names.save(content, stream)
-    except OSError as error:
-        raise PruneError(f"cannot be written: {error.strerror or error}; nothing was left there", f"-o {file}"
-                         ) from error  # fmt: skip
+    with new_file("-o", file) as place, open(place, "wb") as stream:
+        class_names.save(content, stream)

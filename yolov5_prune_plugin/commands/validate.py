@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from yolov5_prune_plugin.errors import NoResultError
+from yolov5_prune_plugin.errors import NoResultError, PruneError
+from yolov5_prune_plugin.files import temporary_folder
 from yolov5_prune_plugin.jobs.process import Job, last_lines, run
 from yolov5_prune_plugin.reporting.next_steps import ours
 from yolov5_prune_plugin.yolov5.checkout.upstream import Upstream
@@ -41,6 +41,23 @@ def train_command(upstream: Upstream, task: str, weights: object, data: object, 
     return script_command(upstream, f"{task}train.py", flag, weights, "--data", data, *arguments)
 
 
+def check_data(upstream: Upstream, data: str) -> None:
+    """Refuse a data set that upstream's val.py would not find, before anything else is done.
+
+    Args:
+        upstream: Whose val.py; it looks in its data folder too.
+        data: For --data.
+
+    Raises:
+        PruneError: If there is no such file or folder.
+    """
+    name, folder = Path(data).name, upstream.root / "data"
+    if Path(data).exists() or "://" in data or any(folder.rglob(name) if name else ()):
+        return
+    if Path(data).suffix in (".yaml", ".yml", ".zip") or len(Path(data).parts) > 1:  # others are known to be downloaded
+        raise PruneError(f"no such file, here or in {folder}; give a data set's YAML", f"--data {data}")
+
+
 def validate(
     upstream: Upstream, task: str, weights: Path, data: str, size: int, batch: int,
     flags: Sequence[str] = ("--prune", "0"),
@@ -64,13 +81,14 @@ def validate(
     """
     path = f"{task}val.py"
     figure = load_scripts()[path].figure
-    with tempfile.TemporaryDirectory(prefix="yolov5-prune-") as place:
-        out = Path(place) / "val"
+    with temporary_folder() as folder:
+        place = Path(folder)
+        out = place / "val"
         job = Job(
             ("-m", "yolov5_prune_plugin", "run", upstream.script(path), "--weights", str(weights.resolve()), "--data",
              data, "--imgsz", str(size), "--batch-size", str(batch), "--workers", "0", "--device", "cpu", "--project",
              str(out), "--name", "v", *flags),
-            Path(place) / "job", str(weights), Path.cwd())  # fmt: skip
+            place / "job", str(weights), Path.cwd())  # fmt: skip
         ended = run(job, {})
         report = out / "v" / "prune" / "report.json"
         if ended.code != 0 or not report.is_file():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,7 +13,7 @@ from yolov5_prune_plugin.core.coding.sizes import Sizes
 from yolov5_prune_plugin.reporting.figure import GONE, KEPT, canvas, open_frame, save_png
 from yolov5_prune_plugin.reporting.html_page import html_page, svg
 from yolov5_prune_plugin.reporting.labels import label
-from yolov5_prune_plugin.reporting.run_folder import text_of, write_report
+from yolov5_prune_plugin.reporting.run_folder import Writer, text_of
 from yolov5_prune_plugin.reporting.tables import Table
 
 COLUMNS = ("weights", "kept", "clusters", "codebook", "indices", "positions", "bytes", "bits/weight")
@@ -173,33 +172,25 @@ def draw(found: Sizes, title: str) -> Any:
     return figure
 
 
-def write_png(file: Path, found: Sizes, title: str) -> None:
-    """Write the picture of ``draw``.
+def png_of(found: Sizes, title: str) -> Writer:
+    """Make what writes the picture of ``draw``.
 
     Args:
-        file: The PNG.
         found: Where the bytes go.
         title: Above it.
-
-    Raises:
-        PruneError: If it can't be written.
     """
-    write_report(file.parent, {file.name: lambda place: save_png(draw(found, title), place)}, "the picture")
+    return lambda file: save_png(draw(found, title), file)
 
 
-def write_html(file: Path, found: Sizes, content: Mapping[str, Any], title: str) -> None:
-    """Write one page that needs nothing else: ratios, picture and table.
+def html_of(found: Sizes, content: Mapping[str, Any], title: str) -> Writer:
+    """Make what writes one page that needs nothing else: ratios, picture and table.
 
     Args:
-        file: Where to.
         found: Where the bytes go.
         content: Of the .y5z file's header.
         title: Heading.
-
-    Raises:
-        PruneError: If it can't be written.
     """
     frame = pd.DataFrame([*rows(found), *totals(found)], columns=["layer", "shape", *COLUMNS])
     page = html_page(title, *(f"<p>{html.escape(line)}</p>" for line in ratios(found, content)),
                      svg(draw(found, title)), frame.to_html(index=False, escape=True, border=0))  # fmt: skip
-    write_report(file.parent, {file.name: text_of(page)}, "the page")
+    return text_of(page)

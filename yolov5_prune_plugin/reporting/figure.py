@@ -32,7 +32,7 @@ def save_png(figure: Any, file: Path) -> None:
         figure: From ``canvas``.
         file: Where to.
     """
-    figure.savefig(file, dpi=120)
+    figure.savefig(file, dpi=120, format="png")
 
 
 def open_frame(*many: Any) -> None:

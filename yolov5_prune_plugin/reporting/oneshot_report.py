@@ -78,8 +78,8 @@ class Record:
                 "layers.csv": csv_of(layers_frame(self.sparsity)),
                 "layers.png": lambda file: plot_layers(self.sparsity, title, file),
                 "amounts.yaml": lambda file: write_amounts(file, amounts),
+                "report.json": json_of(self.content),
             })  # fmt: skip
-        self._write()
 
     def saved(self, saved: Saved) -> None:
         """Say what was saved, and note it in the report."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import signal
 import struct
@@ -19,7 +20,8 @@ import torch
 
 from tests.core.coding import plain_reader
 from tests.core.coding.test_packing import patterned, sparse
-from yolov5_prune_plugin.core.coding import container, packing
+from yolov5_prune_plugin.core.coding import ans, container, entropy, packing, positions
+from yolov5_prune_plugin.core.coding.cursor import Cursor, number
 from yolov5_prune_plugin.errors import PruneError
 
 WEIGHTS = {"a.weight": sparse((8, 3, 3, 3), 0.6, 4).half(), "b.weight": sparse((6, 10), 0, 0).half()}
@@ -49,7 +51,7 @@ def test_tensors_and_content_come_back(tmp_path: Path) -> None:
     file = written(tmp_path)
     found = container.read(file)
     assert found.content == {"names": ["é"]}
-    assert found.size == file.stat().st_size == found.header_size + sum(len(s.data) for s in found.sections)
+    assert found.size == file.stat().st_size == found.header_size + sum(s.length for s in found.sections)
     back = found.decode()
     assert list(back) == [*WEIGHTS, *OTHERS]
     for name, tensor in {**WEIGHTS, **OTHERS}.items():
@@ -128,19 +130,27 @@ def edit(key: str, value: Any) -> Any:
         (edit("bytes", -1), "must be a whole number"),
         (edit("bytes", True), "must be a whole number"),
         (edit("crc32", 1), r"is damaged at a\.weight"),
-        (edit("kind", "pickle"), "kind 'pickle' and type 'F16'"),
-        (edit("dtype", "F8"), "type 'F8'"),
-        (edit("tensors", []), "another number of tensors"),
-        (edit("tensors", [["a.weight", [1]], ["c", [1]]]), "another number of tensors"),
-        (edit("tensors", [["a.weight"]]), "no pair of name and shape"),
-        (edit("tensors", [["a.weight", [1] * 9]]), "9 dimensions"),
+        (edit("kind", "pickle"), r"sections\[0\]\.kind must be one of weight, plain; got 'pickle'"),
+        (edit("dtype", "F8"), r"sections\[0\]\.dtype must be one of F16, .*; got 'F8'"),
+        (edit("dtype", "I64"), r"sections\[0\]\.dtype is I64; that of a weight is one of F16, BF16, F32, F64"),
+        (edit("extra", 1), r"sections\[0\] has the key 'extra'; known are kind, "),
+        (edit("tensors", []), r"tensors must be a list of 1 to 100,000; got a list of 0"),
+        (edit("tensors", [["a.weight", [1]], ["c", [1]]]), "has 2 tensors; a weight is one"),
+        (edit("tensors", [["a.weight"]]), r"tensors\[0\] must be a list of 2"),
+        (edit("tensors", [["a\x1b[2J", [1]]]), r"tensors\[0\]\[0\] must be a text .* none of them a control character"),
+        (edit("tensors", [["a.weight", [1] * 9]]), r"tensors\[0\]\[1\] must be a list of 0 to 8; got a list of 9"),
+        (edit("tensors", [["a.weight", [0, (1 << 32) - 1, 1 << 20]]]), "unpacks to"),
+        (edit("bytes", 10**30), "must be a whole number .* got a number of 100 bits"),
         (edit("tensors", [["a.weight", [-1]]]), "must be a whole number"),
         (edit("tensors", [["b.weight", [8, 3, 3, 3]]]), "two tensors of one name"),
-        (edit("tensors", [["a.weight", [1 << 31, 1 << 31]]]), "unpacks to .* at most 2,147,483,648"),
+        (edit("tensors", [["a.weight", [1 << 31, 1 << 31]]]), "unpacks to .* at most 4,294,967,296 are allowed"),
         (lambda header: b"[1]", "no JSON object"),
         (lambda header: b"{", "no JSON"),
         (lambda header: b"[" * 100_000, "no JSON"),
-        (lambda header: b'{"sections": 1}', "without sections"),
+        (lambda header: b'{"sections": 1}', "top lacks the key content"),
+        (lambda header: b'{"sections": 1, "content": {}}', "top.sections must be a list"),
+        (lambda header: b'{"sections": [], "content": {"a": NaN}}', "NaN, which is no number of JSON"),
+        (lambda header: b'{"sections": [], "content": {"a": [' + b"[]," * 300_000 + b"[]]}}", "400,000 values"),
     ],
 )
 def test_wrong_headers(tmp_path: Path, change: Any, what: str) -> None:
@@ -174,8 +184,136 @@ def test_bombs(tmp_path: Path) -> None:
         tracemalloc.stop()
     zeros = {"w": torch.zeros(1 << 20).half()}
     assert container.write(file, {}, zeros, {}) < 300
-    with pytest.raises(PruneError, match=r"unpacks to 2,097,152 bytes of tensors; at most 1,000"):
-        container.read(file, limit=1000)
+    with pytest.raises(PruneError, match=r"unpacks to 2,097,152 .* up to 4,194,304 of memory; at most 4,194,303 are"):
+        container.read(file, limit=4_194_303)
+    assert container.read(file, limit=4_194_304)
+
+
+def test_the_environment_raises_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    container.write(tmp_path / "x.y5z", {}, {"w": torch.zeros(1 << 20).half()}, {})
+    monkeypatch.setenv("YOLOV5_PRUNE_MAX_MEMORY", "4MB")
+    with pytest.raises(container.TooLargeError, match="YOLOV5_PRUNE_MAX_MEMORY allows more"):
+        container.read(tmp_path / "x.y5z")
+    monkeypatch.setenv("YOLOV5_PRUNE_MAX_MEMORY", "4 MiB")
+    assert container.read(tmp_path / "x.y5z")
+    monkeypatch.setenv("YOLOV5_PRUNE_MAX_MEMORY", "much")
+    with pytest.raises(PruneError, match="YOLOV5_PRUNE_MAX_MEMORY: must be a size such as"):
+        container.read(tmp_path / "x.y5z")
+
+
+def test_a_pipe_is_refused_and_a_file_that_changes_is_noticed(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.y5z")
+    with pytest.raises(PruneError, match="is no regular file, but a pipe or device"):
+        container.read(tmp_path / "pipe.y5z")
+    file = written(tmp_path)
+    opened = container.read(file)
+    file.write_bytes(file.read_bytes())
+    os.utime(file, ns=(0, 0))
+    with pytest.raises(PruneError, match="the file was changed meanwhile"):
+        opened.decode()
+
+
+N = 1 << 23
+
+
+def framed(coder: str, payload: bytes) -> bytes:
+    return bytes([entropy.CODERS.index(coder)]) + number(len(payload)) + payload
+
+
+def zeros(coder: str, count: int) -> bytes:
+    """A stream of so many zeros in a few bytes, by a coder."""
+    if coder == "constant":
+        return framed(coder, b"\0")
+    if coder == "lzma":
+        return framed(coder, lzma.compress(bytes(count), lzma.FORMAT_RAW, filters=entropy._filters(1 << 22)))
+    if coder == "huffman":
+        sizes = [min(4096, count - start) for start in range(0, count, 4096)]
+        announced = np.array([-(-size // 8) for size in sizes], "<u2").tobytes() if len(sizes) > 1 else b""
+        table = b"\1\x11" + announced
+        return framed(coder, table + b"".join(bytes(-(-size // 8)) for size in sizes))
+    return framed("ans", ans.encode(np.zeros(1, np.uint8), 0, np.array([1, 1])))
+
+
+@pytest.mark.parametrize(
+    ("form", "coder"),
+    [(form, coder) for form in ("gaps", "plain") for coder in ("constant", "lzma", "huffman", "ans")]
+    + [("dense", "ans"), ("bitmap", "huffman"), ("one row", "huffman"), ("one column", "constant")],
+)
+def test_memory_is_twice_what_is_decoded(tmp_path: Path, coder: str, form: str) -> None:
+    """Files of some bytes that decode to 16 MiB or more: what numpy allocates at most, and what the process does."""
+    shape, dtype, kind = [1, N] if form == "one row" else [N, 1], "F16", "weight"
+    if form == "dense":
+        section = number(N) + b"\0" + zeros(coder, N) * 2
+    elif form == "gaps":  # every entry but the last
+        section = number(N - 1) + b"\0\1" + number(N - 1) + zeros(coder, N - 1) + b"\1\0\x3c"
+    elif form == "bitmap":  # one byte of eight ones, coded apart as the others have one value
+        bits = framed("lzma", lzma.compress(b"\xff" + bytes(N // 8 - 1), lzma.FORMAT_RAW,
+                                            filters=entropy._filters(1 << 22)))  # fmt: skip
+        section = number(8) + b"\4" + number(N // 8) + bits + b"\0" + zeros(coder, 8) * 2
+    elif form.startswith("one"):  # all but eight rows or columns in use, and in these every entry but the last
+        live = framed("lzma", lzma.compress(bytes(1) + b"\xff" * (N // 8 - 1), lzma.FORMAT_RAW,
+                                            filters=entropy._filters(1 << 22)))  # fmt: skip
+        flag = b"\2" if form == "one row" else b"\1"
+        section = number(N - 9) + flag + live + b"\1" + number(N - 9) + zeros(coder, N - 9) + b"\1\0\x3c"
+    else:
+        shape, dtype, kind = [N // 4], "F64", "plain"
+        section = zeros(coder, N // 4) * 8
+    file = tmp_path / "x.y5z"
+    header = {"sections": [{"kind": kind, "dtype": dtype, "tensors": [["w", shape]], "bytes": len(section),
+                            "crc32": zlib.crc32(section)}], "content": {}}  # fmt: skip
+    packed = zlib.compress(json.dumps(header).encode())
+    start = container.MAGIC + struct.pack("<3I", 1, len(packed), len(json.dumps(header)))
+    file.write_bytes(start + struct.pack("<I", zlib.crc32(packed, zlib.crc32(start))) + packed + section)
+    opened = container.read(file)
+    (size,) = (one.size for one in opened.sections)
+    assert size >= 2 * N
+    assert file.stat().st_size < 3_000_000
+    tracemalloc.start()
+    try:
+        tensor = opened.decode()["w"]
+        assert list(tensor.shape) == shape
+        assert tracemalloc.get_traced_memory()[1] < 2.1 * size + (16 << 20)
+    finally:
+        tracemalloc.stop()
+    kept = {"dense": 0, "gaps": N - 1, "bitmap": 0, "plain": 0}.get(form, N - 9)
+    assert int(tensor.count_nonzero()) == kept
+
+
+def test_too_little_memory_is_a_line_and_no_abort(tmp_path: Path) -> None:
+    """An ANS stream of some bytes, with room for less than its tensor; constriction would end the process."""
+    section = number(N) + b"\0" + zeros("ans", N) * 2
+    weights = {"w": torch.ones(2).half()}
+    file = written(tmp_path, weights, {})
+
+    def change(header: dict[str, Any]) -> None:
+        header["sections"][0].update(tensors=[["w", [N]]], bytes=len(section), crc32=zlib.crc32(section))
+
+    data = changed(file, change).read_bytes()
+    stored = struct.unpack_from("<I", data, 12)[0]
+    file.write_bytes(data[: 24 + stored] + section)
+    code = (
+        "import resource, sys; from pathlib import Path; from yolov5_prune_plugin.core.coding import container\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * 4096\n"
+        "for room in (1, 17, 18):\n"
+        "    resource.setrlimit(resource.RLIMIT_AS, (used + (room << 20), resource.RLIM_INFINITY))\n"
+        "    try: container.read(Path(sys.argv[1])).decode()\n"
+        "    except ValueError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == 3 * f"{file}: w needs more memory than there is\n"
+
+
+@pytest.mark.parametrize("where", ["inside", "wraps"])
+def test_gaps_are_summed_without_wrapping(where: str) -> None:
+    """Skips of 255 that add up to 2^32 and more: their sum in 32 bits would be a place inside the matrix."""
+    skips = 50 if where == "inside" else (1 << 32) // 255 + 50
+    size = 1 << 20
+    payload = framed("constant", b"\xff")
+    stream = entropy.read(Cursor(memoryview(payload)), skips, 256)
+    found = positions.Positions(1, size, 1, (None, None), 8, stream)
+    with pytest.raises(PruneError, match="outside its matrix" if where == "wraps" else "other than 1 positions"):
+        found.bitmap()
 
 
 def test_an_unknown_version_and_another_file(tmp_path: Path) -> None:

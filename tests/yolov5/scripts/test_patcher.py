@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from yolov5_prune_plugin.errors import PruneError, UpstreamError
+from yolov5_prune_plugin.files import PRIVATE
 from yolov5_prune_plugin.yolov5.scripts import patcher
 
 SCRIPT = b'"""Docstring."""\nimport sys\n\n\ndef main():\n    pass\n\n\nif __name__ == "__main__":\n    main()\n'
@@ -204,7 +205,7 @@ def killed_half_way(root: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(root)], cwd=Path(patcher.__file__).parents[3], check=False)
     assert done.returncode == 9
     assert sorted(patcher.check(patcher.find(root)).values()) == ["active", *["not active"] * 3]
-    assert sum(name.endswith(".yolov5-prune") for name in snapshot(root)) == 3
+    assert sum(PRIVATE in name and "/new/" in name for name in snapshot(root)) == 3
 
 
 def test_patch_completes_what_was_killed(yolov5: Path) -> None:
@@ -213,7 +214,7 @@ def test_patch_completes_what_was_killed(yolov5: Path) -> None:
     assert sorted(states.values()) == ["activated"] * 3 + ["already active"]
     after = snapshot(yolov5)
     assert all(after[path] == SCRIPT.replace(GUARD, LINE + GUARD) for path in states)
-    assert not [name for name in after if name.endswith(".yolov5-prune")]
+    assert not [name for name in after if PRIVATE in name]
 
 
 def test_revert_cleans_up_what_was_killed(yolov5: Path) -> None:
@@ -225,9 +226,37 @@ def test_revert_cleans_up_what_was_killed(yolov5: Path) -> None:
 
 def test_stale_temporary_files_go_even_if_no_script_changes(yolov5: Path) -> None:
     before = snapshot(yolov5)
-    (yolov5 / ".val.py.yolov5-prune").write_bytes(b"half a scr")
+    code = (
+        "import os, sys; from pathlib import Path; from yolov5_prune_plugin.files import written_whole\n"
+        "with written_whole(Path(sys.argv[1])) as place: place.write_bytes(b'half a scr'); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(yolov5 / "val.py")], check=False)
+    assert len(snapshot(yolov5)) == len(before) + 1
     patcher.revert(patcher.find(yolov5))
     assert snapshot(yolov5) == before
+
+
+def test_a_script_that_is_a_link_is_patched_at_its_target(yolov5: Path, tmp_path: Path) -> None:
+    target = tmp_path / "mine.py"
+    (yolov5 / "val.py").rename(target)
+    (yolov5 / "val.py").symlink_to(target)
+    checkout = patcher.find(yolov5)
+    assert patcher.patch(checkout)["val.py"] == "activated"
+    assert (yolov5 / "val.py").is_symlink()
+    assert target.read_bytes() == SCRIPT.replace(GUARD, LINE + GUARD)
+    assert patcher.behind(checkout, "val.py") == str(target)
+    assert patcher.behind(checkout, "train.py") == ""
+
+
+def test_guessed_names_are_not_followed(yolov5: Path, tmp_path: Path) -> None:
+    """Somebody who can write to the checkout leaves links at names that a temporary file might have."""
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    for name in (".val.py.yolov5-prune", ".val.1.tmp.py", ".yolov5-prune-"):
+        (yolov5 / name).symlink_to(precious)
+    patcher.patch(patcher.find(yolov5))
+    assert precious.read_text() == "mine"
+    assert not (yolov5 / "val.py").is_symlink()
 
 
 def test_a_fork_names_its_own_scripts(yolov5: Path, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import importlib
 import platform
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -18,6 +17,7 @@ from yolov5_prune_plugin import __version__
 from yolov5_prune_plugin.commands.curve.fingerprint import device, processor
 from yolov5_prune_plugin.commands.validate import validate
 from yolov5_prune_plugin.errors import NoResultError, PruneError
+from yolov5_prune_plugin.files import check_folder, temporary_folder
 from yolov5_prune_plugin.reporting.bench_report import costs_table, latency_table, write_bench
 from yolov5_prune_plugin.reporting.console import bar, plain_console
 from yolov5_prune_plugin.reporting.labels import label as figure_label
@@ -38,15 +38,7 @@ def bench(options: argparse.Namespace) -> int:
     """
     if len({str(file) for file in options.weights}) < len(options.weights):
         raise PruneError("bench: the same file is given twice")
-    if options.rounds < 5 or min(options.batches) < 1 or options.imgsz < 1:
-        raise PruneError(f"--rounds must be at least 5, --batches and --imgsz at least 1; got {options.rounds},"
-                         f" {options.batches}, {options.imgsz}")  # fmt: skip
-    try:
-        options.project.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=options.project):
-            pass
-    except OSError as error:
-        raise PruneError(f"--project {options.project}: cannot be written to: {error}") from error
+    check_folder("--project", options.project)
 
     import torch
 
@@ -78,7 +70,7 @@ def bench(options: argparse.Namespace) -> int:
             console.print(f"{file}: {figure_label(name)} {value:.4f}", soft_wrap=True)
     close = True
     turns = len(there) * sum(_rounds(options, batch) for batch in options.batches)
-    with tempfile.TemporaryDirectory(prefix="yolov5-prune-") as folder, bar("rounds", turns) as step:
+    with temporary_folder() as folder, bar("rounds", turns) as step:
         for runtime in there:
             for batch in options.batches:
                 rows = _time(runtime, models, labels, options, batch, Path(folder), step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import io
 import zipfile
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from yolov5_prune_plugin.commands.compress.flags import CompressOptions, Size
 from yolov5_prune_plugin.commands.compress.lost import Lost, drift_of
 from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.files import new_file, shown
 from yolov5_prune_plugin.options import build
 from yolov5_prune_plugin.reporting.figure import save_png
 from yolov5_prune_plugin.reporting.labels import label
@@ -42,12 +44,15 @@ def compress_file(options: argparse.Namespace) -> int:
     check_place("-o", options.output, _report_of(options.output))
 
     from yolov5_prune_plugin.commands.compress.cluster import cluster_all
+    from yolov5_prune_plugin.commands.validate import check_data
     from yolov5_prune_plugin.core.coding import container
     from yolov5_prune_plugin.reporting.console import plain_console
     from yolov5_prune_plugin.yolov5.checkout.upstream import find_upstream, task_of
     from yolov5_prune_plugin.yolov5.checkpoints import y5z
 
     upstream = find_upstream(options.repo)
+    if config.data:
+        check_data(upstream, config.data)
     checkpoint, model = upstream.load(options.weights)
     try:
         content = y5z.describe(model, checkpoint, upstream.package)
@@ -60,30 +65,25 @@ def compress_file(options: argparse.Namespace) -> int:
     content["source"] = _sizes_of(y5z.as_checkpoint(content, model, half=True))
     console = plain_console()
 
-    def write(weights: dict[str, Tensor]) -> int:
-        with console.status("packing"):
-            return container.write(options.output, content, weights, others, config.coder)
+    with new_file("-o", options.output) as place:  # gets its name once it was read again
 
-    judge = None
-    try:
+        def write(weights: dict[str, Tensor]) -> int:
+            with console.status("packing"):
+                return container.write(place, content, weights, others, config.coder)
+
+        judge = None
         weights = {name: state[name] for name in names}
         if config.lossless:
             content["sharing"] = {"lossless": True}
             write(weights)
         else:
-            judge = _judge(config, options, upstream, model) if config.data else None
+            judge = _judge(config, options, upstream, model, place) if config.data else None
             searching = judge if config.budget is not None else None
             weights = cluster_all(weights, config, _wanted(config.size, content), content, write, console, searching)
-        _, again = y5z.open_model(options.output, upstream.package)
+        opened = dataclasses.replace(container.read(place), file=options.output)
+        again = y5z.model_in(opened, upstream.package)
         y5z.check_alike(model, again, {**state, **weights})
         lost = None if config.lossless else _lost(config, judge, upstream, options.weights, again)
-    except BaseException as error:
-        options.output.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise PruneError(
-                f"-o {options.output}: cannot be written: {error.strerror}; nothing was left there"
-            ) from error
-        raise
     _report(options, config, lost, console, upstream, task_of(model))
     return 0
 
@@ -102,10 +102,8 @@ def decompress_file(options: argparse.Namespace) -> int:
 
     upstream = find_upstream(options.repo)
     opened, model = y5z.open_model(options.file, upstream.package)
-    try:
-        size = y5z.save_checkpoint(options.output, opened.content, model)
-    except OSError as error:
-        raise PruneError(f"-o {options.output}: cannot be written: {error.strerror}; nothing was left there") from error
+    with new_file("-o", options.output) as place:
+        size = y5z.save_checkpoint(place, opened.content, model)
     print(f"{options.output}: {size:,} bytes, of {opened.size:,}; an ordinary checkpoint")
     options.result = {"file": str(options.output), "bytes": size, "of": opened.size}
     task = task_of(model)
@@ -123,22 +121,30 @@ def inspect_file(options: argparse.Namespace) -> int:
         PruneError: If the file is damaged, or one that is asked for can't be written.
     """
     for name in ("html", "png"):
-        if getattr(options, name):
-            check_place(f"--{name}", getattr(options, name))
+        file = getattr(options, name)
+        if file:
+            check_place(f"--{name}", file)
+            if file.suffix.lower() != f".{name}":
+                raise PruneError(f"--{name} {file}: must end in .{name}")
     from yolov5_prune_plugin.core.coding import container
     from yolov5_prune_plugin.core.coding.sizes import sizes
     from yolov5_prune_plugin.reporting import compress_report as show
     from yolov5_prune_plugin.reporting.console import plain_console
+    from yolov5_prune_plugin.reporting.run_folder import write_new
+    from yolov5_prune_plugin.yolov5.checkpoints.header import check_content
 
     opened = container.read(options.file)
+    check_content(opened)
     found = sizes(opened)
-    console = plain_console()
-    console.print(show.table(found, str(options.file)))
+    console, title = plain_console(), shown(options.file)
+    console.print(show.table(found, title))
     show.say_ratios(console, found, opened.content)
+    wanted = {}
     if options.png:
-        show.write_png(options.png, found, str(options.file))
+        wanted["--png"] = options.png, show.png_of(found, title)
     if options.html:
-        show.write_html(options.html, found, opened.content, str(options.file))
+        wanted["--html"] = options.html, show.html_of(found, opened.content, title)
+    write_new(wanted)
     for place in (options.png, options.html):
         if place:
             console.print(f"report: {place}", soft_wrap=True)
@@ -167,7 +173,9 @@ def _sizes_of(save: Callable[[Any], None]) -> dict[str, int]:
     return {"fp16_bytes": len(plain.getvalue()), "zip_bytes": len(zipped.getvalue())}
 
 
-def _judge(config: CompressOptions, options: argparse.Namespace, upstream: Upstream, model: nn.Module) -> Judge:
+def _judge(
+    config: CompressOptions, options: argparse.Namespace, upstream: Upstream, model: nn.Module, place: Path
+) -> Judge:
     """Measures the checkpoint, and then the file, by upstream's val.py."""
     from yolov5_prune_plugin.commands.compress.search import Judge
     from yolov5_prune_plugin.commands.validate import validate
@@ -187,7 +195,7 @@ def _judge(config: CompressOptions, options: argparse.Namespace, upstream: Upstr
     figure, value = measure(options.weights)
     print(f"{options.weights}: {label(figure)} {value:.4f}", flush=True)
     floor = value - config.budget / 100 if config.budget is not None else 0.0
-    return Judge(figure, value, floor, lambda: measure(options.output)[1])
+    return Judge(figure, value, floor, lambda: measure(place)[1])
 
 
 def _lost(

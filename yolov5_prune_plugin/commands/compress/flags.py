@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Optional
 
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.options import checked, flag, map_points, whole_from
+from yolov5_prune_plugin.options import checked, flag, map_points, seed, size_in_bytes, whole_from
 
 # as core has them, which is not imported for a command line: it brings torch
 INITS = ("best", "linear", "density", "k-means++")
 CODERS = ("best", "huffman", "ans")
-_UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1_000_000, "KIB": 1 << 10, "MIB": 1 << 20}
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,14 @@ def parse_size(text: str) -> Size:
     Raises:
         PruneError: If it is none of these.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+) ?([a-zA-Z]*)", text.strip())
-    number, unit = (float(found[1]), found[2].upper()) if found else (0.0, "?")
-    if number > 0 and unit == "X":
-        return Size(ratio=number)
-    if number <= 0 or unit not in _UNITS:
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?|\.\d{1,9}) ?[xX]", text.strip())
+    if found and float(found[1]) > 0:
+        return Size(ratio=float(found[1]))
+    try:
+        return Size(bytes=size_in_bytes(text))
+    except PruneError:
         raise PruneError(f"must be a size such as 350KB, 1.2MB or 400000, or a ratio to the fp16 checkpoint such as"
-                         f" 10x; got {text!r}")  # fmt: skip
-    return Size(bytes=int(number * _UNITS[unit]))
+                         f" 10x; got {text!r}") from None  # fmt: skip
 
 
 DEFAULT_BITS = ("6",)
@@ -78,7 +77,7 @@ class CompressOptions:
         "best", "huffman (the paper's) or ans for all streams; best (default): the shortest for each", choices=CODERS
     )
     fp32: bool = flag(False, "for a checkpoint in fp32: keep codebooks, BatchNorm, biases and anchors so")
-    seed: int = flag(0, "seed of k-means++ (default 0)", metavar="N")
+    seed: int = flag(0, "seed of k-means++ (default 0)", type=checked(seed), metavar="N")
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""

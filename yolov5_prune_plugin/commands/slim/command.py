@@ -6,14 +6,13 @@ import argparse
 import copy
 import shutil
 import statistics
-import tempfile
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from yolov5_prune_plugin.errors import NoResultError, PruneError, named
-from yolov5_prune_plugin.files import written_whole
+from yolov5_prune_plugin.files import new_file, temporary_folder
 from yolov5_prune_plugin.methods.slim.flags import SlimOptions, ValidationOptions, parse_target, slim_errors
 from yolov5_prune_plugin.options import build
 from yolov5_prune_plugin.reporting.console import bar
@@ -54,7 +53,7 @@ def slim_file(options: argparse.Namespace) -> int:
 
     import torch
 
-    from yolov5_prune_plugin.commands.validate import train_command, validate
+    from yolov5_prune_plugin.commands.validate import check_data, train_command, validate
     from yolov5_prune_plugin.core.channels.dependency_graph import tracer
     from yolov5_prune_plugin.core.channels.slim import slim
     from yolov5_prune_plugin.core.outputs.images import Images
@@ -73,6 +72,8 @@ def slim_file(options: argparse.Namespace) -> int:
 
     tracer()
     upstream = find_upstream(options.repo)
+    if options.data:
+        check_data(upstream, options.data)
     checkpoint, dense = upstream.load(options.weights)
     task, stride = task_of(dense), stride_of(dense)
     size = options.imgsz or (224 if task == "classify/" else 640)
@@ -106,7 +107,7 @@ def slim_file(options: argparse.Namespace) -> int:
         report.measured("given", figure, dense_value)
     example, sized = torch.rand(1, 3, TRACED * stride, TRACED * stride), torch.rand(1, 3, size, size)
     plan = None  # by the first try
-    with tempfile.TemporaryDirectory(prefix="yolov5-prune-") as folder:
+    with temporary_folder() as folder:
         for number in range(TRIES):
             model = copy.deepcopy(dense)
             wanted = config.slim_config(what, target)
@@ -140,7 +141,8 @@ def slim_file(options: argparse.Namespace) -> int:
             raise NoResultError(f"--keep-map {checks.keep_map:g} is missed at every target down to what was tried last;"
                                 " nothing was written. Fine-tune after cutting instead (train.py --slim), or take a"
                                 " lower --keep-map")  # fmt: skip
-        _keep(file, options.output)
+        with new_file("-o", options.output) as place:
+            shutil.copyfile(file, place)
     with bar("timing", ROUNDS) as advance, torch.no_grad():
         runs = {"before": partial(as_used(dense), sized), "after": partial(as_used(model), sized)}
         times = in_turns(runs, ROUNDS, progress=advance)
@@ -166,11 +168,3 @@ def slim_file(options: argparse.Namespace) -> int:
         raise NoResultError(f"--yaml {options.yaml}: not written: {wordless}; {options.output} is written as without"
                             " --yaml")  # fmt: skip
     return 0
-
-
-def _keep(file: Path, output: Path) -> None:
-    try:
-        with written_whole(output, overwrite=False) as temporary:
-            shutil.copyfile(file, temporary)
-    except OSError as error:
-        raise PruneError(f"-o {output}: cannot be written: {error}") from error

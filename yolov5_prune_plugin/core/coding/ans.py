@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import constriction
@@ -13,6 +14,7 @@ from yolov5_prune_plugin.errors import PruneError
 BITS = 24  # probabilities are whole numbers that add up to 1 << BITS
 _NARROW, _WIDE = 4, 5  # bits of an exponent in the table
 _MANTISSAS = range(8)
+_SPARE = 1 << 22  # bytes for what else is allocated before the next question
 
 Bytes = NDArray[np.uint8]
 Counts = NDArray[np.int64]
@@ -70,30 +72,39 @@ def encode(symbols: Bytes, form: int, frequencies: Counts) -> bytes:
     return bytes([len(frequencies) - 1, form]) + _write_table(frequencies, form) + words.rstrip(b"\0")
 
 
-def decode(data: memoryview, count: int) -> Bytes:
+def pieces(data: memoryview, count: int, piece: int) -> Iterator[Bytes]:
     """Read what ``encode`` wrote.
 
     Args:
         data: The whole stream.
         count: Number of symbols in it.
+        piece: Symbols that are decoded at once.
+
+    Yields:
+        Symbols, [piece]; in the last piece those that are left.
 
     Raises:
         PruneError: If it is not such a stream.
+        MemoryError: If there is not enough memory.
     """
     if len(data) < 2 or data[0] < 1 or data[1] > 15:
         raise PruneError("has an ANS table of no known form")
     frequencies, used = _read_table(data[2:], data[0] + 1, data[1])
     if not frequencies.any():
         raise PruneError("has an ANS table without any frequency")
-    words = bytes(data[2 + used :])
-    if words.endswith(b"\0"):
+    if data[2 + used :] and data[-1] == 0:
         raise PruneError("has ANS words that end in zero")
-    padded = words + bytes(-len(words) % 4)
-    coder = _coder(np.frombuffer(padded, "<u4").astype(np.uint32))
-    symbols: NDArray[Any] = coder.decode(_model(probabilities(frequencies)), count)
+    words = np.zeros(-(-(len(data) - 2 - used) // 4), "<u4")
+    words.view(np.uint8)[: len(data) - 2 - used] = np.frombuffer(data[2 + used :], np.uint8)
+    # constriction ends the process if it gets no memory: numpy is asked first for as much, and gives it back
+    np.empty(words.nbytes + 8 * piece + _SPARE, np.uint8)
+    coder, model = _coder(words.astype(np.uint32, copy=False)), _model(probabilities(frequencies))
+    del words
+    for start in range(0, count, piece):
+        symbols: NDArray[Any] = coder.decode(model, min(piece, count - start))
+        yield symbols.astype(np.uint8)
     if not coder.is_empty():
         raise PruneError("has ANS words that its symbols do not use up")
-    return symbols.astype(np.uint8)
 
 
 def _rounded(counts: Counts, largest: int, mantissa: int) -> Counts:

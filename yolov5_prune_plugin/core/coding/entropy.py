@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import lzma
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from yolov5_prune_plugin.core.coding import ans, huffman
-from yolov5_prune_plugin.core.coding.cursor import Cursor, number
+from yolov5_prune_plugin.core.coding.cursor import Cursor, Payload, number
 from yolov5_prune_plugin.errors import PruneError
 
 CODERS = ("constant", "raw", "huffman", "ans", "lzma", "packed lzma")  # by the byte that says which
 CHOICES = ("best", "huffman", "ans")  # what may be asked for; the first three of CODERS are there with each
+PIECE = 1 << 16  # symbols that are decoded at once
 WINDOW = 1 << 22  # bytes that a match may reach back
 _PROBE = 1 << 15  # symbols of a sample that shows whether matches are worth a search
 _SMALL = 1 << 16  # symbols up to which no sample is needed
@@ -36,7 +38,7 @@ class Stream:
     coder: str
     count: int
     alphabet: int
-    payload: memoryview
+    payload: Payload
     size: int
 
     def decode(self) -> Bytes:
@@ -45,22 +47,68 @@ class Stream:
         Raises:
             PruneError: If the payload is not what the coder writes.
         """
+        found, at = np.empty(self.count, np.uint8), 0
+        for piece in self.pieces():
+            found[at : at + len(piece)] = piece
+            at += len(piece)
+        return found
+
+    def pieces(self) -> Iterator[Bytes]:
+        """Decode the symbols piece by piece, in memory that does not grow with ``count``.
+
+        Raises:
+            PruneError: If the payload is not what the coder writes.
+        """
+        for some in self._decoded():
+            if self.alphabet < 256 and int(some.max()) >= self.alphabet:
+                raise PruneError(f"has a symbol {int(some.max())} where all are below {self.alphabet}")
+            for start in range(0, len(some), PIECE):
+                yield some[start : start + PIECE]
+
+    def _decoded(self) -> Iterator[Bytes]:
+        data, bits = self.payload.load(), width(self.alphabet)
         if self.coder == "constant":
-            if len(self.payload) != 1:
-                raise PruneError(f"has a constant of {len(self.payload)} bytes")
-            symbols = np.full(self.count, self.payload[0], np.uint8)
-        elif self.coder == "raw":
-            symbols = _unpacked(self.payload, self.count, width(self.alphabet))
-        elif self.coder == "huffman":
-            symbols = huffman.decode(self.payload, self.count)
-        elif self.coder == "ans":
-            symbols = ans.decode(self.payload, self.count)
-        else:
-            bits = 8 if self.coder == "lzma" else width(self.alphabet)
-            symbols = _unpacked(_unmatched(self.payload, -(-self.count * bits // 8)), self.count, bits)
-        if self.alphabet < 256 and int(symbols.max()) >= self.alphabet:
-            raise PruneError(f"has a symbol {int(symbols.max())} where all are below {self.alphabet}")
-        return symbols
+            if len(data) != 1:
+                raise PruneError(f"has a constant of {len(data)} bytes")
+            return (np.full(count, data[0], np.uint8) for count in _counts(self.count))
+        if self.coder == "raw":
+            if len(data) != -(-self.count * bits // 8):
+                raise PruneError(f"has {len(data):,} bytes where {self.count:,} symbols of {bits} bits are announced")
+            step = PIECE * bits // 8
+            parts = (data[index * step : (index + 1) * step] for index in range(-(-self.count // PIECE)))
+            return (_unpacked(part, count, bits) for part, count in zip(parts, _counts(self.count)))
+        if self.coder == "huffman":
+            return huffman.pieces(data, self.count)
+        if self.coder == "ans":
+            return ans.pieces(data, self.count, PIECE)
+        bits = 8 if self.coder == "lzma" else bits
+        return _unmatched(data, self.count, bits)
+
+
+class Reader:
+    """Takes the symbols of a stream in order."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._pieces = stream.pieces()
+        self._left = np.zeros(0, np.uint8)
+
+    def take(self, count: int) -> Bytes:
+        """Decode the next symbols, [count].
+
+        Raises:
+            PruneError: If the payload is not what the coder writes, or there are not so many.
+        """
+        parts = [self._left]
+        missing = count - len(self._left)
+        while missing > 0:
+            piece = next(self._pieces, None)
+            if piece is None:
+                raise PruneError("has fewer symbols than its positions ask for")
+            parts.append(piece)
+            missing -= len(piece)
+        whole = np.concatenate(parts) if len(parts) > 1 else parts[0]
+        self._left = whole[count:]
+        return whole[:count]
 
 
 def width(alphabet: int) -> int:
@@ -128,7 +176,10 @@ def read(cursor: Cursor, count: int, alphabet: int) -> Stream:
     coder = cursor.byte()
     if coder >= len(CODERS):
         raise PruneError(f"has a stream of coder {coder}; this version knows 0 to {len(CODERS) - 1}")
-    payload = cursor.read(cursor.number())
+    size, most = cursor.number(), -(-count * width(alphabet) // 8)
+    if size > most + count // 1024 + 64:
+        raise PruneError(f"has a stream of {size:,} bytes whose symbols are {most:,} bytes as they are")
+    payload = cursor.payload(size)
     return Stream(CODERS[coder], count, alphabet, payload, before - cursor.left)
 
 
@@ -153,9 +204,12 @@ def _packed(symbols: Bytes, bits: int) -> bytes:
     return np.packbits(np.unpackbits(symbols[:, None], axis=1)[:, 8 - bits :]).tobytes()
 
 
+def _counts(count: int) -> Iterator[int]:
+    """Symbols of each piece."""
+    return (min(PIECE, count - start) for start in range(0, count, PIECE))
+
+
 def _unpacked(data: memoryview, count: int, bits: int) -> Bytes:
-    if len(data) != -(-count * bits // 8):
-        raise PruneError(f"has {len(data):,} bytes where {count:,} symbols of {bits} bits are announced")
     if bits == 8:
         return np.frombuffer(data, np.uint8)
     flags = np.unpackbits(np.frombuffer(data, np.uint8), count=count * bits).reshape(count, bits)
@@ -173,11 +227,23 @@ def _lzma(symbols: Bytes) -> bytes:
     return lzma.compress(symbols.tobytes(), lzma.FORMAT_RAW, filters=_filters(window))
 
 
-def _unmatched(data: memoryview, size: int) -> memoryview:
+def _unmatched(data: memoryview, count: int, bits: int) -> Iterator[Bytes]:
+    size = -(-count * bits // 8)
+    machine = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_filters(min(WINDOW, max(1 << 12, size))))
+    wrong = PruneError(f"has an LZMA2 stream of other than {size:,} bytes")
     try:
-        found = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_filters(WINDOW)).decompress(bytes(data), size + 1)
+        for symbols in _counts(count):
+            part = bytearray()
+            while missing := -(-symbols * bits // 8) - len(part):
+                more = b"" if machine.eof else machine.decompress(data, missing)
+                if not more:
+                    raise wrong
+                data = memoryview(b"")  # the machine has what it has not used
+                part += more
+            yield _unpacked(memoryview(part), symbols, bits)
+        if not machine.eof and machine.decompress(b"", 1):
+            raise wrong
     except lzma.LZMAError as error:
         raise PruneError(f"has a stream that is no LZMA2 ({error})") from None
-    if len(found) != size:
-        raise PruneError(f"has an LZMA2 stream of other than {size:,} bytes")
-    return memoryview(found)
+    if machine.unused_data:
+        raise wrong

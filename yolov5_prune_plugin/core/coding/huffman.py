@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from yolov5_prune_plugin.errors import PruneError
 
 LONGEST = 15  # bits of a code, so that a length fits into half a byte
 BLOCK = 4096  # symbols
+_MOST_BLOCKS, _MOST_BYTES = 512, 1 << 20  # that are decoded side by side
 _SIDE_BY_SIDE = 96  # blocks from which on numpy over all of them is faster than one after the other
 
 Bytes = NDArray[np.uint8]
@@ -103,12 +105,15 @@ def encode(symbols: Bytes, lengths: Bytes) -> bytes:
     return head + announced + b"".join(blocks)
 
 
-def decode(data: memoryview, count: int) -> Bytes:
+def pieces(data: memoryview, count: int) -> Iterator[Bytes]:
     """Read what ``encode`` wrote.
 
     Args:
         data: The whole stream.
         count: Number of symbols in it, at least 1.
+
+    Yields:
+        Symbols, those of some blocks at a time.
 
     Raises:
         PruneError: If it is not such a stream.
@@ -121,19 +126,29 @@ def decode(data: memoryview, count: int) -> Bytes:
         raise PruneError("has a Huffman table that is no complete code")
     blocks = _blocks(count)
     start = head + 2 * blocks
-    sizes = np.frombuffer(data[head:start], "<u2").astype(np.int64) if blocks else np.array([len(data) - head])
-    if len(sizes) != max(blocks, 1) or start + int(sizes.sum()) != len(data):
+    sizes = np.frombuffer(data[head:start], "<u2") if blocks else np.array([len(data) - head])
+    if len(sizes) != max(blocks, 1) or start + int(sizes.sum(dtype=np.int64)) != len(data):
         raise PruneError("has Huffman blocks of other sizes than announced")
     symbol, step, width = _lookup(lengths)
-    begins = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    body, out, first = data[start:], np.empty(count, np.uint8), 0
-    if blocks > _SIDE_BY_SIDE:
-        first = blocks - 1
-        _together(body, begins[:-1], sizes[:-1], symbol, step, width, out[: first * BLOCK].reshape(first, BLOCK))
-    for index in range(first, len(sizes)):
-        part = body[begins[index] : begins[index] + sizes[index]]
-        _alone(part, symbol.tolist(), step.tolist(), width, out[index * BLOCK : (index + 1) * BLOCK])
-    return out
+    body, at, index, short = data[start:], 0, 0, (symbol.tolist(), step.tolist())
+    while index < len(sizes):
+        group = _group(sizes[index : len(sizes) - 1])
+        if group > _SIDE_BY_SIDE:
+            some = sizes[index : index + group].astype(np.int64)
+            total, out = int(some.sum()), np.empty((group, BLOCK), np.uint8)
+            _together(body[at : at + total], np.cumsum(some) - some, some, symbol, step, width, out)
+        else:
+            group, total = 1, int(sizes[index])
+            out = np.empty((1, min(BLOCK, count - index * BLOCK)), np.uint8)
+            _alone(body[at : at + total], *short, width, out[0])
+        yield out.reshape(-1)
+        at, index = at + total, index + group
+
+
+def _group(sizes: NDArray[Any]) -> int:
+    """How many whole blocks are decoded side by side: as many as a bounded memory holds."""
+    ends = np.cumsum(sizes[:_MOST_BLOCKS], dtype=np.int64)
+    return int(np.searchsorted(ends, _MOST_BYTES, side="right"))
 
 
 def _blocks(count: int) -> int:
@@ -171,7 +186,10 @@ def _together(
     """The same for many blocks of ``BLOCK`` symbols: one symbol of each at a time."""
     padded = np.frombuffer(bytes(data) + bytes(LONGEST * BLOCK // 8 + 4), np.uint8)
     words: NDArray[Any] = np.lib.stride_tricks.sliding_window_view(padded, 3)
-    windows = words[:, 0].astype(np.uint32) << 16 | words[:, 1].astype(np.uint32) << 8 | words[:, 2]
+    windows = words[:, 0].astype(np.uint32)
+    for column in (1, 2):
+        windows <<= np.uint32(8)
+        windows |= words[:, column]
     at, mask = begins * 8, (1 << width) - 1
     columns = np.empty(out.shape[::-1], np.uint8)
     step_of = step.astype(np.int64)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -73,19 +74,19 @@ class Coded:
         Raises:
             PruneError: If a stream is damaged.
         """
-        kind = DTYPES[self.dtype][2]
-        if self.kept == 0:
-            return _tensor(np.zeros(self.weights, kind), self.shape, self.dtype)
+        bitmap = None if self.where is None else self.where.bitmap()
+        whole = np.zeros(self.weights, DTYPES[self.dtype][2])
         if self.codebook is None:
-            values = _joined(self.streams, kind)
+            for index, stream in enumerate(self.streams):
+                plane = _plane(whole, index)
+                for places, values in _taken(stream, bitmap, self.kept):
+                    plane[places] = values
         elif self.streams:
-            values = self.codebook[self.streams[0].decode()]
+            for places, symbols in _taken(self.streams[0], bitmap, self.kept):
+                whole[places] = self.codebook[symbols]
         else:
-            values = np.full(self.kept, self.codebook[0])
-        if self.where is None:
-            return _tensor(values, self.shape, self.dtype)
-        whole = np.zeros(self.weights, kind)
-        whole[self.where.decode()] = values
+            for places in _places(bitmap, self.kept):
+                whole[places] = self.codebook[0]
         return _tensor(whole, self.shape, self.dtype)
 
 
@@ -176,12 +177,16 @@ def read_plain(cursor: Cursor, shapes: Sequence[tuple[int, ...]], dtype: str) ->
         PruneError: If it ends early, or is none of ours.
     """
     sizes = [math.prod(shape) for shape in shapes]
-    kind = DTYPES[dtype][2]
-    whole = np.zeros(0, kind)
-    if sum(sizes):
-        whole = _joined([entropy.read(cursor, sum(sizes), 256) for _ in range(np.dtype(kind).itemsize)], kind)
-    parts = np.split(whole, np.cumsum(sizes)[:-1])
-    return [_tensor(part.copy(), shape, dtype) for part, shape in zip(parts, shapes)]
+    kind = np.dtype(DTYPES[dtype][2])
+    found = [np.zeros(size, kind) for size in sizes]
+    streams = [entropy.read(cursor, sum(sizes), 256) for _ in range(kind.itemsize if sum(sizes) else 0)]
+    for index, stream in enumerate(streams):
+        reader = entropy.Reader(stream)
+        for flat in found:
+            plane = _plane(flat, index)
+            for places in _places(None, len(flat)):
+                plane[places] = reader.take(places.stop - places.start)
+    return [_tensor(flat, shape, dtype) for flat, shape in zip(found, shapes)]
 
 
 def dtype_name(tensor: Tensor) -> str:
@@ -239,8 +244,23 @@ def _planes(values: NDArray[Any]) -> list[NDArray[np.uint8]]:
     return [(values >> np.array(8 * i, values.dtype)).astype(np.uint8) for i in reversed(range(values.dtype.itemsize))]
 
 
-def _joined(streams: Sequence[entropy.Stream], kind: Any) -> NDArray[Any]:
-    whole = np.zeros(streams[0].count, kind)
-    for stream in streams:
-        whole = (whole << np.array(8 % (8 * whole.dtype.itemsize), kind)) | stream.decode().astype(kind)
-    return whole
+def _plane(values: NDArray[Any], index: int) -> NDArray[np.uint8]:
+    """The bytes at one place of all numbers, as a view; 0 is the highest."""
+    size = values.dtype.itemsize
+    return values.view(np.uint8).reshape(-1, size)[:, size - 1 - index if sys.byteorder == "little" else index]
+
+
+def _places(bitmap: Optional[positions.Bits], kept: int) -> Iterator[Any]:
+    """Where the entries are that are kept, piece by piece: slices where all are, or whole numbers."""
+    if bitmap is not None:
+        yield from positions.places_in(bitmap)
+        return
+    for start in range(0, kept, entropy.PIECE):
+        yield slice(start, min(kept, start + entropy.PIECE))
+
+
+def _taken(stream: entropy.Stream, bitmap: Optional[positions.Bits], kept: int) -> Iterator[tuple[Any, Any]]:
+    """The same, with the symbols of a stream for them."""
+    reader = entropy.Reader(stream)
+    for places in _places(bitmap, kept):
+        yield places, reader.take(places.stop - places.start if isinstance(places, slice) else len(places))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -19,6 +20,7 @@ _NEAR = 1.002  # ratio of sizes within which the faster form is taken
 _FEW = 1 << 20  # gaps below this are counted in an array
 
 Places = NDArray[Any]  # whole numbers
+Bits = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -47,33 +49,61 @@ class Positions:
         Raises:
             PruneError: If they are not ``kept`` positions of the matrix.
         """
+        return np.concatenate([*places_in(self.bitmap())])
+
+    def bitmap(self) -> Bits:
+        """Decode a bit for each entry of the matrix, eight a byte, the first in the highest.
+
+        Beside the bitmap, an eighth of a byte an entry, this takes four bytes a row and column where some are empty.
+
+        Raises:
+            PruneError: If there are not ``kept`` positions, or they are not in the matrix.
+        """
         rows, columns = (_live(s, n) for s, n in zip(self.live, (self.rows, self.columns)))
         height = self.rows if rows is None else len(rows)
         wide = self.columns if columns is None else len(columns)
-        places = self._inner(height * wide)
-        if len(places) != self.kept or (self.kept and int(places[-1]) >= height * wide):
+        found, kept = np.zeros(-(-self.rows * self.columns // 8), np.uint8), 0
+        for places in self._inner(height * wide):
+            kept += len(places)
+            if kept > self.kept:
+                break
+            if rows is not None or columns is not None:
+                row, column = np.divmod(places, wide)
+                row = row if rows is None else rows[row].astype(np.int64)
+                places = row * self.columns + (column if columns is None else columns[column])
+            _set(found, places)
+        if kept != self.kept:
             raise PruneError(f"has other than {self.kept:,} positions within {height} x {wide}")
-        if rows is None and columns is None:
-            return places
-        row, column = np.divmod(places, wide)
-        whole: Places = (row if rows is None else rows[row]) * self.columns + (
-            column if columns is None else columns[column]
-        )
-        return whole
+        return found
 
-    def _inner(self, size: int) -> Places:
-        if self.stream is None:
-            return np.arange(self.kept)
-        if not self.width:
-            if self.stream.count != -(-size // 8):
-                raise PruneError("has a bitmap of another size than its rows and columns")
-            return np.flatnonzero(np.unpackbits(self.stream.decode()).view(bool))
-        symbols = self.stream.decode()
-        most = (1 << self.width) - 1
-        found = symbols != most
-        ends = np.cumsum(symbols + found, dtype=np.int32 if size < 1 << 31 else np.int64)
-        places: Places = ends[found] - 1
-        return places
+    def _inner(self, size: int) -> Iterator[Places]:
+        """Positions among the entries of rows and columns that are not empty, ascending, piece by piece."""
+        assert self.stream is not None
+        outside = PruneError(f"has positions outside its matrix, which has {size:,} entries in use")
+        if not self.width and self.stream.count != -(-size // 8):
+            raise PruneError("has a bitmap of another size than its rows and columns")
+        most, at = (1 << self.width) - 1, 0
+        for symbols in self.stream.pieces():
+            if self.width:
+                found = symbols != most
+                ends = at + np.cumsum(symbols.astype(np.int64) + found)
+                places, at = ends[found] - 1, int(ends[-1])
+                if at > size:  # a skip to the end is none either
+                    raise outside
+            else:
+                places = at + np.flatnonzero(np.unpackbits(symbols))
+                at += 8 * len(symbols)
+                if len(places) and int(places[-1]) >= size:
+                    raise outside
+            if len(places):
+                yield places
+
+
+def places_in(bitmap: Bits) -> Iterator[Places]:
+    """List the positions of bits that are set, ascending, piece by piece; the last may be empty."""
+    step = entropy.PIECE // 8
+    for start in range(0, len(bitmap), step):
+        yield 8 * start + np.flatnonzero(np.unpackbits(bitmap[start : start + step]))
 
 
 def write(mask: NDArray[np.bool_], coder: str = "best") -> bytes:
@@ -135,10 +165,27 @@ def read(cursor: Cursor, rows: int, columns: int, kept: int) -> Positions:
     return Positions(rows, columns, kept, (live_rows, live_columns), width, stream)
 
 
-def _live(stream: Optional[entropy.Stream], size: int) -> Optional[Places]:
+def _live(stream: Optional[entropy.Stream], size: int) -> Optional[NDArray[np.uint32]]:
+    """Numbers of the rows or columns that are not empty."""
     if stream is None:
         return None
-    return np.flatnonzero(np.unpackbits(stream.decode(), count=size))
+    bits = stream.decode()
+    if size % 8:
+        bits[-1] &= 0xFF << -size % 8 & 0xFF
+    found = np.empty(sum(len(places) for places in places_in(bits)), np.uint32)
+    at = 0
+    for places in places_in(bits):
+        found[at : at + len(places)] = places
+        at += len(places)
+    return found
+
+
+def _set(bitmap: Bits, places: Places) -> None:
+    """Set bits at ascending positions."""
+    where = places >> 3
+    first = np.flatnonzero(np.diff(where, prepend=-1))
+    bits = np.right_shift(np.uint8(128), (places & 7).astype(np.uint8))
+    bitmap[where[first]] |= np.add.reduceat(bits, first, dtype=np.uint8)
 
 
 def _gaps(flat: NDArray[np.bool_]) -> Places:

@@ -10,12 +10,23 @@ from typing import Any
 
 from torch import Tensor
 
-from yolov5_prune_plugin.core.coding import packing
-from yolov5_prune_plugin.core.coding.cursor import Cursor
+from yolov5_prune_plugin.core.coding import packing, schema
+from yolov5_prune_plugin.core.coding.cursor import Cursor, Source
 from yolov5_prune_plugin.errors import PruneError
 
 KINDS = ("weight", "plain")
-_DIMENSIONS = 8
+FLOATS = ("F16", "BF16", "F32", "F64")  # types that a weight can have
+_DIMENSIONS, _TENSORS, _NAME = 8, 100_000, 512
+_NUMBER = schema.whole(0, (1 << 32) - 1)
+_ENTRY = schema.record({
+    "kind": schema.one_of(*KINDS),
+    "dtype": schema.one_of(*packing.DTYPES),
+    "tensors": schema.listed(
+        schema.tuple_of(schema.text(_NAME), schema.listed(_NUMBER, 0, _DIMENSIONS)), 1, _TENSORS
+    ),
+    "bytes": _NUMBER,
+    "crc32": _NUMBER,
+}, ("kind", "dtype", "tensors", "bytes", "crc32"))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -26,18 +37,22 @@ class Section:
         kind: ``weight``: one tensor, with positions and codebook; ``plain``: tensors of one type by their bytes.
         dtype: Name of the tensors' type in ``packing.DTYPES``.
         tensors: Names and shapes.
-        data: The bytes, once read; empty in a header.
+        length: Bytes in the file.
+        crc32: Their checksum.
+        source: Reads them.
     """
 
     kind: str
     dtype: str
     tensors: tuple[tuple[str, tuple[int, ...]], ...]
-    data: memoryview = field(repr=False)
+    length: int
+    crc32: int
+    source: Source = field(repr=False)
 
     @property
     def size(self) -> int:
-        """Bytes that its tensors take once decoded."""
-        sizes: Iterable[int] = (math.prod(shape) for _, shape in self.tensors)
+        """Bytes that its tensors take once decoded; a dimension of 0 counts as 1, so that others stay bounded."""
+        sizes: Iterable[int] = (math.prod(max(1, side) for side in shape) for _, shape in self.tensors)
         return sum(sizes) * packing.DTYPES[self.dtype][0].itemsize
 
     @property
@@ -47,7 +62,7 @@ class Section:
         Raises:
             PruneError: If they are damaged.
         """
-        cursor = Cursor(self.data)
+        cursor = Cursor(self.source, self.length)
         found = packing.read_weight(cursor, self.tensors[0][1], self.dtype)
         cursor.close()
         return found
@@ -60,7 +75,7 @@ class Section:
         """
         if self.kind == "weight":
             return {self.tensors[0][0]: self.coded.decode()}
-        cursor = Cursor(self.data)
+        cursor = Cursor(self.source, self.length)
         found = packing.read_plain(cursor, [shape for _, shape in self.tensors], self.dtype)
         cursor.close()
         return dict(zip((name for name, _ in self.tensors), found))
@@ -83,36 +98,28 @@ def entry_of(kind: str, tensors: Sequence[tuple[str, Tensor]], data: bytes) -> t
     return entry, data
 
 
-def checked(entry: Any) -> tuple[Section, int, int]:
+def checked(entry: Any, field: str) -> Section:
     """Check the entry of a section in a header.
 
+    Args:
+        entry: The entry.
+        field: What it is in the header.
+
     Returns:
-        The section without data, its bytes and its checksum.
+        The section, which can't be read yet.
 
     Raises:
-        PruneError: If the entry is none.
+        PruneError: If the entry is none; it names the field.
     """
-    if not isinstance(entry, dict):
-        raise PruneError("has a section that is no JSON object")
-    kind, dtype, tensors = entry.get("kind"), entry.get("dtype"), entry.get("tensors")
-    if kind not in KINDS or not isinstance(dtype, str) or dtype not in packing.DTYPES:
-        raise PruneError(f"has a section of kind {str(kind)[:40]!r} and type {str(dtype)[:40]!r}; this version knows"
-                         f" {', '.join(KINDS)} and {', '.join(packing.DTYPES)}")  # fmt: skip
-    length, crc = (_whole(entry.get(key), key) for key in ("bytes", "crc32"))
-    if not isinstance(tensors, list) or not tensors or (kind == "weight" and len(tensors) != 1):
-        raise PruneError(f"has a section {kind} with another number of tensors than it can have")
-    return Section(kind, dtype, tuple(_named(one) for one in tensors), memoryview(b"")), length, crc
+    _ENTRY(entry, field)
+    kind, dtype, tensors = entry["kind"], entry["dtype"], entry["tensors"]
+    if kind == "weight" and len(tensors) != 1:
+        raise PruneError(f"has a header whose {field}.tensors has {len(tensors):,} tensors; a weight is one")
+    if kind == "weight" and dtype not in FLOATS:
+        raise PruneError(f"has a header whose {field}.dtype is {dtype}; that of a weight is one of {', '.join(FLOATS)}")
+    named = tuple((name, tuple(shape)) for name, shape in tensors)
+    return Section(kind, dtype, named, entry["bytes"], entry["crc32"], _unread)
 
 
-def _named(one: Any) -> tuple[str, tuple[int, ...]]:
-    if not isinstance(one, list) or len(one) != 2 or not isinstance(one[0], str) or not isinstance(one[1], list):
-        raise PruneError("has a tensor that is no pair of name and shape")
-    if len(one[1]) > _DIMENSIONS:
-        raise PruneError(f"has a tensor of {len(one[1])} dimensions; at most {_DIMENSIONS}")
-    return one[0], tuple(_whole(number, "a dimension") for number in one[1])
-
-
-def _whole(number: Any, what: str) -> int:
-    if type(number) is not int or not 0 <= number < 1 << 32:
-        raise PruneError(f"has {what} of {str(number)[:40]}; it must be a whole number of at most 32 bits")
-    return number
+def _unread(start: int, count: int) -> bytes:
+    raise RuntimeError("the section of a header alone has no bytes")

@@ -96,9 +96,9 @@ def sizes(opened: Container) -> Sizes:
                 raise PruneError(f"{opened.file}: {name} {error}") from None
             clusters = 0 if coded.codebook is None else len(coded.codebook)
             layers.append(LayerSize(name, shape, coded.weights, coded.kept, clusters, coded.codebook_bytes,
-                                    coded.value_bytes, coded.position_bytes, len(section.data)))  # fmt: skip
+                                    coded.value_bytes, coded.position_bytes, section.length))  # fmt: skip
         else:
-            others += len(section.data)
+            others += section.length
             entries += sum(int(np.prod(shape)) for _, shape in section.tensors)
     return Sizes(tuple(layers), others, entries, opened.header_size)
 

@@ -15,6 +15,7 @@ from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.core.pruning.budget import ASSUMES, Bisection, Trial
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.errors import NoResultError, PruneError
+from yolov5_prune_plugin.files import new_file
 from yolov5_prune_plugin.methods.oneshot.oneshot_run import OneShotRun, Pruned
 from yolov5_prune_plugin.options import checked, flag, map_points
 from yolov5_prune_plugin.plugin_api.run import Evaluation, Measurement, Run
@@ -154,21 +155,22 @@ class BudgetRun:
     def _confirm(self, amount: float, pruned: Pruned) -> Generator[Measurement, Evaluation, bool]:
         assert self.run.folder is not None
         file = self.oneshot.options.prune_save or _unused(self.run.folder / "model.pt")
-        saved = self.oneshot.save(self.run, pruned, file)
-        started = time.perf_counter()
         try:
-            evaluation = yield Measurement(weights=file, changed=False, coco=True)
-            inside = self._add(evaluation, amount, pruned, started, "confirmation")
-        except BaseException:
-            file.unlink()  # what is there is confirmed
-            raise
-        score, dense = self.trials.trials[-1].score, self.trials.trials[0].score
-        said = f"--prune {amount:g}, saved and loaded again: {self.trials.figure} {score:.4f} ({score - dense:+.4f})"
-        if not inside:
-            file.unlink()
+            with new_file("--prune-save", file) as place:  # what gets its name is confirmed
+                saved = self.oneshot.save(self.run, pruned, place)
+                started = time.perf_counter()
+                evaluation = yield Measurement(weights=place, changed=False, coco=True)
+                inside = self._add(evaluation, amount, pruned, started, "confirmation")
+                score, dense = self.trials.trials[-1].score, self.trials.trials[0].score
+                said = (f"--prune {amount:g}, saved and loaded again: {self.trials.figure} {score:.4f}"
+                        f" ({score - dense:+.4f})")  # fmt: skip
+                if not inside:
+                    raise _OutsideError
+        except _OutsideError:
             self.search.tell(amount, False)
             self.trials.say(f"{said}, outside; not kept")
             return False
+        saved = replace(saved, file=file)
         self.trials.say(f"{said}, inside; found" + ("" if self.trials.monotone else f". But {ASSUMES}; here one was"))
         self.trials.found = {"amount": amount, "conv_sparsity": pruned.sparsity.conv_sparsity, "score": score,
                              "file": str(file)}  # fmt: skip
@@ -189,6 +191,10 @@ class BudgetRun:
         if evaluation.failed:
             raise NoResultError(f"{self.asked}: no measurement: {evaluation.failed}")
         return evaluation.figures[self.run.figure]
+
+
+class _OutsideError(Exception):
+    """What was saved is not good enough."""
 
 
 def _unused(file: Path) -> Path:

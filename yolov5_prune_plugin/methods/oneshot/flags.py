@@ -14,7 +14,7 @@ from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.pruning.parameters import Selection, find_targets
 from yolov5_prune_plugin.errors import PruneError, did_you_mean, named
-from yolov5_prune_plugin.options import checked, flag
+from yolov5_prune_plugin.options import checked, flag, seed
 from yolov5_prune_plugin.plugin_api.methods import Method
 from yolov5_prune_plugin.plugin_api.run import Run
 from yolov5_prune_plugin.reporting.amounts_file import read_amounts
@@ -57,7 +57,7 @@ class WhatOptions:
     prune_exclude: tuple[str, ...] = flag(
         (), "leave weights alone whose parameter name matches, such as 'model.24.*'", nargs="+", metavar="GLOB"
     )
-    prune_seed: int = flag(0, "seed of methods that draw (default 0)", metavar="N")
+    prune_seed: int = flag(0, "seed of methods that draw (default 0)", type=checked(seed), metavar="N")
 
 
 @dataclass

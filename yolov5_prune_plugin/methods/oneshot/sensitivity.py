@@ -164,7 +164,7 @@ def _report(
         plot_heat_map(rows, title, file)
 
     def write_html(file: Path) -> None:
-        image = (folder / "sensitivity.png").read_bytes()
+        image = file.with_name("sensitivity.png").read_bytes()
         file.write_text(page(rows, suggested, title, notes, image), encoding="utf-8")
 
     files: dict[str, Writer] = {

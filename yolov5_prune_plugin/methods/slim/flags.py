@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from yolov5_prune_plugin.errors import PruneError, named
-from yolov5_prune_plugin.options import checked, flag, whole_from
+from yolov5_prune_plugin.options import checked, flag, seed, whole_from
 
 if TYPE_CHECKING:
     from yolov5_prune_plugin.core.channels.slim import SlimConfig
@@ -74,7 +74,7 @@ class SlimOptions:
     slim_calib: int = flag(
         64, "images of --data's train split for importance and repair, without their labels (default 64)",
         type=whole_from(1), metavar="N")  # fmt: skip
-    slim_seed: int = flag(0, "seed of what is drawn (default 0)", metavar="N")
+    slim_seed: int = flag(0, "seed of what is drawn (default 0)", type=checked(seed), metavar="N")
     slim_no_repair: bool = flag(False, "leave out least squares and BatchNorm statistics after cutting")
 
     def looks_at_images(self) -> str:

@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from yolov5_prune_plugin.errors import PruneError, named
+from yolov5_prune_plugin.files import temporary_folder
 from yolov5_prune_plugin.plugin_api.run import Calibration, Run
 from yolov5_prune_plugin.yolov5.seams.quiet import quiet
 from yolov5_prune_plugin.yolov5.seams.seams import Script
@@ -58,7 +58,7 @@ def draw(script: Script, package: str, run: Run, model: nn.Module, images: int, 
         if classes:  # its loader is torchvision's ImageFolder, which knows fewer
             suffixes &= {suffix.lstrip(".") for suffix in IMG_EXTENSIONS}
         found = sorted(set(_images(places, suffixes, split)))
-    folder = tempfile.TemporaryDirectory(prefix="yolov5-prune-")
+    folder = temporary_folder()
     try:
         chosen, bad = _choose(found, images, seed, Path(folder.name), script.tool("verify_image", package))
     except OSError as error:

@@ -65,6 +65,9 @@ class Upstream:
             if not isinstance(model, nn.Module):
                 raise PruneError("has no model in it (no entry 'model'); give a checkpoint that train.py wrote, or an"
                                  " official one")  # fmt: skip
+            if not any(isinstance(layer, nn.Conv2d) for layer in model.modules()):
+                raise PruneError(f"has a {type(model).__name__} without a convolution, which is no model of YOLOv5's;"
+                                 " give a checkpoint that train.py wrote, or an official one")  # fmt: skip
         for key in ("optimizer", "best_fitness", "ema", "updates"):
             if key in checkpoint:
                 checkpoint[key] = None

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from yolov5_prune_plugin.core.channels.layers import channel_counts
 from yolov5_prune_plugin.core.channels.widths import Widths, differing, narrow
+from yolov5_prune_plugin.core.coding.packing import DTYPES
+from yolov5_prune_plugin.core.outputs.objective import tensors as tensors_in
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.yolov5.checkpoints.model_yaml import backbone_of, check_yaml, is_number, own_layers, plain
+from yolov5_prune_plugin.yolov5.checkpoints.header import WIDE, check_model, safe_names
+from yolov5_prune_plugin.yolov5.checkpoints.model_yaml import (
+    LAYERS,
+    backbone_of,
+    check_yaml,
+    layers_of,
+    own_layers,
+    plain,
+)
 from yolov5_prune_plugin.yolov5.seams.quiet import quiet
 
 SLIMMED = 100  # how many times smaller than its dense architecture a slim model may be: a tenth of all channels
+SIDE = 256  # pixels of the image that upstream finds strides with, and that a pass is counted for
+VALUES, PRODUCTS = 6e8, 6e10  # of a pass, at most: about three times those of the largest models there are
 
 
 def describe(model: nn.Module, module: Any) -> dict[str, Any]:
-    """Describe a model of upstream's by plain values, from which ``build`` makes it again.
+    """Describe a model of upstream's by plain values, from which ``frame`` makes it again.
 
     Args:
         model: A detector, segmenter or classifier.
@@ -43,7 +58,7 @@ def describe(model: nn.Module, module: Any) -> dict[str, Any]:
     pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
     head = layers[-1]
     nc = head.linear.out_features if task == "classify" else int(getattr(head, "nc", 0))
-    content = {"task": task, "yaml": {**check_yaml(yaml, own_layers(module)), "nc": nc}, "nc": nc,
+    content = {"task": task, "yaml": {**check_yaml(yaml, own_layers(module), task), "nc": nc}, "nc": nc,
             "names": [[int(index), str(name)] for index, name in pairs],
             "names_are": "dict" if isinstance(names, Mapping) else "list",
             "stride": torch.as_tensor(getattr(model, "stride", 32.0)).float().reshape(-1).tolist(),
@@ -52,74 +67,225 @@ def describe(model: nn.Module, module: Any) -> dict[str, Any]:
     return {**content, "widths": {name: [*sides.values()] for name, sides in widths.items()}}
 
 
-def build(module: Any, content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Build a model by upstream's own class and give it its tensors, each in its own type.
+def frame(
+    module: Any, content: Mapping[str, Any], shapes: Mapping[str, tuple[str, Sequence[int]]], scale: float = 1.0
+) -> nn.Module:  # fmt: skip
+    """Build a model by upstream's own class without memory for its weights, and check that tensors fit it.
+
+    Layers are made on torch's meta device, where a tensor is a shape: an architecture costs nothing before all is
+    checked, however large it claims to be. Only a checkout's own layers, which may need values, are made for real
+    where the meta device does not do, and counted then.
 
     Args:
         module: Upstream's ``models.yolo``.
-        content: What ``describe`` returned.
+        content: What ``describe`` returned, or a file has; checked here.
+        shapes: Type, as in ``packing.DTYPES``, and shape of each tensor of the state dict.
+        scale: Factor of what a pass may cost.
+
+    Returns:
+        The model in eval mode; ``fill`` gives it its tensors.
+
+    Raises:
+        PruneError: If the content is none, this release has no such class, tensors and architecture do not fit, or the
+            model could not be run in bounded memory and time.
+    """
+    check_model(dict(content))
+    model = bare(module, content, sum(math.prod(shape) for _, shape in shapes.values()))
+    try:
+        narrow(model, _noted_widths(model, content.get("widths", {})))
+    except PruneError as error:
+        raise PruneError(f"its {error}") from None
+    expected = model.state_dict()
+    for name in [*expected, *shapes]:
+        if name not in expected or name not in shapes:
+            where, other = ("file", "architecture") if name in shapes else ("architecture", "file")
+            raise PruneError(f"the {where} has {name}, which its {other} does not have")
+        dtype, shape = shapes[name]
+        if expected[name].shape != tuple(shape):
+            raise PruneError(f"{name} has shape {list(shape)}, its architecture {list(expected[name].shape)}")
+        if expected[name].is_floating_point() != DTYPES[dtype][0].is_floating_point:
+            raise PruneError(f"{name} is {dtype}, its architecture has {str(expected[name].dtype)[6:]} there")
+    _check_cost(model.eval(), content["task"], scale)
+    return model
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give a model of ``frame`` its tensors, each in its own type.
+
+    Args:
+        model: The model; changed in place.
         tensors: The whole state dict.
 
     Raises:
-        PruneError: If the content is none, this release has no such class, or tensors and architecture do not fit.
+        PruneError: If one is NaN or infinite.
     """
-    model = bare(module, content, sum(tensor.numel() for tensor in tensors.values()))
-    widths = _noted_widths(model, content.get("widths", {}))
-    try:
-        narrow(model, widths)
-    except PruneError as error:
-        raise PruneError(f"its {error}") from None
     layers = dict(model.named_modules())
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    for name in [*expected, *tensors]:
-        if name not in expected or name not in tensors:
-            where, other = ("file", "architecture") if name in tensors else ("architecture", "file")
-            raise PruneError(f"the {where} has {name}, which its {other} does not have")
-        if expected[name] != tensors[name].shape:
-            raise PruneError(f"{name} has shape {list(tensors[name].shape)}, its architecture {list(expected[name])}")
     for name, tensor in tensors.items():
+        parts = tensor.reshape(-1).split(1 << 20) if tensor.is_floating_point() else ()
+        if not all(bool(part.isfinite().all()) for part in parts):
+            raise PruneError(f"{name} has a value that is NaN or infinite")
         prefix, _, short = name.rpartition(".")
         owner = layers[prefix]
         if short in owner._parameters:
             setattr(owner, short, nn.Parameter(tensor, requires_grad=False))
         else:
             owner._buffers[short] = tensor
-    return model.eval()
 
 
 def bare(module: Any, content: Mapping[str, Any], most: Optional[int] = None) -> nn.Module:
-    """Build a model by upstream's own class, in the widths of its yaml and with fresh weights.
+    """Build a model by upstream's own class, in the widths of its yaml and without values.
 
     Args:
         module: Upstream's ``models.yolo``.
         content: What ``describe`` returned, with or without ``widths``.
-        most: Most parameters that it may have, ``SLIMMED`` times as many where there are ``widths``; None is no limit.
+        most: Parameters that there are: one whose layers must be made for real may have twice as many and a million,
+            ``SLIMMED`` times as many where there are ``widths``; None is no limit.
 
     Raises:
-        PruneError: If the content is none, or this release has no such class.
+        PruneError: If the yaml is none, this release has no such class, or it gives no model.
     """
-    task, yaml, nc = content.get("task"), check_yaml(content.get("yaml"), own_layers(module)), content.get("nc")
-    names, stride = content.get("names"), content.get("stride")
-    if not isinstance(names, list) or not all(isinstance(p, list) and len(p) == 2 for p in names):
-        raise PruneError("its names are no pairs of index and name")
-    if not isinstance(stride, list) or not all(is_number(one) for one in stride) or type(nc) is not int:
-        raise PruneError("its stride or number of classes is no number")
-    found = {"detect": "Model", "segment": "SegmentationModel", "classify": "ClassificationModel"}.get(str(task))
+    task, own, nc = str(content.get("task")), own_layers(module), content["nc"]
+    yaml = check_yaml(content.get("yaml"), own, task)
+    found = {"detect": "Model", "segment": "SegmentationModel", "classify": "ClassificationModel"}.get(task)
     if not found or not hasattr(module, found):
-        raise PruneError(f"it is a model for {str(task)[:40]!r}, which this YOLOv5 does not have; use a later release")
-    # a slim model is built whole first, and may be much larger then
-    limit = most if most is None or not content.get("widths") else SLIMMED * most
-    with quiet(), torch.no_grad(), _at_most(limit):
-        model = getattr(module, found if task != "classify" else "DetectionModel")(yaml)
+        raise PruneError(f"it is a model for {task[:40]!r}, which this YOLOv5 does not have; use a later release")
+
+    def make() -> nn.Module:
+        model = getattr(module, found if task != "classify" else "DetectionModel")(copy.deepcopy(yaml))
         if task == "classify":
-            model.stride = torch.tensor(stride)
+            model.stride = torch.tensor(content["stride"])
             model = module.ClassificationModel(model=model, nc=nc, cutoff=len(yaml["backbone"]))
-        if content.get("fused"):
-            model = model.fuse()
-    pairs = {int(index): str(name) for index, name in names}
-    model.names = pairs if content.get("names_are") == "dict" else list(pairs.values())
+        return model.fuse() if content.get("fused") else model
+
+    model = _made(module, make, {str(layer[2]) for layer in layers_of(yaml)} - LAYERS, most,
+                  SLIMMED if content.get("widths") else 1)  # fmt: skip
+    for name, layer in model.named_modules():
+        if any(count > WIDE for count in channel_counts(layer).values()):
+            raise PruneError(f"its architecture has {name} with more than {WIDE:,} channels")
+    names, _ = safe_names(content["names"], nc)
+    model.names = names if content.get("names_are") == "dict" else [names[index] for index in range(nc)]
     model.nc = nc
     return model
+
+
+def _made(module: Any, make: Callable[[], nn.Module], own: set[str], most: Optional[int], factor: int) -> nn.Module:
+    act = getattr(getattr(module, "Conv", None), "default_act", None)
+    try:
+        with quiet(), torch.no_grad():
+            try:
+                with _Weightless():
+                    model = make()
+                _realize(model)
+                return model
+            except Exception:
+                if not own:
+                    raise
+            with _at_most(None if most is None else factor * most):
+                return make()
+    except PruneError:
+        raise
+    except Exception as error:
+        raise PruneError(f"its architecture cannot be built: {_line(error)}") from error
+    finally:
+        if act is not None:  # an activation in a yaml is set for all models that come after it
+            module.Conv.default_act = act
+
+
+class _Weightless(TorchFunctionMode):
+    """Puts tensors that a layer makes for values to come on the meta device; those made of numbers stay real."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), keywords: Any = None) -> Any:
+        keywords = keywords or {}
+        if function in (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn):
+            keywords = {**keywords, "device": keywords.get("device") or "meta"}
+        return function(*args, **keywords)
+
+
+def _realize(model: nn.Module) -> None:
+    """Make the few things real that are no parameters and no entries of the state dict, such as empty grids."""
+    kept = set(model.state_dict())
+
+    def real(tensor: Any) -> Any:
+        if not isinstance(tensor, Tensor) or not tensor.is_meta:
+            return tensor
+        if tensor.numel() > 1:
+            raise RuntimeError("a layer holds values that no state dict has")
+        return torch.zeros(tensor.shape, dtype=tensor.dtype)
+
+    for prefix, layer in model.named_modules():
+        for name, value in [*vars(layer).items()]:
+            if name not in ("_parameters", "_buffers", "_modules"):
+                if isinstance(value, list) and any(isinstance(one, Tensor) and one.is_meta for one in value):
+                    setattr(layer, name, [real(one) for one in value])
+                elif isinstance(value, Tensor):
+                    setattr(layer, name, real(value))
+        for name, buffer in [*layer._buffers.items()]:
+            if f"{prefix}.{name}".lstrip(".") not in kept:
+                layer._buffers[name] = real(buffer)
+
+
+def _check_cost(model: nn.Module, task: str, scale: float) -> None:
+    """Run a model in shapes alone: layers that contradict each other fail, and what a pass costs is counted.
+
+    Raises:
+        PruneError: If it can't be run, a pass takes more than ``scale`` times ``VALUES`` or ``PRODUCTS``, or strides
+            are none.
+    """
+    weightless = all(tensor.is_meta for name, tensor in model.named_parameters())
+    if not weightless:
+        return  # layers of a checkout's own, made for real and counted
+    spent = {"values": 0, "products": 0}
+
+    def count(layer: nn.Module, given: Any, outputs: Any) -> None:
+        values = sum(tensor.numel() for tensor in tensors_in(outputs))
+        spent["values"] += values
+        spent["products"] += values * _products(layer, given)
+        if spent["values"] > VALUES * scale or spent["products"] > PRODUCTS * scale:
+            raise PruneError(f"its architecture is too large to be run: a pass over {SIDE} x {SIDE} pixels makes more"
+                             f" than {VALUES * scale:.2g} values or takes more than {PRODUCTS * scale:.2g}"
+                             " multiplications")  # fmt: skip
+
+    hooks = [layer.register_forward_hook(count) for layer in model.modules()]
+    head = model.model[-1]  # type: ignore[index]
+    training = head.training
+    example = torch.zeros(1, _inputs(model), SIDE, SIDE, device="meta")
+    try:
+        head.training = task != "classify"  # then a detector's gives what its convolutions give, and makes no grid
+        with torch.no_grad(), _Weightless():
+            model(example)
+    except PruneError:
+        raise
+    except Exception as error:
+        raise PruneError(f"its layers or widths do not fit each other: {_line(error)}") from error
+    finally:
+        head.training = training
+        for hook in hooks:
+            hook.remove()
+    strides = torch.as_tensor(getattr(model, "stride", 32.0)).float()
+    if not bool(((strides >= 1) & (strides <= SIDE)).all()):
+        raise PruneError(f"its architecture has strides {strides.tolist()}; they must be from 1 to {SIDE}")
+
+
+def _products(layer: nn.Module, given: Any) -> int:
+    """Multiplications, or comparisons, for each value that a layer gives."""
+    if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+        return math.prod(layer.weight.shape[1:])
+    if isinstance(layer, nn.Linear):
+        return layer.in_features
+    if isinstance(layer, (nn.MaxPool2d, nn.AvgPool2d)):
+        sides = layer.kernel_size if isinstance(layer.kernel_size, tuple) else (layer.kernel_size,) * 2
+        return math.prod(int(side) for side in sides)
+    if isinstance(layer, nn.MultiheadAttention):
+        return 2 * given[0].shape[0]  # its tokens
+    return 0 if next(layer.children(), None) else 1
+
+
+def _inputs(model: nn.Module) -> int:
+    return next((layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)), 3)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def _noted_widths(model: nn.Module, noted: Any) -> Widths:
@@ -128,8 +294,6 @@ def _noted_widths(model: nn.Module, noted: Any) -> Widths:
     Raises:
         PruneError: If they are of another form, or name something that the model does not have.
     """
-    if not isinstance(noted, dict):
-        raise PruneError("its widths are no mapping of layers to channels")
     layers, found = dict(model.named_modules()), Widths()
     for name, channels in noted.items():
         there = channel_counts(layers[name]) if name in layers else {}
@@ -159,9 +323,5 @@ def _at_most(most: Optional[int]) -> Iterator[None]:
     handle = register(count)
     try:
         yield
-    except PruneError:
-        raise
-    except Exception as error:
-        raise PruneError(f"its architecture cannot be built: {' '.join(str(error).split())[:160]}") from error
     finally:
         handle.remove()

@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 from yolov5_prune_plugin.errors import PruneError, did_you_mean, named, near_file
+from yolov5_prune_plugin.files import open_regular
 from yolov5_prune_plugin.yolov5.checkpoints.unpacking import unpacked_checkpoint
 
 EXPORTED = (".onnx", ".torchscript", ".engine", ".xml", ".mlmodel", ".mlpackage", ".pb", ".tflite", ".pdmodel",
@@ -36,6 +37,24 @@ def check_weights(weights: list[str]) -> None:
                                  f"{near_file(file) or meant}")  # fmt: skip
 
 
+def check_resumed(given: str, ours: bool) -> None:
+    """Refuse a checkpoint that no training can go on from, before upstream looks for it.
+
+    Args:
+        given: What --resume names.
+        ours: Whether the run has flags of ours: then a file that is missing is refused here too.
+
+    Raises:
+        PruneError: If it is missing, or not a whole PyTorch file.
+    """
+    file = Path(given)
+    with named(default=f"--resume {given}"):
+        if file.exists():
+            check_whole(file)
+        elif ours and "://" not in given:
+            raise PruneError("no such file; give the last.pt of the run that was interrupted")
+
+
 def check_file(file: Path) -> None:
     """Refuse a file that is no whole PyTorch checkpoint; the error does not name it.
 
@@ -59,7 +78,7 @@ def check_whole(file: Path) -> None:
     if file.is_dir():
         raise PruneError("is a directory; name a .pt file in it")
     try:
-        with open(file, "rb") as stream:
+        with open_regular(file) as stream:
             start = stream.read(len(LEGACY_MAGIC))
     except OSError as error:
         raise PruneError(f"cannot be read: {error.strerror}") from error

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from yolov5_prune_plugin.core.coding import schema
 from yolov5_prune_plugin.errors import PruneError
 
 # What upstream's parse_model may be told to evaluate; all else, which could be any name of its module, is refused.
@@ -19,7 +20,11 @@ NO_LAYERS = {"AutoShape", "BaseModel", "Classify", "ClassificationModel", "Detec
              "Ensemble", "Model", "Proto", "SegmentationModel"}  # classes of models/ that no yaml names  # fmt: skip
 WORDS = {"None", "True", "False", "nc", "anchors", "nearest", "bilinear", "bicubic", "linear", "area"}
 _ACTIVATION = re.compile(r"(torch\.)?nn\.[A-Za-z]\w{0,30}\((inplace=(True|False)|\d{0,9}(\.\d{1,9})?)\)")
-_REPEATS, _LAYERS, _NUMBER = 1000, 2000, 1 << 20
+_REPEATS, _LAYERS, _NUMBER, _ITEMS, _CLASSES = 1000, 1000, 1 << 20, 64, 100_000
+HEADS = {"detect": "Detect", "segment": "Segment"}
+WIDTHS = "yolov5_prune_widths"  # under which the widths of a slim model are in its yaml
+_SIDE = schema.whole(1, 1 << 16)
+_WIDTHS = schema.mapped(schema.record({"out": _SIDE, "in": _SIDE}))
 _KEYS = {"backbone", "head", "nc", "depth_multiple", "width_multiple"}
 
 
@@ -35,45 +40,68 @@ def own_layers(module: Any) -> frozenset[str]:
                      and name not in LAYERS | NO_LAYERS)  # fmt: skip
 
 
-def check_yaml(yaml: Any, own: frozenset[str] = frozenset()) -> dict[str, Any]:
+def layers_of(yaml: Mapping[str, Any]) -> list[Any]:
+    """List the layers of a model yaml, backbone and head."""
+    return [*yaml["backbone"], *yaml["head"]]
+
+
+def check_yaml(yaml: Any, own: frozenset[str] = frozenset(), task: str = "") -> dict[str, Any]:
     """Check that upstream, which evaluates the words of a model yaml, can do nothing with this one but make layers.
 
     Args:
         yaml: The content of a model yaml.
         own: Layers that the checkout has beside upstream's, as ``own_layers`` lists them.
+        task: ``detect``, ``segment`` or ``classify``, whose head it must have; empty for any.
 
     Returns:
         The yaml as it is.
 
     Raises:
-        PruneError: If it has another form, or a word that is no layer of upstream's.
+        PruneError: If it has another form, or a word that is no layer of upstream's; it names the field.
     """
     if not isinstance(yaml, dict) or not set(yaml) >= _KEYS:
         raise PruneError(f"its architecture is no model yaml: it needs {', '.join(sorted(_KEYS))}")
     for key in ("depth_multiple", "width_multiple"):
         if not is_number(yaml[key]) or not 0 < yaml[key] <= 100:
-            raise PruneError(f"its architecture has {key} {str(yaml[key])[:40]!r}; it must be a number up to 100")
+            raise _wrong(key, yaml[key], "a number above 0, up to 100")
     activation = yaml.get("activation")
     if activation and not (isinstance(activation, str) and _ACTIVATION.fullmatch(activation)):
-        raise PruneError(f"its architecture has the activation {str(activation)[:40]!r}; this reader takes those like"
-                         " nn.SiLU()")  # fmt: skip
-    _check_value(yaml["nc"], "nc")
-    _check_value(yaml.get("ch", 3), "ch")
-    _check_value(yaml.get("anchors", []), "anchors")
-    layers = [*_list(yaml["backbone"]), *_list(yaml["head"])]
+        raise _wrong("activation", activation, "one call like nn.SiLU()")
+    _check_whole("nc", yaml["nc"], 1, _CLASSES)
+    _check_whole("ch", yaml.get("ch", 3), 1, 64)
+    _check_anchors(yaml.get("anchors", 3))
+    for key, value in yaml.items():
+        if key == WIDTHS:
+            _WIDTHS(value, f"content.yaml.{key}")
+        elif key not in (*_KEYS, "anchors", "ch", "activation"):
+            schema.anything(value, f"content.yaml.{key}")
+    layers, repeats = [*_list("backbone", yaml["backbone"]), *_list("head", yaml["head"])], 0.0
     if not 0 < len(layers) <= _LAYERS:
         raise PruneError(f"its architecture has {len(layers)} layers; 1 to {_LAYERS} are taken")
-    for layer in layers:
+    for index, layer in enumerate(layers):
+        part, at = ("backbone", index) if index < len(yaml["backbone"]) else ("head", index - len(yaml["backbone"]))
+        field = f"{part}[{at}]"
         if not isinstance(layer, (list, tuple)) or len(layer) != 4:
-            raise PruneError(f"its architecture has a layer {str(layer)[:60]} that is not [from, number, module, args]")
-        source, repeats, module, arguments = layer
+            raise _wrong(field, layer, "a list of from, number, module and args")
+        source, number, module, arguments = layer
         if not isinstance(module, str) or module not in LAYERS | own:
-            raise PruneError(f"its architecture has the layer {str(module)[:40]!r}, which is none of upstream's,"
-                             " and models/ of this YOLOv5 does not define it; --repo names another")  # fmt: skip
-        if type(repeats) is not int or not 0 < repeats * max(1, yaml["depth_multiple"]) <= _REPEATS:
-            raise PruneError(f"its architecture repeats a layer {str(repeats)[:40]} times; up to {_REPEATS} are taken")
-        _check_value(source, "from")
-        _check_value(_list(arguments), "args")
+            raise PruneError(f"its architecture has the layer {ascii(module)[:40]} at {field}, which is none of"
+                             " upstream's, and models/ of this YOLOv5 does not define it; --repo names another"
+                             )  # fmt: skip
+        _check_whole(f"{field}, number", number, 1, _REPEATS)
+        repeats += max(1.0, number * yaml["depth_multiple"])
+        for one in source if isinstance(source, (list, tuple)) and source else [source]:
+            _check_whole(f"{field}, from", one, min(-index, -1), max(index - 1, -1))
+        _check_value(_list(f"{field}, args", arguments), f"{field}, args")
+        if module in HEADS.values() and (module != HEADS.get(task, module) or index != len(layers) - 1):
+            raise PruneError(f"its architecture has {module} at {field}; it must be the last layer of a model that"
+                             f" {'detects' if module == 'Detect' else 'segments'}")  # fmt: skip
+    if repeats > _REPEATS:
+        raise PruneError(f"its architecture has {repeats:,.0f} layers with their repeats; up to {_REPEATS} are taken")
+    if task in HEADS and layers[-1][2] not in {HEADS[task]} | own:
+        raise PruneError(f"its architecture ends in {layers[-1][2]}; a model for {task} ends in {HEADS[task]}")
+    if task == "classify" and (len(yaml["backbone"]) < 2 or yaml["head"]):
+        raise PruneError("its architecture is none of a classifier: it needs a backbone of two layers, and no head")
     return yaml
 
 
@@ -116,21 +144,44 @@ def plain(value: Any) -> Any:
 
 def is_number(value: Any) -> bool:
     """Whether a value is a number of a size that occurs in a yaml."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _NUMBER
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _NUMBER  # false for NaN
 
 
-def _list(value: Any) -> list[Any]:
+def _wrong(field: str, value: Any, wanted: str) -> PruneError:
+    shown = ascii(value)
+    return PruneError(f"its architecture has {shown if len(shown) <= 60 else shown[:57] + '...'} as {field}; it must be"
+                      f" {wanted}")  # fmt: skip
+
+
+def _check_whole(field: str, value: Any, least: int, most: int) -> None:
+    if type(value) is not int or not least <= value <= most:
+        raise _wrong(field, value, f"a whole number from {least} to {most}")
+
+
+def _check_anchors(anchors: Any) -> None:
+    if not isinstance(anchors, (list, tuple)):
+        _check_whole("anchors", anchors, 1, 16)
+        return
+    if not 1 <= len(anchors) <= 10 or len({len(one) if isinstance(one, (list, tuple)) else 0 for one in anchors}) > 1:
+        raise _wrong("anchors", anchors, "a number, or 1 to 10 lists of one length")
+    for index, one in enumerate(anchors):
+        if not isinstance(one, (list, tuple)) or not 2 <= len(one) <= 32 or len(one) % 2:
+            raise _wrong(f"anchors[{index}]", one, "a list of widths and heights")
+        if not all(is_number(side) and side > 0 for side in one):
+            raise _wrong(f"anchors[{index}]", one, f"numbers above 0, up to {_NUMBER}")
+
+
+def _list(field: str, value: Any) -> list[Any]:
     if not isinstance(value, (list, tuple)):
-        raise PruneError(f"its architecture has {str(value)[:40]!r} where a list is needed")
+        raise _wrong(field, value, "a list")
     return list(value)
 
 
 def _check_value(value: Any, what: str, depth: int = 0) -> None:
-    if isinstance(value, (list, tuple)) and depth < 3 and len(value) <= _LAYERS:
+    if isinstance(value, (list, tuple)) and depth < 3 and len(value) <= _ITEMS:
         for one in value:
             _check_value(one, what, depth + 1)
     elif not (
         value is None or isinstance(value, bool) or is_number(value) or (isinstance(value, str) and value in WORDS)
     ):
-        raise PruneError(f"its architecture has {str(value)[:40]!r} among {what}; this reader takes numbers and"
-                         f" {', '.join(sorted(WORDS))}")  # fmt: skip
+        raise _wrong(what, value, f"numbers up to {_NUMBER}, lists of at most {_ITEMS}, and {', '.join(sorted(WORDS))}")

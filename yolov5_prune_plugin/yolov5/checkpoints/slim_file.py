@@ -17,10 +17,10 @@ from yolov5_prune_plugin.core.outputs.objective import tensors
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import written_whole
 from yolov5_prune_plugin.yolov5.checkpoints import class_names
+from yolov5_prune_plugin.yolov5.checkpoints.model_yaml import WIDTHS
 from yolov5_prune_plugin.yolov5.seams.quiet import quiet
 
 KEY = "slim"  # under which our facts are in a checkpoint: plain values, which upstream passes over
-WIDTHS = "yolov5_prune_widths"  # under which the widths are in model.yaml
 TOLERANCE = 0.02  # relative to an output's largest value, for weights in fp16
 
 

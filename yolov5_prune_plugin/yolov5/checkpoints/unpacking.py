@@ -6,13 +6,13 @@ import argparse
 import atexit
 import functools
 import glob
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 from yolov5_prune_plugin.errors import PruneError, near_file
+from yolov5_prune_plugin.files import temporary_folder
 from yolov5_prune_plugin.yolov5.seams.seams import Script, package_of
 from yolov5_prune_plugin.yolov5.seams.wrapping import Override
 
@@ -142,13 +142,13 @@ def _unpacked(file: Path, package: str) -> str:
     if not file.is_file():
         raise PruneError(f"{file}: no such file; yolov5-prune compress makes one of a checkpoint{near_file(file)}")
     opened, model = open_model(file, package)
-    folder = Path(tempfile.mkdtemp(prefix="yolov5-prune-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    place = folder / f"{file.stem}.pt"
     try:
+        folder = temporary_folder()
+        atexit.register(folder.cleanup)
+        place = Path(folder.name) / f"{file.stem}.pt"
         size = save_checkpoint(place, opened.content, model)
     except OSError as error:
-        raise PruneError(f"{file}: the checkpoint in it cannot be written to {folder}: {error.strerror}; set"
+        raise PruneError(f"{file}: the checkpoint in it cannot be written to {gettempdir()}: {error.strerror}; set"
                          " TMPDIR to a folder with more room") from error  # fmt: skip
     print(f"yolov5-prune: {file}: {opened.size:,} bytes, {size:,} as a checkpoint", flush=True)
     return str(place)

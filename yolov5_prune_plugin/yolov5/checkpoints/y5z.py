@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,11 @@ from yolov5_prune_plugin.core.outputs.objective import tensors as tensors_of
 from yolov5_prune_plugin.core.pruning.folding import fold_state
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import written_whole
-from yolov5_prune_plugin.yolov5.checkpoints import architecture, class_names
+from yolov5_prune_plugin.yolov5.checkpoints import architecture, class_names, header
+from yolov5_prune_plugin.yolov5.checkpoints.header import KEPT, WEIGHTS_ONLY
 from yolov5_prune_plugin.yolov5.checkpoints.model_yaml import plain
 
 SUFFIX = ".y5z"
-WEIGHTS_ONLY = "weights"  # content.kind of a file without an architecture
-KEPT = ("date", "prune", "slim", "git")  # entries of a checkpoint that are kept beside the model: plain values
 
 
 def module_of(package: str) -> Any:
@@ -70,7 +70,9 @@ def stored_state(model: nn.Module, fp32: bool = False) -> dict[str, Tensor]:
     found = {}
     for name, tensor in fold_state(model.state_dict()).items():
         kept = tensor.half() if tensor.is_floating_point() and not fp32 else tensor
-        if kept.is_floating_point() and bool(tensor.isfinite().all()) and not bool(kept.isfinite().all()):
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise PruneError(f"{name} has a value that is NaN or infinite, and no model that works has")
+        if kept.is_floating_point() and not bool(kept.isfinite().all()):
             largest = float(tensor.abs().max())
             raise PruneError(f"{name} has values up to {largest:g}, more than fp16 holds (65504)", "fp32")
         found[name] = kept
@@ -119,14 +121,24 @@ def model_in(opened: container.Container, package: str) -> nn.Module:
         PruneError: As ``open_model``.
     """
     check_architecture(opened)
-    tensors = opened.decode()
     try:
-        model = architecture.build(module_of(package), opened.content, tensors)
-        if opened.content.get("widths"):
-            _try_out(model)
+        model = architecture.frame(module_of(package), opened.content, opened.shapes, scale_of_limit())
     except PruneError as error:
         raise PruneError(f"{opened.file}: {error}") from None
+    except MemoryError:
+        raise PruneError(f"{opened.file}: its architecture needs more memory than there is") from None
+    tensors = opened.decode()
+    try:
+        architecture.fill(model, tensors)
+    except PruneError as error:
+        raise PruneError(f"{opened.file}: {error}") from None
+    _say_names(opened)
     return model
+
+
+def scale_of_limit() -> float:
+    """How often more than by default the environment allows."""
+    return container.memory_limit() / container.LIMIT
 
 
 def as_checkpoint(content: Mapping[str, Any], model: nn.Module, half: bool = False) -> Callable[[Any], None]:
@@ -140,9 +152,9 @@ def as_checkpoint(content: Mapping[str, Any], model: nn.Module, half: bool = Fal
     Returns:
         A function that writes the checkpoint to an open binary file.
     """
-    facts = content.get("facts")
-    entries = {"epoch": -1, "best_fitness": None, "ema": None, "updates": None, "optimizer": None, "opt": None,
-               "wandb_id": None, **(facts if isinstance(facts, dict) else {})}  # fmt: skip
+    facts = {key: value for key, value in content.get("facts", {}).items() if key in KEPT}
+    entries = {**facts, "epoch": -1, "best_fitness": None, "ema": None, "updates": None, "optimizer": None,
+               "opt": None, "wandb_id": None}  # fmt: skip
     written = copy.deepcopy(model).half() if half else model
     return lambda stream: class_names.save({**entries, "model": written}, stream)
 
@@ -151,7 +163,7 @@ def save_checkpoint(file: Path, content: Mapping[str, Any], model: nn.Module) ->
     """Write a model as an ordinary checkpoint of upstream's.
 
     Args:
-        file: The file to write; it is replaced.
+        file: The file to write; must not exist.
         content: What ``describe`` returned, with the facts that are kept.
         model: The model to write.
 
@@ -161,9 +173,8 @@ def save_checkpoint(file: Path, content: Mapping[str, Any], model: nn.Module) ->
     Raises:
         OSError: If it can't be written; nothing is left then.
     """
-    with written_whole(file) as temporary:
-        with open(temporary, "wb") as stream:
-            as_checkpoint(content, model)(stream)
+    with written_whole(file, overwrite=False) as place, open(place, "wb") as stream:
+        as_checkpoint(content, model)(stream)
     return file.stat().st_size
 
 
@@ -192,16 +203,14 @@ def check_alike(model: nn.Module, again: nn.Module, state: Mapping[str, Tensor])
                              " say, such as another activation")  # fmt: skip
 
 
-def _try_out(model: nn.Module) -> None:
-    """Run the model once: widths that contradict each other fail then."""
-    types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
-    try:
-        with torch.no_grad():
-            _outputs(model.float(), torch.zeros(1, _inputs(model), 64, 64))
-    except RuntimeError as error:
-        raise PruneError(f"its widths do not fit each other: {' '.join(str(error).split())[:160]}") from None
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        tensor.data = tensor.data.to(types[name])
+def _say_names(opened: container.Container) -> None:
+    """Say which class names are not those of the file."""
+    _, changed = header.safe_names(opened.content["names"], opened.content["nc"])
+    for number, (was, now) in enumerate(changed.items()):
+        more = f"; so are {len(changed) - 1} more" if len(changed) > 1 else ""
+        if not number:
+            print(f"yolov5-prune: WARNING {opened.file}: scripts make folders of class names, so {ascii(was)[:60]} is"
+                  f" read as {ascii(now)[:60]}{more}", file=sys.stderr)  # fmt: skip
 
 
 def _outputs(model: nn.Module, example: Tensor) -> list[Tensor]:

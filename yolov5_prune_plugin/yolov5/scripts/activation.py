@@ -7,7 +7,7 @@ import sys
 from types import ModuleType
 from typing import Any, NoReturn, Optional
 
-from yolov5_prune_plugin.errors import PruneError, UpstreamError, clear_exit
+from yolov5_prune_plugin.errors import PruneError, UpstreamError, clear_exit, forgiving_output
 from yolov5_prune_plugin.yolov5.seams.seams import Script, find_script, load_scripts
 from yolov5_prune_plugin.yolov5.seams.wrapping import Override
 
@@ -72,10 +72,15 @@ class _Parser(argparse.ArgumentParser):
         return opt, unknown
 
     def _start(self, ours: argparse.Namespace, opt: argparse.Namespace, plugins: Any = None) -> None:
+        forgiving_output()
         with clear_exit():
             try:
                 if self.script.resumes(opt):
+                    from yolov5_prune_plugin.yolov5.checkpoints.checkpoint import check_resumed
                     from yolov5_prune_plugin.yolov5.sessions import resume
+
+                    if isinstance(opt.resume, str):
+                        check_resumed(opt.resume, bool(vars(ours)))
 
                     resume.start(self.script, self.namespace, ours, self._offer)
                 elif self.script.role == "train":

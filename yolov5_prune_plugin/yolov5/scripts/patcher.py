@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Optional
 
 from yolov5_prune_plugin.errors import PruneError, UpstreamError
-from yolov5_prune_plugin.files import files_under
+from yolov5_prune_plugin.files import files_under, remove_dead, written_all
 from yolov5_prune_plugin.yolov5.compat.apply import early_needed
 from yolov5_prune_plugin.yolov5.scripts.guard import first_line, main_guard
 from yolov5_prune_plugin.yolov5.seams.root import lacking
@@ -121,6 +121,17 @@ def revert(checkout: Checkout) -> dict[str, str]:
     return {path: "reverted" if new[path] != old[path] else "was not active" for path in old}
 
 
+def behind(checkout: Checkout, path: str) -> str:
+    """Name the file that a script of a checkout is a link to, and that is changed in its place; empty if it is none.
+
+    Args:
+        checkout: The checkout.
+        path: A script of it.
+    """
+    file = {**checkout.scripts, **checkout.marked}[path]
+    return str(file.resolve()) if file.is_symlink() else ""
+
+
 def left_out(checkout: Checkout) -> list[str]:
     """List scripts with flags of their own, in the checkout's folder and its tools/, that are none we know."""
     found = []
@@ -184,8 +195,7 @@ def _lines(content: bytes) -> tuple[bytes, list[bytes]]:
 def _replace(checkout: Checkout, old: Mapping[str, bytes], new: Mapping[str, bytes]) -> None:
     """Replace the files that differ, or none of them."""
     places = {**checkout.scripts, **checkout.marked}
-    files = {path: places[path].resolve() for path in old}
-    spare = {path: file.with_name(f".{file.name}.yolov5-prune") for path, file in files.items()}
+    files = {path: places[path].resolve() for path in old}  # of a link the file behind it; the link stays
     changing = [path for path in old if new[path] != old[path]]
     for path in changing:
         if not files[path].stat().st_mode & stat.S_IWUSR or not os.access(files[path], os.W_OK):
@@ -193,22 +203,15 @@ def _replace(checkout: Checkout, old: Mapping[str, bytes], new: Mapping[str, byt
                 f"{path} is read-only; make it writable (chmod u+w) and try again. No file was changed",
                 f"patch {checkout.folder}",
             )
+    for folder in {file.parent for file in files.values()}:
+        remove_dead(folder)  # of a run that was killed
+    by_file = {files[path]: path for path in changing}  # two links to one file are one
     try:
-        for path in changing:
-            spare[path].write_bytes(new[path])
-            shutil.copymode(files[path], spare[path])
-        for path in changing:
-            os.replace(spare[path], files[path])
-    except BaseException as error:  # Ctrl-C and a full disk included
-        for path in changing:
-            if files[path].read_bytes() != old[path]:
-                files[path].write_bytes(old[path])
-        if isinstance(error, OSError):
-            raise PruneError(
-                f"{error.strerror}: {error.filename}; no file was changed", f"patch {checkout.folder}"
-            ) from error
-        raise
-    finally:
-        for file in spare.values():  # those of a run that was killed included
-            if file.exists():
-                file.unlink()
+        with written_all([*by_file]) as ready:
+            for place, (file, path) in zip(ready, by_file.items()):
+                place.write_bytes(new[path])
+                shutil.copymode(file, place)
+    except OSError as error:
+        raise PruneError(
+            f"{error.strerror}: {error.filename}; no file was changed", f"patch {checkout.folder}"
+        ) from error

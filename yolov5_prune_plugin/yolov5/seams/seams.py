@@ -18,7 +18,7 @@ from yolov5_prune_plugin.yolov5.seams.wrapping import wrap
 ROLES = ("validate", "use", "export", "train")
 EVENTS = ("parser", "model_loaded", "run_folder", "evaluation", "data_loaded", "callbacks", "suppression",
           "training", "logged", "architecture", "model_made", "optimizer_made", "scheduled", "averaged", "loss",
-          "judged", "validated", "saved", "finished")  # fmt: skip
+          "judged", "validated", "saved", "finished", "stripped")  # fmt: skip
 STEPS = ("nominal", "warmup")
 TOOLS = ("check_yaml", "check_dataset", "check_img_size", "load_images", "load_classes", "verify_image", "suffixes")
 TIMES = ("preprocess", "inference", "nms")

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from yolov5_prune_plugin.errors import NoResultError, PruneError, clear_exit
+from yolov5_prune_plugin.files import check_folder
 from yolov5_prune_plugin.plugin_api.run import Evaluation, Measurement, Run, Saved
 from yolov5_prune_plugin.yolov5.checkpoints.checkpoint import check_weights, source_of
 from yolov5_prune_plugin.yolov5.checkpoints.pruned_file import save_pruned
@@ -197,6 +198,8 @@ class InferenceSession(Session):
             self._waiting = False
             if self._base is None:
                 self._base = Path(original(*args, **kwargs))
+                with clear_exit():
+                    check_folder("--project", self._base)
             self.run.folder = self._base / "prune"
             place = self.run.folder / self._what.folder if self._what.folder else self._base
             if not self._repeating:

@@ -16,6 +16,7 @@ from torch import nn
 from yolov5_prune_plugin.core.training.average import bring_back, constrain_average
 from yolov5_prune_plugin.core.training.ranks import check_alike
 from yolov5_prune_plugin.errors import PruneError, clear_exit
+from yolov5_prune_plugin.files import check_folder
 from yolov5_prune_plugin.options import words
 from yolov5_prune_plugin.plugin_api.run import Training
 from yolov5_prune_plugin.yolov5.checkpoints import sidecar
@@ -25,7 +26,7 @@ from yolov5_prune_plugin.yolov5.seams.seams import Script, package_of
 from yolov5_prune_plugin.yolov5.sessions.best import Best
 from yolov5_prune_plugin.yolov5.sessions.loggers import LoggedFigures
 from yolov5_prune_plugin.yolov5.sessions.loss import Losses
-from yolov5_prune_plugin.yolov5.sessions.saving import save
+from yolov5_prune_plugin.yolov5.sessions.saving import save, stripping
 from yolov5_prune_plugin.yolov5.sessions.session import Session
 from yolov5_prune_plugin.yolov5.sessions.steps import steps_of
 
@@ -131,11 +132,14 @@ class TrainingSession(Session):
             "judged": self._best.judging,
             "validated": self._best.validating,
             "saved": self._saving,
+            "stripped": stripping,
         }
         if self._losses.needed:
             seams["loss"] = self._losses.making
         if not self.script.has("logged", self.namespace):
             del seams["logged"]  # a train.py like v5.0's has no loggers; what we count is in our own files then
+        if not self.script.has("stripped", self.namespace):
+            del seams["stripped"]
         self.wrap({event: wrapper for event, wrapper in seams.items() if self.script.seams.get(event)})
 
     def _around(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -166,6 +170,8 @@ class TrainingSession(Session):
         self.run.arguments, self.run.folder = opt, Path(opt.save_dir) / "prune"
         self._hyperparameters, self._model, self._batches, self._training = given[0], None, None, None
         self._logged.listen(given)
+        if self.run.main:
+            check_folder("--project", Path(opt.save_dir))
         try:
             returned = original(*args, **kwargs)
         except KeyError as error:
