@@ -33,7 +33,7 @@ class Drift:
 
     def _note(self, model: nn.Module, inputs: Any, outputs: Any) -> None:
         x, before = inputs[0] if inputs else None, self._before
-        if before is None or not _images(x):
+        if x is None or before is None or not _images(x):
             return
         self._before = None  # the passes below come by here too
         x = x[: IMAGES - self._seen]
