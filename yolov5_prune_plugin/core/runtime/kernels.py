@@ -18,7 +18,7 @@ KIND, UNITS, MEET, SOURCE, SOURCE_BASE, TARGET, TARGET_BASE = range(7)
 # of a convolution; offsets are bytes, strides floats
 (SOURCE_IMAGE, TARGET_IMAGE, TARGET_PLANE, PANELS, PANEL_TILES, TILES, TILE, KERNEL, TAIL_KERNEL, CHUNKS, BLOCKS, GROUPS,
  STREAMS, COUNTS, CHUNK_STARTS, BIAS, MASK, ADDED, ADDED_BASE, ADDED_IMAGE, ADDED_PLANE, ACTIVATION, ADD_WHERE,
- SLOPE, ROWS) = range(7, 32)  # fmt: skip
+ SLOPE, ROWS, AHEAD, AHEAD_COUNTS) = range(7, 34)  # fmt: skip
 # of the others
 (CHANNELS, HEIGHT, WIDTH, SOURCE_ROW, SOURCE_PLANE, OUT_HEIGHT, OUT_WIDTH, TARGET_ROW, STRIDE, PADDING_ROWS,
  PADDING_COLUMNS, KERNEL_ROWS, KERNEL_COLUMNS, SCRATCH, SCRATCH_SIZE, TABLE, ANCHORS, IMAGE_IN, IMAGE_OUT, PLANE_OUT,
@@ -57,7 +57,7 @@ def module_text(width: int, registers: int) -> str:
         f"declare {vector} @llvm.fmuladd.v{width}f32({vector}, {vector}, {vector})",
         f"declare {vector} @llvm.maximum.v{width}f32({vector}, {vector})",
         "declare float @llvm.maximum.f32(float, float)",
-        "declare float @llvm.exp2.f32(float)",
+        "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)",
         "",
     ]
     parts.append(_finish(width))
@@ -238,6 +238,7 @@ def _convolution(width: int, tiles: dict[int, tuple[int, ...]]) -> str:
     bias = f.at(_base(f, WEIGHTS, _field(f, BIAS)), first_row)
     mask = _base(f, WORKSPACE, _field(f, MASK))
     streams, counts = _base(f, WEIGHTS, _field(f, STREAMS)), _base(f, WEIGHTS, _field(f, COUNTS))
+    ahead, ahead_counts = _base(f, WEIGHTS, _field(f, AHEAD)), _base(f, WEIGHTS, _field(f, AHEAD_COUNTS))
     all_groups, count, many = _field(f, GROUPS), _field(f, TILES), _field(f, PANEL_TILES)
     pixels, kernel, tail = _field(f, TILE), _field(f, KERNEL), _field(f, TAIL_KERNEL)
     activation, where = _field(f, ACTIVATION), _field(f, ADD_WHERE)
@@ -251,9 +252,18 @@ def _convolution(width: int, tiles: dict[int, tuple[int, ...]]) -> str:
         place = f.load(f.at(streams, f.add(f.mul(block, chunks), chunk), "i64"), "i64", 8)
         stream = _base(f, WEIGHTS, place)
         counted = f.at(counts, f.add(f.mul(block, all_groups), first_group), "i32")
+        lines = f.at(ahead, f.load(f.at(ahead_counts, block, "i64"), "i64", 8), "i32")
+        wanted = f.sub(f.load(f.at(ahead_counts, f.add(block, 1), "i64"), "i64", 8),
+                       f.load(f.at(ahead_counts, block, "i64"), "i64", 8))  # fmt: skip
         with f.loop(begin, end) as tile:
             q = f.mul(tile, pixels)
             is_tail = f.op(f"icmp eq i64 {tile}, {final}")
+            following = f.at(source, f.add(q, pixels))
+            with f.loop(0, wanted, 4) as line:
+                for i in range(4):
+                    place = f.load(f.at(f.at(lines, line, "i32"), i, "i32"), "i32")
+                    address = f.at(following, f.op(f"sext i32 {place} to i64"))
+                    f.do(f"call void @llvm.prefetch.p0(ptr {address}, i32 0, i32 3, i32 1)")
             chosen = f.op(f"select i1 {is_tail}, i64 {tail}, i64 {kernel}")
             given = (f"ptr {f.at(source, q)}, ptr {f.at(target, q)}, i64 {plane}, ptr {stream}, ptr {counted},"
                      f" ptr {bias}, ptr {f.at(mask, q)}, ptr {f.at(added, q)}, i64 {added_plane}, i64 {groups},"

@@ -37,11 +37,13 @@ class Choice:
         block: Output channels that are computed at once, 1, 2 or 4.
         vectors: Vectors of pixels in a tile.
         cached: Bytes of input that a tile uses at most before input channels are cut in blocks; 0 never cuts.
+        ahead: Whether the next tile's input is fetched while one is computed.
     """
 
     block: int
     vectors: int
     cached: int = FIRST_CACHE
+    ahead: bool = False
 
 
 @dataclass
@@ -470,8 +472,22 @@ class Planner:
         row[k.STREAMS] = blob.add(blob.add(made.data) + made.starts)
         row[k.COUNTS] = blob.add(made.counts)
         row[k.CHUNK_STARTS] = blob.add(made.chunk_groups)
+        lines, counts = self._lines(offsets, cuts, pixels, choice.ahead)
+        row[k.AHEAD], row[k.AHEAD_COUNTS] = blob.add(lines), blob.add(counts)
         row[k.BIAS] = blob.add(c.bias.numpy()[span])
         row[k.MASK] = self.masks[layout.height, layout.width]
+
+    def _lines(self, offsets: np.ndarray, cuts: list[int], pixels: int, ahead: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Lines of the cache that a tile reads, by blocks of input channels: they are fetched while the one before runs."""
+        made, counts = [np.zeros(0, np.int32)], [0]
+        for start, stop in zip(cuts, cuts[1:]) if ahead else []:
+            runs = (offsets[start:stop, None] + np.arange(0, pixels + 15, 16)[None]).reshape(-1)
+            lines = np.unique(runs >> 4) << 4
+            lines = np.concatenate([lines, np.full(-len(lines) % 4, lines[-1])]).astype(np.int32)
+            made.append(lines)
+            counts.append(counts[-1] + len(lines))
+        counts += [counts[-1]] * (len(cuts) - len(counts))
+        return np.concatenate(made), np.array(counts, np.int64)
 
     def _cuts(self, c: Convolution, choice: Choice, pixels: int, layout: Layout) -> list[int]:
         """Taps at which blocks of input channels begin."""
