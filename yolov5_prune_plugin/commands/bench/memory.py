@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> None:
     from yolov5_prune_plugin.yolov5.checkout.upstream import as_used, find_upstream
 
     model = torch.nn.Identity()
-    if runtime == "pytorch":
+    if runtime in ("pytorch", "sparse"):
         # what unpickling and folding takes is not what using it takes: it is done once before
         model = as_used(find_upstream(Path(repo) if repo else None).load(Path(weights))[1])
     x = torch.rand(int(batch), 3, int(size), int(size))

@@ -89,6 +89,11 @@ class FastModel(nn.Module):
         except AttributeError:
             return getattr(super().__getattr__("model"), name)
 
+    @property
+    def level(self) -> str:
+        """The kernels' vectors: ``avx512``, ``avx2``, ``sse`` or ``neon``."""
+        return self._kernels.target.level
+
     def forget(self) -> None:
         """Make all programs anew when they are needed next."""
         self._programs.clear()
@@ -101,11 +106,14 @@ class FastModel(nn.Module):
             inputs: One tensor or more.
             keywords: Any makes PyTorch do it, unless all are off.
         """
-        reason = self._unfit(inputs, keywords)
+        given = inputs
+        while len(given) > 1 and given[-1] in (None, False) and not isinstance(given[-1], Tensor):
+            given = given[:-1]
+        reason = self._unfit(given, keywords)
         if reason:
             self.reasons[reason] = self.reasons.get(reason, 0) + 1
             return self.model(*inputs, **keywords)
-        return self.program(*inputs)(*inputs, threads=torch.get_num_threads())
+        return self.program(*given)(*given, threads=torch.get_num_threads())
 
     def _unfit(self, inputs: tuple[Any, ...], keywords: Mapping[str, Any]) -> str:
         if self.model.training:
@@ -132,7 +140,7 @@ class FastModel(nn.Module):
             inputs: As they are given to the model.
         """
         state = [*self.model.parameters(), *self.model.buffers()]
-        seen = [(id(tensor), tensor._version) for tensor in state]
+        seen = [(id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in state]
         if seen != self._seen:
             self.forget()
             self._check()
@@ -141,7 +149,8 @@ class FastModel(nn.Module):
         key = (tuple(tuple(x.shape) for x in inputs), threads > 1 and threads)
         found = self._programs.get(key)
         if found is None:
-            planner = Planner(trace(self.model, *inputs), self._kernels, threads)
+            with torch.inference_mode(False):
+                planner = Planner(trace(self.model, *(x.clone() for x in inputs)), self._kernels, threads)
             if self._chosen is None:
                 chosen = choose.measured(planner)
                 self._chosen = {name: chosen[c] for c, name in choose.labels(planner).items()}
