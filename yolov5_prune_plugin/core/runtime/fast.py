@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from yolov5_prune_plugin.core.runtime import choose
-from yolov5_prune_plugin.core.runtime.graph import Convolution, trace
+from yolov5_prune_plugin.core.runtime.graph import Convolution, Value, trace
 from yolov5_prune_plugin.core.runtime.native import kernels, this_machine
 from yolov5_prune_plugin.core.runtime.plan import Choice, Planner
 from yolov5_prune_plugin.core.runtime.program import Program
@@ -199,7 +199,8 @@ class FastModel(nn.Module):
         """
         threads, program = torch.get_num_threads(), self.program(*inputs)
         given = tuple(x.contiguous() for x in inputs)
-        bases = program.bases(given, {})
+        made: dict[Value, Tensor] = {}  # holds the memory
+        bases = program.bases(given, made)
         times = np.full(len(program.plan.steps), np.inf)
         for _ in range(repeats):
             for i in range(len(times)):
