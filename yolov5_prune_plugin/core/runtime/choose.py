@@ -19,8 +19,10 @@ from yolov5_prune_plugin.errors import PruneError
 
 FORMAT = 1
 SPEED = {1: 1.0, 2: 1.4, 4: 1.65}  # multiplications in a time, by block, against single weights
+RATE = 20e9  # multiplications in a second, about
+LONG = 0.03  # seconds: what takes longer is not tried
 WORTH = 1.5  # a kernel that is estimated at more than so many times the best is not tried
-REPEATS = 3
+REPEATS = 2
 
 
 def candidates(weight: np.ndarray, groups: int, kernels: Kernels) -> list[Choice]:
@@ -57,6 +59,9 @@ def measured(planner: Planner) -> dict[Convolution, Choice]:
             continue
         ways = candidates(c.weight.numpy(), c.groups, kernels)
         times = {}
+        places = c.target.shape[0] * c.target.shape[2] * c.target.shape[3]
+        if np.count_nonzero(c.weight.numpy()) * places / RATE > LONG:
+            ways = ways[:1]
         for way in ways if len(ways) > 1 else []:
             blob = Blob()
             rows = planner.convolution(c, way, blob)

@@ -111,7 +111,7 @@ class Program:
                     views |= {t for t in item.targets if t is not None}
                     if name == "clone":
                         fresh_clones.add(id(item))
-        self._skipped = fresh_clones
+        self._skipped, self._views = fresh_clones, views
 
     def run_steps(self, start: int, stop: int, bases: np.ndarray, threads: int) -> None:
         """Run some of the steps.
@@ -181,7 +181,13 @@ class Program:
         return made[value] if value in made else self._fixed[value]
 
     def _torch(self, item: Torch, made: dict[Value, Tensor]) -> None:
-        arguments, keywords = _pytree.tree_map(lambda x: self._tensor(x, made), (item.arguments, item.keywords))
+        seen = any(target in self._views for target in item.targets)
+
+        def given(x: Any) -> Any:  # torch's own operations expect maps as torch lays them out
+            tensor = self._tensor(x, made)
+            return tensor.contiguous() if isinstance(x, Value) and x in self.plan.places and not seen else tensor
+
+        arguments, keywords = _pytree.tree_map(given, (item.arguments, item.keywords))
         result = arguments[0] if id(item) in self._skipped else item.function(*arguments, **keywords)
         for value, tensor in zip(item.targets, result if isinstance(result, (tuple, list)) else [result]):
             if value is None:
