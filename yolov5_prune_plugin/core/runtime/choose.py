@@ -65,10 +65,9 @@ def measured(planner: Planner) -> dict[Convolution, Choice]:
         for way in ways if len(ways) > 1 else []:
             blob = Blob()
             rows = planner.convolution(c, way, blob)
-            rows = rows[len(rows) > 1 and rows[0][0] == 1 :]  # packing is the same for all
             steps = np.array(rows, np.int64)
             plan = Plan(planner.graph, steps, blob.buffer(), workspace, [], planner.places, planner.fresh, planner.decoded,
-                        planner.bases)  # fmt: skip
+                        planner.bases, planner.threads)  # fmt: skip
             program = Program(plan, kernels)
             made: dict[Value, torch.Tensor] = {}
             bases = program.bases(inputs, made)

@@ -18,7 +18,7 @@ KIND, UNITS, MEET, SOURCE, SOURCE_BASE, TARGET, TARGET_BASE = range(7)
 # of a convolution; offsets are bytes, strides floats
 (SOURCE_IMAGE, TARGET_IMAGE, TARGET_PLANE, PANELS, PANEL_TILES, TILES, TILE, KERNEL, TAIL_KERNEL, CHUNKS, BLOCKS, GROUPS,
  STREAMS, COUNTS, CHUNK_STARTS, BIAS, MASK, ADDED, ADDED_BASE, ADDED_IMAGE, ADDED_PLANE, ACTIVATION, ADD_WHERE,
- SLOPE, ROWS, AHEAD, AHEAD_COUNTS) = range(7, 34)  # fmt: skip
+ SLOPE, ROWS, AHEAD, AHEAD_COUNTS, PACKING) = range(7, 35)  # fmt: skip
 # of the others
 (CHANNELS, HEIGHT, WIDTH, SOURCE_ROW, SOURCE_PLANE, OUT_HEIGHT, OUT_WIDTH, TARGET_ROW, STRIDE, PADDING_ROWS,
  PADDING_COLUMNS, KERNEL_ROWS, KERNEL_COLUMNS, SCRATCH, SCRATCH_SIZE, TABLE, ANCHORS, IMAGE_IN, IMAGE_OUT, PLANE_OUT,
@@ -62,7 +62,7 @@ def module_text(width: int, registers: int) -> str:
     ]
     parts.append(_finish(width))
     parts += [_tile(width, block, many) for block, many in kernel_numbers(tiles)]
-    parts += [_convolution(width, tiles), _pack(width), _pool(width), _upsample(width), _decode(width), _run(width)]
+    parts += [_convolution(width, tiles), _pack_rows(width), _pack(width), _pool(width), _upsample(width), _decode(width), _run(width)]
     return "\n".join(parts)
 
 
@@ -246,6 +246,28 @@ def _convolution(width: int, tiles: dict[int, tuple[int, ...]]) -> str:
     begin = f.mul(panel, many)
     end = f.minimum(f.add(begin, many), count)
     final = f.sub(count, 1)
+    # a source that has to be packed is packed here, the rows of this panel, in memory of the thread's own
+    packing = _field(f, PACKING)
+    name, before = f.fresh("panel"), f.block
+    f.branch(f.op(f"icmp slt i64 {packing}, 0"), f"{name}.end", f"{name}.pack")
+    f.label(f"{name}.pack")
+    row = _base(f, WEIGHTS, packing)
+    at = {i: f.load(f.at(row, i, "i64"), "i64", 8)
+          for i in (CHANNELS, TARGET_ROW, PLANE_OUT, OUT_HEIGHT, OUT_WIDTH, SCRATCH, SCRATCH_SIZE)}  # fmt: skip
+    pitch = at[TARGET_ROW]
+    top, _ = f.divided(f.mul(begin, pixels), pitch)
+    bottom, _ = f.divided(f.sub(f.mul(end, pixels), 1), pitch)
+    rows_here = f.sub(f.minimum(f.add(f.add(bottom, at[OUT_WIDTH]), 1), at[OUT_HEIGHT]), top)
+    scratch = _base(f, WORKSPACE, f.add(at[SCRATCH], f.mul("%thread", at[SCRATCH_SIZE])))
+    with f.loop(0, at[CHANNELS]) as channel:
+        place = f.at(scratch, f.mul(channel, at[PLANE_OUT]))
+        f.do(f"call void @pack_rows(ptr {row}, ptr %bases, i64 {image}, i64 {channel}, i64 {top}, i64 {rows_here},"
+             f" ptr {place})")  # fmt: skip
+    packed = f.at(scratch, f.sub(0, f.mul(top, pitch)))
+    inside = f.block
+    f.jump(f"{name}.end")
+    f.label(f"{name}.end")
+    source = f.op(f"phi ptr [ {source}, %{before} ], [ {packed}, %{inside} ]")
     with f.loop(0, blocks) as block:
         first = f.op(f"icmp eq i64 {block}, 0")
         last = f.op(f"icmp eq i64 {f.add(block, 1)}, {blocks}")
@@ -287,18 +309,28 @@ def _fill(f: Function, pointer: str, start: str | int, stop: str | int, value: f
 
 
 def _pack(width: int) -> str:
-    """Rows of a plane, padded, with one in STRIDE rows and columns in each phase's plane; a unit is (image, plane)."""
+    """All rows of a plane; a unit is (image, plane)."""
     f = Function("pack", _STEP, width)
-    v = f.vector
-    channels, height, columns = (_field(f, i) for i in (CHANNELS, HEIGHT, WIDTH))
-    image, channel = f.divided("%unit", channels)
-    source = f.at(_pointer(f, SOURCE), f.add(f.mul(image, _field(f, IMAGE_IN)), f.mul(channel, _field(f, SOURCE_PLANE))))
+    image, channel = f.divided("%unit", _field(f, CHANNELS))
     target = f.at(_pointer(f, TARGET), f.add(f.mul(image, _field(f, IMAGE_OUT)), f.mul(channel, _field(f, PLANE_OUT))))
+    f.do(f"call void @pack_rows(ptr %step, ptr %bases, i64 {image}, i64 {channel}, i64 0, i64 {_field(f, OUT_HEIGHT)},"
+         f" ptr {target})")  # fmt: skip
+    return f.text()
+
+
+def _pack_rows(width: int) -> str:
+    """Some rows of a plane, padded; one in STRIDE rows and columns goes to each phase's plane."""
+    arguments = [("ptr", "step"), ("ptr", "bases"), ("i64", "image"), ("i64", "channel"), ("i64", "first"),
+                 ("i64", "rows"), ("ptr", "target")]  # fmt: skip
+    f = Function("pack_rows", arguments, width)
+    v = f.vector
+    height, columns = _field(f, HEIGHT), _field(f, WIDTH)
+    source = f.at(_pointer(f, SOURCE), f.add(f.mul("%image", _field(f, IMAGE_IN)), f.mul("%channel", _field(f, SOURCE_PLANE))))
     source_row, target_row, phase_plane = (_field(f, i) for i in (SOURCE_ROW, TARGET_ROW, PHASE_OUT))
-    rows, down, right = _field(f, OUT_HEIGHT), _field(f, STRIDE), _field(f, STRIDE_COLUMNS)
+    down, right = _field(f, STRIDE), _field(f, STRIDE_COLUMNS)
     above, left = _field(f, PADDING_ROWS), _field(f, PADDING_COLUMNS)
     with f.loop(0, down) as phase_row, f.loop(0, right) as phase_column:
-        out_plane = f.at(target, f.mul(f.add(f.mul(phase_row, right), phase_column), phase_plane))
+        out_plane = f.at("%target", f.mul(f.add(f.mul(phase_row, right), phase_column), phase_plane))
         shift = f.sub(phase_column, left)  # column of the source = j * right + shift
         # the first j with a column that is there, and the first after the last
         start = f.op(f"udiv i64 {f.add(f.maximum(f.sub(0, shift), 0), f.sub(right, 1))}, {right}")
@@ -306,9 +338,9 @@ def _pack(width: int) -> str:
         stop = f.maximum(f.minimum(f.op(f"udiv i64 {room}, {right}"), target_row), start)
         start = f.minimum(start, target_row)
         stop = f.minimum(stop, target_row)
-        with f.loop(0, rows) as row:
+        with f.loop(0, "%rows") as row:
             out = f.at(out_plane, f.mul(row, target_row))
-            line = f.sub(f.add(f.mul(row, down), phase_row), above)
+            line = f.sub(f.add(f.mul(f.add(row, "%first"), down), phase_row), above)
             inside = f.op(f"icmp ult i64 {line}, {height}")  # a negative one is huge
             name = f.fresh("pack")
             f.branch(inside, f"{name}.copy", f"{name}.zero")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Optional, Union
@@ -25,7 +27,10 @@ from yolov5_prune_plugin.core.runtime.layout import TILE, Layout, is_direct, lay
 from yolov5_prune_plugin.core.runtime.native import Kernels
 from yolov5_prune_plugin.core.runtime.streams import build
 
+HUGE = 2 << 20  # bytes of a large page
 FIRST_CACHE = 24 << 10  # bytes of input that a tile may use before input channels are cut in blocks
+PACKED_LARGE = 1 << 20  # bytes of a packed map from which on it is packed in panels
+PANEL_CACHE = 192 << 10  # bytes of a panel's input
 SECOND_CACHE = 160 << 10  # bytes of weights, and of sums, that are used again and again
 
 
@@ -104,8 +109,16 @@ class Blob:
 
 def aligned(floats: int) -> np.ndarray:
     """[floats] float32 zeros from the beginning of a line of the cache on."""
-    raw = np.zeros(floats + 16, np.float32)
-    shift = -raw.ctypes.data % 64 // 4
+    if floats * 4 < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        raw = np.zeros(floats + 16, np.float32)
+        shift = -raw.ctypes.data % 64 // 4
+        return raw[shift : shift + floats]
+    # a tile touches more planes than the processor has entries for small pages
+    memory = mmap.mmap(-1, floats * 4 + HUGE)
+    with contextlib.suppress(OSError):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    raw = np.frombuffer(memory, np.float32)
+    shift = -raw.ctypes.data % HUGE // 4
     return raw[shift : shift + floats]
 
 
@@ -146,6 +159,7 @@ class Plan:
         fresh: Maps in memory that is new in each frame: value -> (base, floats).
         decoded: Outputs that the kernels write as torch has them: value -> base.
         bases: How many buffers there are.
+        threads: That may run it at most.
         layers: The convolutions.
     """
 
@@ -158,6 +172,7 @@ class Plan:
     fresh: dict[Value, tuple[int, int]]
     decoded: dict[Value, int]
     bases: int
+    threads: int
     layers: list[Layer] = field(default_factory=list)
 
 
@@ -187,7 +202,9 @@ class Planner:
         self.packed_at = self._reserve(max(map(self._packed_floats, self._convolutions()), default=0) + TILE)
         pools = [operation for operation in graph.operations if isinstance(operation, Pool)]
         self.scratch_size = max((self._scratch(pool) for pool in pools), default=0)
-        self.scratch_at = self._reserve(self.scratch_size * 64)  # threads that there can be
+        self.scratch_at = self._reserve(self.scratch_size * threads)
+        self.panel_floats = 2 * PANEL_CACHE // 4
+        self.panels_at = self._reserve((self.panel_floats + TILE) * threads)
         self._reserve(2 * TILE)
 
     def workspace(self) -> np.ndarray:
@@ -231,7 +248,7 @@ class Planner:
         steps = np.array(rows, np.int64).reshape(-1, k.FIELDS)
         made = self.workspace() if workspace is None else workspace
         return Plan(self.graph, steps, blob.buffer(), made, sequence, self.places, self.fresh, self.decoded, self.bases,
-                    layers)  # fmt: skip
+                    self.threads, layers)  # fmt: skip
 
     # memory
 
@@ -390,50 +407,83 @@ class Planner:
             choice: How.
             blob: Where its weights go.
         """
-        rows = []
+        rows: list[list[int]] = []
         source, target = self.places[c.source], self.places[c.target]
-        layout = self.layouts[c.target.shape[2], c.target.shape[3]]
-        height, width = c.weight.shape[2:]
-        (above, left), (down, right), (skip, skip_columns) = c.padding, c.stride, c.dilation
-        taps_rows, taps_columns = np.arange(height) * skip, np.arange(width) * skip_columns
-        if is_direct(c, self.graph.inputs):
-            plane, image = source.plane, source.image
-            spatial = (taps_rows[:, None] - above) * source.row + taps_columns[None] - left
-        else:
-            rows.append(self._pack(c))
-            source = Place(k.WORKSPACE, self.packed_at, 0, 0, 0)
-            _, _, phase_plane = self._packed(c)
-            plane = phase_plane * down * right
-            image = plane * c.source.shape[1]
-            phase = (taps_rows % down)[:, None] * right + taps_columns % right
-            spatial = phase * phase_plane + (taps_rows // down)[:, None] * layout.pitch + taps_columns // right
-        each = c.source.shape[1] // c.groups
-        offsets = (np.arange(each)[:, None, None] * plane + spatial).reshape(-1)
+        direct = is_direct(c, self.graph.inputs)
         outputs = c.weight.shape[0]
-        shifts = np.arange(outputs) // (outputs // c.groups) * each * plane
         weight = c.weight.numpy().reshape(outputs, -1)
         block = choice.block if outputs // c.groups % choice.block == 0 or c.groups == 1 else 1
         whole = outputs // block * block
-        spans = [(0, whole, block), (whole, outputs, 1)]
-        for start, stop, size in spans:
-            if start < stop:
-                row = self._row(k.CONVOLUTION, 0, source, target)
-                self._sums(row, c, choice if size == block else self._single(choice), size, slice(start, stop), blob, weight,
-                           offsets, shifts, layout)  # fmt: skip
-                row[k.SOURCE_IMAGE] = image
-                row[k.TARGET] += 4 * start * target.plane
-                row[k.TARGET_IMAGE], row[k.TARGET_PLANE] = target.image, target.plane
-                if c.added is not None:
-                    added = self.places[c.added]
-                    row[k.ADDED], row[k.ADDED_BASE] = added.offset + 4 * start * added.plane, added.base
-                    row[k.ADDED_IMAGE], row[k.ADDED_PLANE] = added.image, added.plane
-                    row[k.ADD_WHERE] = k.BEFORE if c.added_before else k.AFTER
-                else:
-                    row[k.ADDED_BASE] = target.base
-                row[k.ACTIVATION] = k.ACTIVATIONS.index(c.activation)
-                row[k.SLOPE] = int(np.float32(c.slope).view(np.int32))
-                rows.append(row)
+        for start, stop, size in ((0, whole, block), (whole, outputs, 1)):
+            if start == stop:
+                continue
+            span, way = slice(start, stop), choice if size == block else self._single(choice)
+            panel = None if direct else self._panel(c, way, size, span)
+            if direct:
+                plane, image, phase_plane, packing = source.plane, source.image, 0, -1
+            elif panel is None:
+                phase_plane = self._packed(c)[2]
+                plane = phase_plane * c.stride[0] * c.stride[1]
+                image, packing = plane * c.source.shape[1], -1
+                if not rows:
+                    rows.append(self._pack(c, phase_plane, self.packed_at))
+            else:
+                phase_plane = panel[1]
+                plane, image = phase_plane * c.stride[0] * c.stride[1], 0
+                packing = blob.add(np.array(self._pack(c, phase_plane, self.panels_at), np.int64))
+            row = self._row(k.CONVOLUTION, 0, source if direct else Place(k.WORKSPACE, self.packed_at, 0, 0, 0), target)
+            self._sums(row, c, way, size, span, blob, weight, self._offsets(c, plane, phase_plane), plane,
+                       None if panel is None else panel[0])  # fmt: skip
+            row[k.SOURCE_IMAGE], row[k.PACKING] = image, packing
+            row[k.TARGET] += 4 * start * target.plane
+            row[k.TARGET_IMAGE], row[k.TARGET_PLANE] = target.image, target.plane
+            row[k.ADDED_BASE] = target.base
+            if c.added is not None:
+                added = self.places[c.added]
+                row[k.ADDED], row[k.ADDED_BASE] = added.offset + 4 * start * added.plane, added.base
+                row[k.ADDED_IMAGE], row[k.ADDED_PLANE] = added.image, added.plane
+                row[k.ADD_WHERE] = k.BEFORE if c.added_before else k.AFTER
+            row[k.ACTIVATION] = k.ACTIVATIONS.index(c.activation)
+            row[k.SLOPE] = int(np.float32(c.slope).view(np.int32))
+            rows.append(row)
         return rows
+
+    def _offsets(self, c: Convolution, plane: int, phase_plane: int) -> np.ndarray:
+        """Floats from a pixel to what each tap reads, [in / groups, height, width] as one row."""
+        height, width = c.weight.shape[2:]
+        (above, left), (down, right) = c.padding, c.stride
+        taps_rows, taps_columns = np.arange(height) * c.dilation[0], np.arange(width) * c.dilation[1]
+        if is_direct(c, self.graph.inputs):
+            row = self.places[c.source].row
+            spatial = (taps_rows[:, None] - above) * row + taps_columns[None] - left
+        else:
+            pitch = self.layouts[c.target.shape[2], c.target.shape[3]].pitch
+            phase = (taps_rows % down)[:, None] * right + taps_columns % right
+            spatial = phase * phase_plane + (taps_rows // down)[:, None] * pitch + taps_columns // right
+        return (np.arange(c.weight.shape[1])[:, None, None] * plane + spatial).reshape(-1)
+
+    def _panel(self, c: Convolution, choice: Choice, block: int, span: slice) -> Optional[tuple[int, int]]:
+        """Tiles of which the packed input stays in the second cache, and floats of a plane of it.
+
+        None where the whole packed map stays there, or weights don't: it is packed once then.
+        """
+        planes = c.source.shape[1] * c.stride[0] * c.stride[1]
+        stream = np.count_nonzero(c.weight[span].numpy()) * 8
+        layout, rows, whole = self._packed(c)
+        if whole * planes * 4 < PACKED_LARGE or stream > SECOND_CACHE:
+            return None
+        sizes = self.kernels.tiles[block]
+        pixels = (choice.vectors if choice.vectors in sizes else sizes[0]) * self.kernels.target.width
+        tiles = -(-layout.pixels // pixels)
+        many = max(1, min(tiles, PANEL_CACHE // (4 * planes * pixels)))
+        if self.threads > 1:
+            many = max(1, min(many, tiles * self.batch // (6 * self.threads)))
+        plane = self._panel_plane(c, many * pixels)
+        return None if planes * plane > self.panel_floats else (many, plane)
+
+    def _panel_plane(self, c: Convolution, pixels: int) -> int:
+        layout, rows, _ = self._packed(c)
+        return odd_lines(min(rows, pixels // layout.pitch + 2 + rows - layout.height) * layout.pitch)
 
     def _single(self, choice: Choice) -> Choice:
         sizes = self.kernels.tiles[1]
@@ -441,8 +491,11 @@ class Planner:
 
     def _sums(
         self, row: list[int], c: Convolution, choice: Choice, block: int, span: slice, blob: Blob, weight: np.ndarray,
-        offsets: np.ndarray, shifts: np.ndarray, layout: Layout,
+        offsets: np.ndarray, plane: int, panel: Optional[int],
     ) -> None:  # fmt: skip
+        layout = self.layouts[c.target.shape[2], c.target.shape[3]]
+        outputs = c.weight.shape[0]
+        shifts = np.arange(outputs) // (outputs // c.groups) * c.weight.shape[1] * plane
         width = self.kernels.target.width
         sizes = self.kernels.tiles[block]
         vectors = choice.vectors if choice.vectors in sizes else sizes[0]
@@ -464,6 +517,8 @@ class Planner:
             units = -(-tiles // many) * self.batch
             if units * chunks < wanted:
                 chunks = max(chunks, min(groups, -(-wanted // units)))
+        if panel is not None:
+            many, chunks = panel, 1
         made = build(kept, offsets, shifts[span], block, cuts, chunks)
         row[k.PANELS], row[k.PANEL_TILES], row[k.TILES], row[k.TILE] = -(-tiles // many), many, tiles, pixels
         row[k.KERNEL], row[k.TAIL_KERNEL] = self.kernels.numbers[block, vectors], self.kernels.numbers[block, tail]
@@ -505,18 +560,19 @@ class Planner:
         cuts = np.linspace(0, channels, max(1, min(blocks, channels)) + 1).round().astype(int)
         return [int(cut) * taps for cut in cuts]
 
-    def _pack(self, c: Convolution) -> list[int]:
-        layout, rows, plane = self._packed(c)
+    def _pack(self, c: Convolution, plane: int, place: int) -> list[int]:
+        layout, rows, _ = self._packed(c)
         source = self.places[c.source]
         down, right = c.stride
-        row = self._row(k.PACK, self.batch * c.source.shape[1], source, Place(k.WORKSPACE, self.packed_at, 0, 0, 0))
+        row = self._row(k.PACK, self.batch * c.source.shape[1], source, Place(k.WORKSPACE, place, 0, 0, 0))
         row[k.CHANNELS], row[k.HEIGHT], row[k.WIDTH] = c.source.shape[1:]
         row[k.SOURCE_ROW], row[k.SOURCE_PLANE], row[k.IMAGE_IN] = source.row, source.plane, source.image
-        row[k.OUT_HEIGHT], row[k.TARGET_ROW] = rows, layout.pitch
+        row[k.OUT_HEIGHT], row[k.TARGET_ROW], row[k.OUT_WIDTH] = rows, layout.pitch, rows - layout.height
         row[k.STRIDE], row[k.STRIDE_COLUMNS] = down, right
         row[k.PADDING_ROWS], row[k.PADDING_COLUMNS] = c.padding
         row[k.PHASE_OUT], row[k.PLANE_OUT] = plane, plane * down * right
         row[k.IMAGE_OUT] = plane * down * right * c.source.shape[1]
+        row[k.SCRATCH], row[k.SCRATCH_SIZE] = place, 4 * (self.panel_floats + TILE)
         return row
 
     def _planes(self, kind: int, source: Value, target: Value) -> list[int]:

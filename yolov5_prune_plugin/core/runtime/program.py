@@ -123,6 +123,7 @@ class Program:
             threads: That share the work.
         """
         self._counters.fill(0)
+        threads = min(threads, self.plan.threads)
         steps, counters = self.plan.steps.ctypes.data, self._counters.ctypes.data
         address, relax, run = bases.ctypes.data, self._relax, self.kernels.run
         if threads == 1:
