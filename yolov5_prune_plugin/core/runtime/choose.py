@@ -39,7 +39,8 @@ def candidates(weight: np.ndarray, groups: int, kernels: Kernels) -> list[Choice
             continue
         cost = entries(weight, block) * block / SPEED[block]
         for vectors in sizes[:2] if block == 1 else sizes[:1]:
-            found.append((cost, Choice(block, vectors, FIRST_CACHE, block > 1)))
+            for ahead in (True, False) if block == 1 else (True,):
+                found.append((cost, Choice(block, vectors, FIRST_CACHE, ahead)))
     least = min(cost for cost, _ in found)
     near = [pair for pair in found if pair[0] <= least * WORTH]
     return [choice for _, choice in sorted(near, key=lambda pair: pair[0])]

@@ -18,11 +18,11 @@ KIND, UNITS, MEET, SOURCE, SOURCE_BASE, TARGET, TARGET_BASE = range(7)
 # of a convolution; offsets are bytes, strides floats
 (SOURCE_IMAGE, TARGET_IMAGE, TARGET_PLANE, PANELS, PANEL_TILES, TILES, TILE, KERNEL, TAIL_KERNEL, CHUNKS, BLOCKS, GROUPS,
  STREAMS, COUNTS, CHUNK_STARTS, BIAS, MASK, ADDED, ADDED_BASE, ADDED_IMAGE, ADDED_PLANE, ACTIVATION, ADD_WHERE,
- SLOPE, ROWS, AHEAD, AHEAD_COUNTS, PACKING) = range(7, 35)  # fmt: skip
+ SLOPE, ROWS, AHEAD, AHEAD_COUNTS, PACKING, AHEAD_OUT) = range(7, 36)  # fmt: skip
 # of the others
 (CHANNELS, HEIGHT, WIDTH, SOURCE_ROW, SOURCE_PLANE, OUT_HEIGHT, OUT_WIDTH, TARGET_ROW, STRIDE, PADDING_ROWS,
  PADDING_COLUMNS, KERNEL_ROWS, KERNEL_COLUMNS, SCRATCH, SCRATCH_SIZE, TABLE, ANCHORS, IMAGE_IN, IMAGE_OUT, PLANE_OUT,
- PHASE_OUT, STRIDE_COLUMNS, SHIFTS, SCALES) = range(7, 31)  # fmt: skip
+ PHASE_OUT, STRIDE_COLUMNS, USUAL_FROM, SCALES) = range(7, 31)  # fmt: skip
 WEIGHTS, WORKSPACE = 0, 1  # bases; the others are inputs and outputs
 
 
@@ -246,6 +246,7 @@ def _convolution(width: int, tiles: dict[int, tuple[int, ...]]) -> str:
     begin = f.mul(panel, many)
     end = f.minimum(f.add(begin, many), count)
     final = f.sub(count, 1)
+    ahead_out = f.op(f"icmp ne i64 {_field(f, AHEAD_OUT)}, 0")
     # a source that has to be packed is packed here, the rows of this panel, in memory of the thread's own
     packing = _field(f, PACKING)
     name, before = f.fresh("panel"), f.block
@@ -287,6 +288,13 @@ def _convolution(width: int, tiles: dict[int, tuple[int, ...]]) -> str:
                     address = f.at(following, f.op(f"sext i32 {place} to i64"))
                     f.do(f"call void @llvm.prefetch.p0(ptr {address}, i32 0, i32 3, i32 1)")
             chosen = f.op(f"select i1 {is_tail}, i64 {tail}, i64 {kernel}")
+            with f.when(f.op(f"and i1 {ahead_out}, {last}")):
+                out, sums = f.at(target, f.add(q, pixels)), f.at(added, f.add(q, pixels))
+                with f.loop(0, f.mul(groups, rows)) as channel:
+                    for pointer, stride, write in ((out, plane, 1), (sums, added_plane, 0)):
+                        line = f.at(pointer, f.mul(channel, stride))
+                        with f.loop(0, pixels, 16) as pixel:
+                            f.do(f"call void @llvm.prefetch.p0(ptr {f.at(line, pixel)}, i32 {write}, i32 3, i32 1)")
             given = (f"ptr {f.at(source, q)}, ptr {f.at(target, q)}, i64 {plane}, ptr {stream}, ptr {counted},"
                      f" ptr {bias}, ptr {f.at(mask, q)}, ptr {f.at(added, q)}, i64 {added_plane}, i64 {groups},"
                      f" i1 {first}, i1 {last}, i64 {activation}, i64 {where}, float {slope}")  # fmt: skip
@@ -474,9 +482,18 @@ def _decode(width: int) -> str:
     table = f.at(_base(f, WEIGHTS, _field(f, TABLE)), f.mul(f.mul(anchor, channels), 3), "i64")
     scales = _base(f, WEIGHTS, _field(f, SCALES))
     whole = f.sub(channels, width)
+    usual_from = _field(f, USUAL_FROM)
+    # the next row of each plane is fetched while this one is computed
+    following = f.at(source, source_row)
+    with f.loop(0, channels) as channel:
+        line = f.at(following, f.mul(channel, plane))
+        with f.loop(0, columns, 16) as pixel:
+            f.do(f"call void @llvm.prefetch.p0(ptr {f.at(line, pixel)}, i32 0, i32 3, i32 1)")
 
-    def one(channel: str, j: str) -> str:
+    def one(channel: str, j: str, usual: bool = False) -> str:
         x = f.load(f.at(f.at(source, f.mul(channel, plane)), j), v)
+        if usual:
+            return _activated(f, x, "sigmoid", "")
         entry = f.at(table, f.mul(channel, 3), "i64")
         flags = f.load(entry, "i64", 8)
         sigmoid = f.splat(f.op(f"trunc i64 {flags} to i1"), "i1")
@@ -506,10 +523,16 @@ def _decode(width: int) -> str:
         f.label(f"{name}.square")
         with f.loop(0, channels, width) as begin:
             c = f.minimum(begin, whole)  # the last square overlaps the one before
-            square = f.transpose([one(f.add(c, i), j) for i in range(width)])
-            for i, vector in enumerate(square):
-                with f.when(f.less(i, there)):
-                    f.store(vector, f.at(out, f.add(f.mul(i, channels), c)), v)
+            kind = f.fresh("kind")
+            f.branch(f.less(c, usual_from), f"{kind}.any", f"{kind}.usual")
+            for usual in (False, True):
+                f.label(f"{kind}.{'usual' if usual else 'any'}")
+                square = f.transpose([one(f.add(c, i), j, usual) for i in range(width)])
+                for i, vector in enumerate(square):
+                    with f.when(f.less(i, there)):
+                        f.store(vector, f.at(out, f.add(f.mul(i, channels), c)), v)
+                f.jump(f"{kind}.end")
+            f.label(f"{kind}.end")
         f.jump(f"{name}.end")
         f.label(f"{name}.single")
         with f.loop(0, channels) as c:

@@ -529,6 +529,7 @@ class Planner:
         row[k.CHUNK_STARTS] = blob.add(made.chunk_groups)
         lines, counts = self._lines(offsets, cuts, pixels, choice.ahead)
         row[k.AHEAD], row[k.AHEAD_COUNTS] = blob.add(lines), blob.add(counts)
+        row[k.AHEAD_OUT] = int(choice.ahead)
         row[k.BIAS] = blob.add(c.bias.numpy()[span])
         row[k.MASK] = self.masks[layout.height, layout.width]
 
@@ -617,6 +618,8 @@ class Planner:
                     for channel in range(segment.stop - segment.start):
                         table.append([flags + 4 * int(plain), pixels.add(segment.scale, anchor, channel, 1.0),
                                       pixels.add(segment.shift, anchor, channel, 0.0)])  # fmt: skip
+            special = [i % channels for i, (flags, *_) in enumerate(table) if flags != 5]
+            row[k.USUAL_FROM] = max(special, default=-1) + 1
             row[k.TABLE] = blob.add(np.array(table, np.int64))
             row[k.SCALES] = blob.add(pixels.array())
             rows.append(row)

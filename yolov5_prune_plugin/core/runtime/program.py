@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import queue
+import sys
 import threading
 from typing import Any, Callable
 
@@ -16,7 +18,7 @@ from torch.utils import _pytree
 from yolov5_prune_plugin.core.runtime import kernels as k
 from yolov5_prune_plugin.core.runtime.graph import Torch, Value
 from yolov5_prune_plugin.core.runtime.native import Kernels
-from yolov5_prune_plugin.core.runtime.plan import Place, Plan, Span
+from yolov5_prune_plugin.core.runtime.plan import Place, Plan, Span, aligned
 
 
 def _relax() -> int:
@@ -79,6 +81,17 @@ def team(threads: int) -> Team:
         return found
 
 
+KEPT = 4  # outputs whose memory is used again
+
+
+def _holders(arrays: list[np.ndarray]) -> list[int]:
+    """References to each."""
+    return [sys.getrefcount(array) for array in arrays]
+
+
+ALONE = _holders([np.zeros(1)])[0]  # where there is only the list; how many that is depends on the Python
+
+
 class Program:
     """A plan that can be run. One frame at a time; others wait.
 
@@ -91,6 +104,7 @@ class Program:
         self.plan, self.kernels = plan, kernels
         self._counters = np.zeros((len(plan.steps) + 1, 8), np.int64)
         self._relax = _relax()
+        self._outputs: dict[int, list[np.ndarray]] = {}
         self._lock = threading.Lock()
         self._workspace = torch.from_numpy(plan.workspace)
         self._names = {v: i for i, v in enumerate(plan.graph.inputs)}
@@ -144,15 +158,24 @@ class Program:
         for i, tensor in enumerate(inputs):
             bases[2 + i] = tensor.data_ptr()
         for value, base in plan.decoded.items():
-            made[value] = torch.empty(value.shape)
+            made[value] = self._memory(base, math.prod(value.shape)).view(value.shape)
             bases[base] = made[value].data_ptr()
         for value, (base, floats) in plan.fresh.items():
-            memory = torch.empty(floats + 16)
-            shift = -memory.data_ptr() % 64 // 4
-            memory = memory[shift:]
+            memory = self._memory(base, floats)
             bases[base] = memory.data_ptr()
             made[value] = _seen(memory, value, plan.places[value])
         return bases
+
+    def _memory(self, base: int, floats: int) -> Tensor:
+        """Memory for an output: new, or that of an earlier frame of which nobody holds a tensor any more."""
+        kept = self._outputs.setdefault(base, [])
+        for array, held in zip(kept, _holders(kept)):
+            if held == ALONE:
+                return torch.from_numpy(array)
+        array = aligned(floats)
+        if len(kept) < KEPT:
+            kept.append(array)
+        return torch.from_numpy(array)
 
     def __call__(self, *inputs: Tensor, threads: int) -> Any:
         """Run a frame.
