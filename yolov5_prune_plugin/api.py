@@ -38,6 +38,7 @@ from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.pruning.parameters import Selection, Target, find_targets
 from yolov5_prune_plugin.core.pruning.sparsity import Sparsity
 from yolov5_prune_plugin.core.pruning.sparsity import measure as _measure
+from yolov5_prune_plugin.core.runtime.fast import FastModel
 from yolov5_prune_plugin.core.training.gradual import Gradual
 from yolov5_prune_plugin.core.training.masked import Masked
 from yolov5_prune_plugin.core.training.rule import Rule
@@ -62,6 +63,7 @@ __all__ = [
     "Calibration",
     "CalibrationOptions",
     "Evaluation",
+    "FastModel",
     "Gradual",
     "Granularity",
     "Masked",
@@ -83,6 +85,7 @@ __all__ = [
     "checked",
     "compress",
     "cubic",
+    "fast",
     "find_targets",
     "flag",
     "hookimpl",
@@ -281,6 +284,29 @@ def compress(
         if own:
             y5z.check_alike(network, y5z.open_model(temporary, package)[1], {**state, **weights})
     return size
+
+
+def fast(model: Any, *, plan: Union[str, Path, None] = None, level: Optional[str] = None) -> FastModel:
+    """Make a module with the same outputs that runs on the CPU by kernels that leave out the zeros of the weights.
+
+    Threads are torch's. What the kernels can't do, training and gradients too, runs in PyTorch.
+
+    Args:
+        model: Any nn.Module on images, in eval mode, float32, on the CPU; it is not changed.
+        plan: A file that ``--sparse-runtime-plan`` wrote; None measures at the first call how each layer is fastest.
+        level: ``avx512``, ``avx2`` or ``sse``: use no more than that; None is what the processor has.
+
+    Raises:
+        PruneError: If llvmlite is missing, the processor unknown, or the plan is not one for it.
+    """
+    text = None
+    if plan is not None:
+        try:
+            text = Path(plan).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise PruneError(f"{plan}: cannot be read: {error}", "plan") from None
+    with named(plan="plan"):
+        return FastModel(_unwrapped(model), level, text)
 
 
 def load(

@@ -14,4 +14,5 @@ BUILT_IN = (
     "slim.slim",
     "slim.bn_l1",
     "oneshot.calibration",
+    "runtime.sparse_runtime",
 )

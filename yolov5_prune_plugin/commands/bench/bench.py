@@ -163,7 +163,7 @@ def _time(
         middle, low, high = ratio(times[labels[0]], times[label])
         row = {"runtime": runtime, "batch": batch, "model": label, "ms": sorted(times[label])[len(times[label]) // 2],
                "times": times[label], "speedup": middle, "speedup_low": low, "speedup_high": high}  # fmt: skip
-        if runtime in NEEDS and batch == 1:
+        if (runtime in NEEDS or runtime == "sparse") and batch == 1:
             row["difference"] = difference(model, runs[label], options.imgsz)
         peak = None if runtime in ON_GPU else _peak(runtime, model, onnx[label], options, batch, folder)
         if peak is not None:

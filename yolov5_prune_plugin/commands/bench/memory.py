@@ -29,6 +29,8 @@ def main(arguments: list[str]) -> None:
         importlib.import_module(name)
     if runtime not in NEEDS:  # the model's classes are upstream's
         importlib.import_module(f"{find_upstream(Path(repo) if repo else None).package}models.yolo")
+    if runtime == "sparse":
+        importlib.import_module("llvmlite.binding")
     x = torch.rand(int(batch), 3, int(size), int(size))
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from yolov5_prune_plugin.core.outputs.objective import tensors
+from yolov5_prune_plugin.core.runtime.fast import FastModel
+from yolov5_prune_plugin.core.runtime.native import missing as native_missing
 from yolov5_prune_plugin.errors import NoResultError
 from yolov5_prune_plugin.yolov5.seams.quiet import quiet
 
 Run = Callable[[Tensor], Any]
-NAMES = {"pytorch": "PyTorch", "cuda": "PyTorch CUDA", "onnx": "ONNX Runtime", "openvino": "OpenVINO",
+NAMES = {"pytorch": "PyTorch", "sparse": "sparse runtime", "cuda": "PyTorch CUDA", "onnx": "ONNX Runtime", "openvino": "OpenVINO",
          "tensorrt": "TensorRT"}  # fmt: skip
 NEEDS = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino"), "tensorrt": ("onnx", "onnxruntime")}
 ON_GPU = ("cuda", "tensorrt")
@@ -29,6 +31,8 @@ PROVIDERS = {"onnx": "CPUExecutionProvider", "tensorrt": "TensorrtExecutionProvi
 
 def missing(runtime: str) -> str:
     """Say why a runtime can't be had here; empty if it can."""
+    if runtime == "sparse":
+        return "pip install 'yolov5-prune-plugin[runtime]'" if native_missing() else ""
     if runtime == "cuda":
         return "" if torch.cuda.is_available() else "no CUDA device"
     gone = [name for name in NEEDS.get(runtime, ()) if importlib.util.find_spec(name) is None]
@@ -61,6 +65,9 @@ def open_runtime(runtime: str, model: nn.Module, onnx: Path, threads: int) -> Ru
     """
     if runtime in ("pytorch", "cuda"):
         return _pytorch(model, runtime == "cuda")
+    if runtime == "sparse":
+        fast = FastModel(model)
+        return lambda x: fast(x)
     if runtime in PROVIDERS:
         import onnxruntime
 

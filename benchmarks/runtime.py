@@ -1,0 +1,137 @@
+"""The sparse runtime beside ONNX Runtime and OpenVINO on the dense model, both fp32, and beside PyTorch.
+
+    python -m benchmarks.runtime [--models yolov5n] [--zeros 0 0.5 0.8 0.9] [--blocks 1 4] [--threads 1 2] [--imgsz 640]
+
+Random zeros in equal shares in every convolution; the whole model, image tensor in, decoded detections out. All take
+turns; the figures are medians over rounds of the ratio to the faster of ONNX Runtime and OpenVINO, with quartiles. Each
+number of threads has a process of its own. ``--layers`` prints multiplications a second by layer beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.table import print_table
+
+
+def main() -> None:
+    """Measure, print a table for each model, size and number of threads."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["yolov5n"], help="yolov5n (default), s, m, l or x; or files")
+    parser.add_argument("--zeros", nargs="+", type=float, default=[0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95])
+    parser.add_argument("--blocks", nargs="+", type=int, default=[1, 4], help="outputs that share zeros (1 4)")
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--imgsz", type=int, default=640)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--level", help="kernels: avx512, avx2 or sse; by default the processor's best")
+    parser.add_argument("--layers", action="store_true", help="each layer of the last model too")
+    parser.add_argument("--only", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.only:
+        for model in options.models:
+            measure(model, options)
+        return
+    for threads in options.threads:
+        command = [sys.executable, "-m", "benchmarks.runtime", *sys.argv[1:], "--only", "--threads", str(threads)]
+        subprocess.run(command, check=True)
+
+
+def zeroed(model: torch.nn.Module, share: float, block: int) -> torch.nn.Module:
+    """Copy a model and zero a share of each convolution at random, in blocks of output channels.
+
+    Args:
+        model: The dense one.
+        share: Of the weights.
+        block: Outputs that share their zeros.
+    """
+    made = copy.deepcopy(model)
+    torch.manual_seed(0)
+    for module in made.modules():
+        if isinstance(module, torch.nn.Conv2d) and share:
+            many = -(-len(module.weight) // block)
+            kept = torch.rand(many, *module.weight.shape[1:]) >= share
+            module.weight.data.mul_(kept.repeat_interleave(block, 0)[: len(module.weight)])
+    return made
+
+
+def measure(name: str, options: argparse.Namespace) -> None:
+    """Time one model with all amounts of zeros in turns, and print the table.
+
+    Args:
+        name: Of a model, or a checkpoint.
+        options: Of the command line.
+    """
+    import onnxruntime  # noqa: F401  # both have to be there before anything is timed
+    import openvino  # noqa: F401
+
+    from yolov5_prune_plugin import api
+    from yolov5_prune_plugin.commands.bench.runtimes import export_onnx, open_runtime
+    from yolov5_prune_plugin.core.runtime.timing import in_turns, ratio
+
+    (threads,) = options.threads[-1:]
+    torch.set_num_threads(threads)
+    model = _model(name)
+    x = torch.rand(options.batch, 3, options.imgsz, options.imgsz)
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        file = Path(folder) / "model.onnx"
+        export_onnx(model, options.imgsz, file, options.batch)
+        runs: dict[str, Any] = {
+            runtime: open_runtime(runtime, model, file, threads) for runtime in ("onnx", "openvino")
+        }
+    runs["pytorch"] = open_runtime("pytorch", model, file, threads)
+    fast = {}
+    for block in options.blocks:
+        for share in options.zeros:
+            if share or block == options.blocks[0]:
+                key = f"sparse {block}x1 {share:.0%}"
+                fast[key] = runs[key] = api.fast(zeroed(model, share, block), level=options.level)
+                fast[key](x)
+    with torch.no_grad():
+        times = in_turns({key: (lambda run=run: run(x)) for key, run in runs.items()}, options.rounds)  # type: ignore[misc]
+    base = min(("onnx", "openvino"), key=lambda key: statistics.median(times[key]))
+    rows = []
+    for key, of in times.items():
+        middle, low, high = ratio(times[base], of)
+        rows.append((key, f"{statistics.median(of):.1f}", f"{middle:.2f}", f"{low:.2f}-{high:.2f}"))
+    level = next(iter(fast.values())).level
+    print_table(
+        f"{name}, imgsz {options.imgsz}, batch {options.batch}, threads: {threads}, {level} kernels,"
+        f" {options.rounds} rounds; ratio to {base}",
+        ("", "ms", "times as fast", "quartiles"),
+        rows,
+    )
+    if options.layers:
+        for key in fast:
+            layers = [
+                (one.name, one.kernel, f"{one.before:.2f}", f"{one.ms:.2f}", f"{one.multiplications / one.ms / 1e6:.0f}",
+                 f"{one.multiplications * (1 - one.zeros) / one.ms / 1e6:.0f}")
+                for one in fast[key].layers(x)
+            ]  # fmt: skip
+            print_table(f"{name}, {key}, threads: {threads}: billions of multiplications a second, with and without zeros",
+                        ("layer", "kernel", "PyTorch ms", "ms", "with", "without"), layers)  # fmt: skip
+
+
+def _model(name: str) -> torch.nn.Module:
+    from yolov5_prune_plugin import api
+
+    api.use()
+    if Path(name).is_file():
+        return api.load(name)
+    import yolov5.models.yolo as yolo
+
+    torch.manual_seed(0)
+    return yolo.DetectionModel(str(Path(yolo.__file__).with_name(f"{name}.yaml"))).fuse().eval()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""How each convolution is computed: measured on this machine, or read from where it was kept."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any, Optional
+
+import numpy as np
+import torch
+
+from yolov5_prune_plugin.core.runtime.graph import Convolution, Value
+from yolov5_prune_plugin.core.runtime.native import Kernels
+from yolov5_prune_plugin.core.runtime.plan import FIRST_CACHE, Blob, Choice, Plan, Planner
+from yolov5_prune_plugin.core.runtime.program import Program
+from yolov5_prune_plugin.core.runtime.streams import entries
+from yolov5_prune_plugin.errors import PruneError
+
+FORMAT = 1
+SPEED = {1: 1.0, 2: 1.4, 4: 1.65}  # multiplications in a time, by block, against single weights
+RATE = 20e9  # multiplications in a second, about
+LONG = 0.03  # seconds: what takes longer is not tried
+WORTH = 1.5  # a kernel that is estimated at more than so many times the best is not tried
+REPEATS = 2
+
+
+def candidates(weight: np.ndarray, groups: int, kernels: Kernels) -> list[Choice]:
+    """Ways to compute a convolution, the one that seems fastest first.
+
+    Args:
+        weight: [out, in / groups, height, width].
+        groups: As torch has them.
+        kernels: Compiled.
+    """
+    found = []
+    for block, sizes in kernels.tiles.items():
+        if block > 1 and (len(weight) < block or (groups > 1 and len(weight) // groups % block)):
+            continue
+        cost = entries(weight, block) * block / SPEED[block]
+        for vectors in sizes[:2] if block == 1 else sizes[:1]:
+            for ahead in (True, False) if block == 1 else (True,):
+                found.append((cost, Choice(block, vectors, FIRST_CACHE, ahead)))
+    least = min(cost for cost, _ in found)
+    near = [pair for pair in found if pair[0] <= least * WORTH]
+    return [choice for _, choice in sorted(near, key=lambda pair: pair[0])]
+
+
+def measured(planner: Planner) -> dict[Convolution, Choice]:
+    """Try the candidates of each convolution, one thread, on numbers that mean nothing.
+
+    Args:
+        planner: Of the model.
+    """
+    kernels, chosen = planner.kernels, {}
+    workspace = planner.workspace()
+    inputs = tuple(torch.zeros(value.shape) for value in planner.graph.inputs)
+    for c in planner.graph.operations:
+        if not isinstance(c, Convolution):
+            continue
+        ways = candidates(c.weight.numpy(), c.groups, kernels)
+        times = {}
+        places = c.target.shape[0] * c.target.shape[2] * c.target.shape[3]
+        if np.count_nonzero(c.weight.numpy()) * places / RATE > LONG:
+            ways = ways[:1]
+        for way in ways if len(ways) > 1 else []:
+            blob = Blob()
+            rows = planner.convolution(c, way, blob)
+            steps = np.array(rows, np.int64)
+            plan = Plan(planner.graph, steps, blob.buffer(), workspace, [], planner.places, planner.fresh, planner.decoded,
+                        planner.bases, planner.threads)  # fmt: skip
+            program = Program(plan, kernels)
+            made: dict[Value, torch.Tensor] = {}
+            bases = program.bases(inputs, made)
+            best = float("inf")
+            for _ in range(REPEATS + 1):
+                started = time.perf_counter()
+                program.run_steps(0, len(steps), bases, 1)
+                best = min(best, time.perf_counter() - started)
+            times[way] = best
+        chosen[c] = min(times, key=lambda way: times[way]) if times else ways[0]
+    return chosen
+
+
+def labels(planner: Planner) -> dict[Convolution, str]:
+    """A name for each convolution: its parameter's, or its number among all."""
+    convolutions = [o for o in planner.graph.operations if isinstance(o, Convolution)]
+    found: dict[Convolution, str] = {}
+    taken: set[str] = set()
+    for i, c in enumerate(convolutions):
+        name = c.name if c.name and c.name not in taken else f"{i}"
+        taken.add(name)
+        found[c] = name
+    return found
+
+
+def kept(chosen: Mapping[Convolution, Choice], names: Mapping[Convolution, str], kernels: Kernels) -> str:
+    """Write choices as JSON.
+
+    Args:
+        chosen: By convolution.
+        names: From ``labels``.
+        kernels: They are for.
+    """
+    layers = {names[c]: {"block": way.block, "vectors": way.vectors, "cached": way.cached, "ahead": way.ahead}
+              for c, way in chosen.items()}  # fmt: skip
+    return json.dumps({"format": FORMAT, "kernels": kernels.target.level, "layers": layers}, indent=1) + "\n"
+
+
+def read(text: str, kernels: Kernels) -> dict[str, Choice]:
+    """Read what ``kept`` wrote.
+
+    Args:
+        text: JSON.
+        kernels: That are to run.
+
+    Raises:
+        PruneError: If it is something else, or for another processor.
+    """
+    try:
+        content = json.loads(text)
+        form, level = content["format"], content["kernels"]
+        found = {str(name): _choice(layer) for name, layer in content["layers"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise PruneError("is not a plan of the sparse runtime") from None
+    if form != FORMAT:
+        raise PruneError(f"is a plan in format {form}, this version reads {FORMAT}")
+    if level != kernels.target.level:
+        raise PruneError(f"is a plan for {level} kernels, these are {kernels.target.level}")
+    for name, choice in found.items():
+        if choice.vectors not in kernels.tiles.get(choice.block, ()):
+            raise PruneError(f"has no kernel of {choice.block} x {choice.vectors}, as {name} asks for")
+    return found
+
+
+def _choice(layer: Any) -> Choice:
+    block, vectors, cached = (layer[key] for key in ("block", "vectors", "cached"))
+    if not all(type(value) is int and value >= 0 for value in (block, vectors, cached)):
+        raise ValueError
+    return Choice(block, vectors, cached, bool(layer["ahead"]))
+
+
+def applied(planner: Planner, wanted: Optional[Mapping[str, Choice]]) -> dict[Convolution, Choice]:
+    """Choices for all convolutions of a planner: those wanted by name, for others what seems fastest.
+
+    Args:
+        planner: Of the model.
+        wanted: By name; None measures all.
+
+    Raises:
+        PruneError: If a layer is named that is not there.
+    """
+    if wanted is None:
+        return measured(planner)
+    names = labels(planner)
+    unknown = set(wanted) - set(names.values())
+    if unknown:
+        raise PruneError(f"has a layer that the model has not: {sorted(unknown)[0]}")
+    return {c: wanted[name] if name in wanted else candidates(c.weight.numpy(), c.groups, planner.kernels)[0]
+            for c, name in names.items()}  # fmt: skip
