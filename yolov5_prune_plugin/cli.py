@@ -15,6 +15,7 @@ from typing import NoReturn, Optional
 from yolov5_prune_plugin import __version__
 from yolov5_prune_plugin.commands.compress.flags import CompressOptions
 from yolov5_prune_plugin.commands.curve.flags import CurveOptions
+from yolov5_prune_plugin.commands.quantize.flags import QuantizeOptions
 from yolov5_prune_plugin.errors import clear_exit, did_you_mean, forgiving_output
 from yolov5_prune_plugin.jobs.options import EngineOptions
 from yolov5_prune_plugin.methods.slim.flags import RUNTIMES, SlimOptions, ValidationOptions
@@ -22,7 +23,7 @@ from yolov5_prune_plugin.options import add_flags, checked, meant_choice, size_i
 
 MAX_MEMORY = "YOLOV5_PRUNE_MAX_MEMORY"
 COMMANDS = ("run", "patch", "curve", "sensitivity", "slim", "bench", "compress", "decompress", "inspect", "import",
-            "demo")  # fmt: skip
+            "quantize", "demo")  # fmt: skip
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -207,6 +208,17 @@ def make_parser() -> _Parser:
     imported.add_argument("--repo", type=Path, metavar="DIR", help=repo)
     imported.set_defaults(command=_import)
 
+    quantize = commands.add_parser("quantize", help="an INT8 model for ONNX Runtime or OpenVINO, its accuracy checked")
+    quantize.add_argument("weights", metavar="W.pt", type=Path, help="the checkpoint, dense, sparse or slim, or a .y5z")
+    quantize.add_argument("-o", "--output", required=True, metavar="FILE", type=Path,
+                          help="where to, must not exist: X.onnx, or a folder X_openvino_model")  # fmt: skip
+    quantize.add_argument("--data", required=True, metavar="DATA", help="data set, for calibration and validation")
+    quantize.add_argument("--imgsz", type=int, nargs="+", default=[], metavar="N",
+                          help="image size: N, or height and width (640; a classifier: 224)")  # fmt: skip
+    quantize.add_argument("--repo", type=Path, metavar="DIR", help=repo)
+    add_flags(quantize, [QuantizeOptions])
+    quantize.set_defaults(command=_quantize)
+
     demo = commands.add_parser(
         "demo", help="prune an embedded detector two ways, and pack it (needs: pip install yolov5)"
     )
@@ -299,6 +311,12 @@ def _import(options: argparse.Namespace) -> int:
     from yolov5_prune_plugin.commands.importing import import_file
 
     return import_file(options)
+
+
+def _quantize(options: argparse.Namespace) -> int:
+    from yolov5_prune_plugin.commands.quantize.command import quantize
+
+    return quantize(options)
 
 
 def _demo(options: argparse.Namespace) -> int:

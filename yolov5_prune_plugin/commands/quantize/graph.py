@@ -1,0 +1,162 @@
+"""An exported graph: its layers that can be quantised, the decoding behind them, and what one layer's INT8 costs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+LAYERS = ("Conv", "Gemm", "MatMul")
+ALONG = ("Concat", "MaxPool", "Resize")  # what passes values on as they are, so that INT8 need not be left for it
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A node that multiplies by weights.
+
+    Attributes:
+        name: Of the node, such as ``/model.0/conv/Conv``.
+        input: Name of the tensor that it reads.
+        weight: Name of its weights among the initializers.
+    """
+
+    name: str
+    input: str
+    weight: str
+
+
+def layers_of(graph: Any) -> list[Layer]:
+    """List the nodes of an ONNX graph that multiply by weights, in its order."""
+    weights = {one.name for one in graph.initializer}
+    return [Layer(node.name, node.input[0], node.input[1])
+            for node in graph.node if node.op_type in LAYERS and node.input[1] in weights]  # fmt: skip
+
+
+def decoding_of(graph: Any) -> list[str]:
+    """Name the nodes behind the last layers: from them no layer is reached any more.
+
+    What is there turns numbers into boxes, with coordinates beside probabilities; 8 bits are too few for both.
+    """
+    layers = {layer.name for layer in layers_of(graph)}
+    leads: set[str] = set()  # tensors from which a layer is reached
+    behind = []
+    for node in reversed(graph.node):
+        if node.name in layers or any(name in leads for name in node.output):
+            leads.update(node.input)
+        else:
+            behind.append(node.name)
+    return behind[::-1]
+
+
+def scales_in(quantised: Any, layers: Sequence[Layer]) -> dict[str, tuple[Any, Any, Any]]:
+    """Read how a QDQ graph quantises layers.
+
+    Args:
+        quantised: The ONNX graph.
+        layers: Of the graph that it was made of.
+
+    Returns:
+        By name of the layer: scale and zero point of its input, and its weights as INT8 gives them back. Layers that it
+        leaves in floating point are not there.
+    """
+    from onnx import numpy_helper
+
+    values = {one.name: numpy_helper.to_array(one) for one in quantised.initializer}
+    makers = {name: node for node in quantised.node for name in node.output}
+    nodes = {node.name: node for node in quantised.node}
+    found = {}
+    for layer in layers:
+        node = nodes.get(layer.name)
+        ends = [makers.get(name) for name in node.input[:2]] if node is not None else []
+        if len(ends) == 2 and all(end is not None and end.op_type == "DequantizeLinear" for end in ends):
+            activation, weight = ends
+            axis = next((one.i for one in weight.attribute if one.name == "axis"), 0)
+            found[layer.name] = (values[activation.input[1]], values[activation.input[2]],
+                                 _given_back([values[name] for name in weight.input], axis))  # fmt: skip
+    return found
+
+
+def only_one(model: Any, layer: Layer, scale: Any, zero: Any, weight: Array) -> bytes:
+    """Make a model in which a single layer computes with what INT8 leaves of its input and weights.
+
+    Args:
+        model: The ONNX model in floating point; not changed.
+        layer: Which.
+        scale: Of its input.
+        zero: Zero point of its input.
+        weight: Its weights, quantised and given back.
+
+    Returns:
+        The model, serialised.
+    """
+    from onnx import helper, numpy_helper
+
+    changed = copy.deepcopy(model)
+    graph = changed.graph
+    for one in graph.initializer:
+        if one.name == layer.weight:
+            one.CopyFrom(numpy_helper.from_array(weight.astype(np.float32), layer.weight))
+    graph.initializer.extend([numpy_helper.from_array(np.asarray(scale), "q/scale"),
+                              numpy_helper.from_array(np.asarray(zero), "q/zero")])  # fmt: skip
+    place = next(index for index, node in enumerate(graph.node) if node.name == layer.name)
+    graph.node[place].input[0] = "q/back"
+    graph.node.insert(place, helper.make_node("DequantizeLinear", ["q/int", "q/scale", "q/zero"], ["q/back"]))
+    graph.node.insert(place, helper.make_node("QuantizeLinear", [layer.input, "q/scale", "q/zero"], ["q/int"]))
+    data: bytes = changed.SerializeToString()
+    return data
+
+
+def error(reference: Sequence[Array], outputs: Sequence[Array]) -> float:
+    """How far outputs are from those in floating point, where something was found in either.
+
+    Args:
+        reference: A detector's [B, N, 5 + classes]: boxes as centre and size in pixels, objectness, classes; and masks'
+            prototypes, or a classifier's [B, classes].
+        outputs: The same of the other model.
+
+    Returns:
+        Squared error relative to the squares, boxes relative to the size of the box.
+    """
+    total = 0.0
+    for one, other in zip(reference, outputs):
+        one, other = one.astype(np.float64), other.astype(np.float64)
+        if one.ndim == 3 and one.shape[-1] > 5:
+            weight = np.maximum(one[..., 4], other[..., 4])[..., None]
+            size = np.maximum(one[..., [2, 3, 2, 3]], 1.0)
+            apart = np.concatenate([(one[..., :4] - other[..., :4]) / size, one[..., 4:] - other[..., 4:]], -1)
+            total += float((weight * apart**2).sum() / max((weight * one[..., 4:] ** 2).sum(), 1e-12))
+        else:
+            total += float(((one - other) ** 2).sum() / max((one**2).sum(), 1e-12))
+    return total
+
+
+def runs(model: bytes | Path, images: Sequence[Array]) -> Iterator[list[Array]]:
+    """Give the outputs of an ONNX model for each batch, in ONNX Runtime on the CPU.
+
+    Args:
+        model: Serialised, or its file.
+        images: [B, 3, H, W] each.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model if isinstance(model, bytes) else str(model), options,
+                                           providers=["CPUExecutionProvider"])  # fmt: skip
+    name = session.get_inputs()[0].name
+    for image in images:
+        yield session.run(None, {name: image})
+
+
+def _given_back(parts: Sequence[Any], axis: int) -> Array:
+    """What DequantizeLinear makes of weights, scales along an axis and zero points."""
+    weight, scale, zero = parts if len(parts) == 3 else (*parts, np.zeros_like(parts[1]))
+    shape = [-1 if index == axis else 1 for index in range(weight.ndim)] if np.ndim(scale) else []
+    back: Array = (weight.astype(np.float32) - np.reshape(zero, shape).astype(np.float32)) * np.reshape(scale, shape)
+    return back
