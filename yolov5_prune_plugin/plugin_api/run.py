@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,6 +124,8 @@ class Training:
         history: One entry a finished epoch: epoch, and with masks step, sparsity (of the masked weights), pruned,
             spliced, updates; a plug-in adds the figures of its own in ``epoch_trained``.
         saved: Zeros of the model in each checkpoint that was written, by file name, as it is kept in the end.
+        uses: How often each weight is used for one image, by name, for counting multiplications by zeros; a plug-in
+            sets it with ``masked``.
     """
 
     model: nn.Module
@@ -135,6 +138,7 @@ class Training:
     selection: Optional[Selection] = None
     history: list[dict[str, Any]] = field(default_factory=list)
     saved: dict[str, Sparsity] = field(default_factory=dict)
+    uses: dict[str, int] = field(default_factory=dict)
 
 
 def _not_saved(model: Any, names: list[str], file: Path, facts: dict[str, Any]) -> Saved:
@@ -190,6 +194,16 @@ class Run:
     def config(self, cls: type) -> Any:
         """One of our dataclasses, filled from the flags given and its defaults."""
         return build(self.options, cls)
+
+    def image_size(self, model: nn.Module) -> Optional[tuple[int, int]]:
+        """Height and width of --imgsz in pixels, up to the model's stride as scripts have it; None without --imgsz."""
+        size = getattr(self.arguments, "imgsz", None) or getattr(self.arguments, "img_size", None)
+        if not size:
+            return None
+        sides = [int(side) for side in (size if isinstance(size, (list, tuple)) else [size])]
+        strides = getattr(model, "stride", None)
+        stride = 1 if strides is None else max(1, int(max(strides)))
+        return math.ceil(sides[0] / stride) * stride, math.ceil(sides[-1] / stride) * stride
 
     @property
     def weights(self) -> list[str]:

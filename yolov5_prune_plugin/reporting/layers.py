@@ -15,17 +15,22 @@ from yolov5_prune_plugin.reporting.figure import GONE, KEPT, canvas, open_frame,
 
 
 def layers_frame(sparsity: Sparsity) -> pd.DataFrame:
-    """Make one row per layer's weight: name, shape, weights, zeros, sparsity, zero_channels, skipped."""
+    """Make one row per layer's weight: its zeros, in multiplications too, and how many of them stand in blocks."""
     rows = [
         {"name": layer.name, "shape": "x".join(map(str, layer.shape)), "weights": layer.weights, "zeros": layer.zeros,
-         "sparsity": layer.sparsity, "zero_channels": layer.channels, "skipped": layer.skipped}
+         "sparsity": layer.sparsity, "multiplications": layer.multiplications,
+         "zero_multiplications": layer.zero_multiplications, "zero_channels": layer.channels,
+         **{f"zeros_in_{rows}x1": blocks.zeros for rows, blocks in layer.blocks.items()}, "skipped": layer.skipped}
         for layer in sparsity.layers
     ]  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def layers_table(sparsity: Sparsity, title: str) -> Table:
-    """Make a table of the layers and both totals.
+    """Make a table of the layers and the totals.
+
+    Multiplications are those by weights for one image, in millions; "in 4x1" is the share of the zeros that stand in
+    blocks of four output channels.
 
     Args:
         sparsity: The model's zeros.
@@ -35,12 +40,24 @@ def layers_table(sparsity: Sparsity, title: str) -> Table:
     title_text = Text(title, style="table.title")
     table = Table(title=title_text, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("layer")
-    for column in ("shape", "weights", "zeros", "sparsity"):
+    counted, block = sparsity.multiplications > 0, _largest_block(sparsity)
+    for column in (
+        "shape",
+        "weights",
+        "zeros",
+        "sparsity",
+        *(["mult. M", "zero M"] if counted else []),
+        f"in {block}x1",
+    ):
         table.add_column(column, justify="right")
     table.add_column("left alone because")
     for layer in sparsity.layers:
         shape = "x".join(map(str, layer.shape))
-        numbers = (f"{layer.weights:,}", f"{layer.zeros:,}", f"{layer.sparsity:.3f}")
+        numbers = [f"{layer.weights:,}", f"{layer.zeros:,}", f"{layer.sparsity:.3f}"]
+        if counted:
+            numbers += [f"{layer.multiplications / 1e6:.1f}", f"{layer.zero_multiplications / 1e6:.1f}"]
+        inside = layer.blocks[block].zeros if block in layer.blocks else 0
+        numbers.append(f"{inside / layer.zeros:.2f}" if layer.zeros else "")
         table.add_row(Text(layer.name), shape, *numbers, Text(layer.skipped))
     table.add_section()
     treated = ("zeros / conv and linear weights", sum(layer.zeros for layer in sparsity.layers),
@@ -50,11 +67,38 @@ def layers_table(sparsity: Sparsity, title: str) -> Table:
         *([treated] if sparsity.linear else []),
         ("zeros / all parameters", sparsity.zeros, sparsity.parameters),
     ):
-        table.add_row(label, "", f"{whole:,}", f"{zeros:,}", f"{zeros / max(1, whole):.3f}", "")
+        table.add_row(label, "", f"{whole:,}", f"{zeros:,}", f"{zeros / max(1, whole):.3f}")
+    if counted:
+        millions = [f"{count / 1e6:,.1f}" for count in (sparsity.multiplications, sparsity.zero_multiplications)]
+        table.add_row("zeros / multiplications", "", "", "", f"{sparsity.multiplication_sparsity:.3f}", *millions)
+    inside = "".join(f", {sparsity.zeros_in_blocks(rows):.3f} of {rows}x1" for rows in _block_sizes(sparsity))
+    table.add_row(f"zeros in blocks / zeros: {inside[2:]}")
     for kind, count in sparsity.others.items():
         reason = f"not a {any_of(sparsity.linear)} weight"
-        table.add_row(Text(kind), "", f"{count:,}", "", "", reason, style="dim")
+        table.add_row(Text(kind), "", f"{count:,}", "", "", *([""] * (3 if counted else 1)), reason, style="dim")
     return table
+
+
+def totals_of(sparsity: Sparsity) -> dict[str, float]:
+    """Give the totals that reports keep: zeros by weights and by multiplications, and the share of zeros in blocks."""
+    totals: dict[str, float] = {
+        "conv_sparsity": sparsity.conv_sparsity, "total_sparsity": sparsity.total_sparsity,
+        "conv_zeros": sparsity.conv_zeros, "conv_weights": sparsity.conv_weights, "zeros": sparsity.zeros,
+        "parameters": sparsity.parameters,
+    }  # fmt: skip
+    if sparsity.multiplications:
+        totals |= {"multiplication_sparsity": sparsity.multiplication_sparsity,
+                   "multiplications": sparsity.multiplications,
+                   "zero_multiplications": sparsity.zero_multiplications}  # fmt: skip
+    return totals | {f"zeros_in_{rows}x1": sparsity.zeros_in_blocks(rows) for rows in _block_sizes(sparsity)}
+
+
+def _block_sizes(sparsity: Sparsity) -> list[int]:
+    return sorted({rows for layer in sparsity.layers for rows in layer.blocks})
+
+
+def _largest_block(sparsity: Sparsity) -> int:
+    return max(_block_sizes(sparsity), default=4)
 
 
 def plot_layers(sparsity: Sparsity, title: str, file: Path) -> None:

@@ -15,6 +15,7 @@ from yolov5_prune_plugin.core.pruning.sparsity import Sparsity
 from yolov5_prune_plugin.plugin_api.run import Evaluation, Run, Saved
 from yolov5_prune_plugin.reporting.amounts_file import write_amounts
 from yolov5_prune_plugin.reporting.console import plain_console
+from yolov5_prune_plugin.reporting.layers import layers_frame, layers_table, plot_layers, totals_of
 from yolov5_prune_plugin.reporting.run_folder import csv_of, json_of, write_report
 
 NOTE = (
@@ -40,12 +41,7 @@ class Record:
             "script": run.script,
             "weights": run.weights,
             **facts,
-            "conv_sparsity": sparsity.conv_sparsity,
-            "total_sparsity": sparsity.total_sparsity,
-            "conv_zeros": sparsity.conv_zeros,
-            "conv_weights": sparsity.conv_weights,
-            "zeros": sparsity.zeros,
-            "parameters": sparsity.parameters,
+            **totals_of(sparsity),
             "skipped": {layer.name: layer.skipped for layer in sparsity.layers if layer.skipped},
             "note": NOTE,
             "versions": {"yolov5_prune_plugin": __version__, "torch": torch.__version__},
@@ -54,8 +50,6 @@ class Record:
 
     def layers(self) -> None:
         """Print the layers, and write all four files."""
-        from yolov5_prune_plugin.reporting.layers import layers_frame, layers_table, plot_layers
-
         how = [self.content[key] for key in ("method", "distribution", "granularity")]
         title = (
             f"{', '.join(self.run.weights)} pruned: {', '.join(how)}, {self.content['pruned_weights']} weights,"

@@ -42,8 +42,9 @@ class WhatOptions:
         " shape), lamp (layer-adaptive threshold), loss (obs, its default: where the outputs lose least)",
         choices=(*NAMES, LOSS))  # fmt: skip
     prune_granularity: str = flag(
-        "weight", "what goes together: weight (default), channel (whole output filters), or N:M, such as 2:4: N of"
-        " every M input channels kept, with S = 1 - N/M", type=checked(lambda text: str(Granularity.parse(text))),
+        "weight", "what goes together: weight (default), channel (whole output filters), Ax1, such as 4x1: blocks of A"
+        " output channels that share their zeros, or N:M, such as 2:4: N of every M input channels kept, with"
+        " S = 1 - N/M", type=checked(lambda text: str(Granularity.parse(text))),
         metavar="GRAIN")  # fmt: skip
     prune_amounts: Optional[Path] = flag(
         None, "instead of --prune S and a distribution: how much of each layer, from a YAML mapping of parameter names"

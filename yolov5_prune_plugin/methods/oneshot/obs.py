@@ -116,7 +116,9 @@ class Obs(Method):
             chosen = self._images.shapes(len(self._position_weights))
             batches = [self._images[indices].to(device) for indices in chosen]
             position_weights = [[self._position_weights[index] for index in indices] for indices in chosen]
-            pattern = None if request.granularity.kind == "channel" else partial(_pattern, request.granularity, drop)
+            groups = {target.name: target.groups for target in targets}
+            channels = request.granularity.kind == "channel"
+            pattern = None if channels else partial(_pattern, request.granularity, drop, groups)
             with self._bar("reconstruction", len(masks)) as advance:
                 sequentially(
                     work, masks, batches, self.prune_damp, seed=request.seed, position_weights=position_weights,
@@ -209,10 +211,13 @@ def _working_copy(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model).float().eval()
 
 
-def _pattern(grain: Granularity, drop: Mapping[str, int], name: str, scores: Tensor, share: float) -> Tensor:
+def _pattern(
+    grain: Granularity, drop: Mapping[str, int], groups: Mapping[str, int], name: str, scores: Tensor, share: float
+) -> Tensor:
     """The mask of a layer with a share of what is to go gone, lowest scores first."""
     if not grain.m:
-        return lowest_dropped(scores.flatten(), round(share * drop[name])).view(scores.shape)
+        units = grain.unit_scores(scores, groups[name])
+        return grain.to_weights(lowest_dropped(units, round(share * drop[name])), scores, groups[name])
     mask = nm_mask(scores, grain.n, grain.m)
     return mask if share == 1 else mask | lowest_dropped(scores.flatten(), round(share * scores.numel())).view_as(mask)
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.core.pruning.amounts import check_kept
+from yolov5_prune_plugin.core.pruning.multiplications import uses_at
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.pruning.parameters import Selection
 from yolov5_prune_plugin.core.pruning.sparsity import Sparsity, measure
@@ -82,7 +83,10 @@ class OneShotRun:
             facts["linear"] = True
         if request.amounts:
             facts |= {"amounts_file": str(options.prune_amounts), "amounts": dict(request.amounts)}
-        sparsity = measure(model, selection)
+        size = self.run.image_size(model)
+        facts["imgsz"] = list(size) if size else None
+        uses = uses_at(model, *size) if size else {}
+        sparsity = measure(model, selection, uses, [request.granularity.rows] if request.granularity.rows else [])
         check_kept(request.amounts, sparsity, request.granularity)
         return Pruned(model, selection, sparsity, facts)
 
