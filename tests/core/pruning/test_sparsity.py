@@ -155,10 +155,10 @@ def test_zeros_in_blocks_by_hand() -> None:
     measured = measure(net, find_targets(net, Granularity("weight")), rows=[3])
     # blocks of two: rows 01 of the first column; 23 and, alone, 4 of the second
     assert measured.layers[0].blocks[2] == Blocks(6, 3, 5)
-    assert measured.layers[0].blocks[3] == Blocks(4, 1, 3)
+    assert measured.layers[0].blocks[3] == Blocks(4, 2, 5)
     assert measured.layers[0].blocks[4] == Blocks(4, 1, 1)
     assert measured.zeros_in_blocks(2) == 5 / 6
-    assert "zeros in blocks / zeros: 0.833 of 2x1, 0.500 of 3x1, 0.167 of 4x1" in printed(measured)
+    assert "zeros in blocks / zeros: 0.833 of 2x1, 0.833 of 3x1, 0.167 of 4x1" in printed(measured)
 
 
 def test_plot_is_a_picture(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -17,6 +18,7 @@ from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.core.channels.permute import permute
 from yolov5_prune_plugin.core.outputs.images import Images
 from yolov5_prune_plugin.core.outputs.objective import distance
+from yolov5_prune_plugin.core.pruning.chooser import Table, interpolated
 from yolov5_prune_plugin.core.pruning.distribution import LOSS, NAMES
 from yolov5_prune_plugin.core.pruning.granularity import Granularity, nm_mask
 from yolov5_prune_plugin.core.pruning.importance import magnitude
@@ -25,7 +27,7 @@ from yolov5_prune_plugin.core.pruning.oneshot import Request, mask_of, units_to_
 from yolov5_prune_plugin.core.pruning.parameters import Target
 from yolov5_prune_plugin.core.second_order.fisher import diagonal
 from yolov5_prune_plugin.core.second_order.position_weights import PositionWeights
-from yolov5_prune_plugin.core.second_order.reconstruct import images_that_fit, sequentially
+from yolov5_prune_plugin.core.second_order.reconstruct import images_that_fit, losses, sequentially
 from yolov5_prune_plugin.core.second_order.tune import Tuning, tune
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.methods.oneshot.calibration import CalibrationOptions
@@ -39,6 +41,7 @@ BATCH = 4
 SIDE = 384  # pixels, at most, of the parts of images that are tuned on: as good as whole ones, in half the time
 STEPS, STEPS_PATTERN = 200, 600  # of tuning; a pattern such as 2:4 does more harm
 HELD = 8  # one in so many images judges the tuning and is not tuned on
+MEASURED = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98)  # amounts of a layer that its losses are computed for
 TRACED = 128  # pixels, at most, of the image by which channel groups are found
 MEMORY = 4 << 30  # bytes of activations while layers are calibrated one after the other
 
@@ -99,6 +102,43 @@ class Obs(Method):
         h = self._ordered[target.name]
         return (h + SMOOTH * h.mean()) * target.weight.detach().float().square() / 2
 
+    def losses(self, target: Target, request: Request) -> Tensor:
+        """The scores, which are losses."""
+        return self.scores(target, request)
+
+    def tables(self, targets: Sequence[Target], request: Request, uses: Mapping[str, int]) -> dict[str, Table]:
+        """Geometric means of two losses: by curvature alone, and when the rest of a layer has made up for what goes.
+
+        The first knows nothing of what can be made up for, the second nothing of errors that add up over layers and of
+        images that it has not seen: held-out outputs stay nearer to the dense model's by their mean than by either.
+        """
+        alone = super().tables(targets, request, uses)
+        grain = request.granularity
+        if grain.kind == "channel":
+            return alone
+        assert self._images is not None
+        units = {target.name: grain.units(target.weight, target.groups) for target in targets}
+        groups = {target.name: target.groups for target in targets}
+
+        def pattern(name: str, amount: float, scores: Tensor, share: float) -> Tensor:
+            return _pattern(grain, {name: round(amount * units[name])}, groups, name, scores, share)
+
+        amounts = {target.name: MEASURED for target in targets}
+        with _normal(), self._bar("losses by layer", len(targets)) as advance:
+            work = _working_copy(self._model)
+            batches, position_weights = self._batches(work)
+            made_up = losses(work, amounts, batches, self._ordered, pattern, self.prune_damp, seed=request.seed,
+                             position_weights=position_weights, progress=advance)  # fmt: skip
+        tables = {}
+        for name, table in alone.items():
+            points = (0.0, *MEASURED)
+            rising = tuple(itertools.accumulate((0.0, *made_up[name]), max))
+            known = tuple(amount for amount in table.amounts if amount <= MEASURED[-1])
+            filled = interpolated(Table(points, rising, points), known)
+            both = tuple((one * other) ** 0.5 for one, other in zip(table.losses, filled.losses))
+            tables[name] = Table(known, both, table.costs[: len(known)])
+        return tables
+
     def prune(self, targets: Sequence[Target], request: Request) -> None:
         """Choose the masks by the scores, let the rest of each layer make up for it, then tune all of them."""
         assert self._images is not None
@@ -112,10 +152,7 @@ class Obs(Method):
             return  # nothing goes, so there is nothing to make up for
         work = _working_copy(self._model)
         with _normal():
-            device = next(work.parameters()).device
-            chosen = self._images.shapes(len(self._position_weights))
-            batches = [self._images[indices].to(device) for indices in chosen]
-            position_weights = [[self._position_weights[index] for index in indices] for indices in chosen]
+            batches, position_weights = self._batches(work)
             groups = {target.name: target.groups for target in targets}
             channels = request.granularity.kind == "channel"
             pattern = None if channels else partial(_pattern, request.granularity, drop, groups)
@@ -135,6 +172,14 @@ class Obs(Method):
                 parameter.copy_(changed[name])
             for target in targets:  # exact zeros in any precision
                 target.weight.mul_(masks[target.name].to(target.weight.device))
+
+    def _batches(self, work: nn.Module) -> tuple[list[Tensor], list[list[dict[str, Tensor]]]]:
+        """The images that fit, a batch a shape, and what the positions of each matter."""
+        assert self._images is not None
+        device = next(work.parameters()).device
+        chosen = self._images.shapes(len(self._position_weights))
+        weights = [[self._position_weights[index] for index in indices] for indices in chosen]
+        return [self._images[indices].to(device) for indices in chosen], weights
 
     def _permute(self, targets: Sequence[Target], request: Request) -> Mapping[str, Tensor]:
         """Give channels an order in which the pattern drops less; the curvature in that order."""

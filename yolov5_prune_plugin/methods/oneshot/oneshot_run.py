@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -17,6 +17,7 @@ from yolov5_prune_plugin.core.pruning.parameters import Selection
 from yolov5_prune_plugin.core.pruning.sparsity import Sparsity, measure
 from yolov5_prune_plugin.errors import named
 from yolov5_prune_plugin.methods.oneshot.flags import PruneOptions, find
+from yolov5_prune_plugin.methods.oneshot.target import chosen_amounts
 from yolov5_prune_plugin.plugin_api.methods import Method
 from yolov5_prune_plugin.plugin_api.run import Evaluation, Run, Saved
 
@@ -51,38 +52,48 @@ class OneShotRun:
     @hookimpl
     def model_loaded(self, run: Run, model: nn.Module) -> None:
         """Prune, report, save."""
-        pruned = self.prune(model, self.request)
+        pruned = self.prune(model, self.request, self.options.prune_target)
         self.record = self.report(run, pruned)
         self.record.layers()
         if self.options.prune_save is not None and run.main:
             self.record.saved(self.save(run, pruned, self.options.prune_save))
 
-    def prune(self, model: nn.Module, request: Request) -> Pruned:
+    def prune(self, model: nn.Module, request: Request, left: Optional[float] = None) -> Pruned:
         """Prune a model in place.
 
         Args:
             model: As the script loaded it.
             request: How much, spread how, in what grain.
+            left: Instead of how much, the share of the multiplications that is left.
         """
         options = self.options
         selection = find(model, options)
+        started = time.perf_counter()
         with named(f"--prune-amounts {options.prune_amounts}"):
             request = request.fitted(selection)
-        started = time.perf_counter()
         self.method.calibrate(self.run, model, selection.targets)
+        if left is not None:
+            with named(f"--prune-target flops={left:g}"):
+                amounts = chosen_amounts(left, options.prune_target_losses, self.run, model, selection, self.method,
+                                         request)  # fmt: skip
+            request = replace(request, amounts=amounts).fitted(selection)
         self.method.prune(selection.targets, request)
         seconds = time.perf_counter() - started
         fused = not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+        how = "flops" if left is not None else "amounts" if request.amounts else request.distribution
         facts = {
-            "method": options.prune_method, "distribution": "amounts" if request.amounts else request.distribution,
+            "method": options.prune_method, "distribution": how,
             "granularity": options.prune_granularity, "requested_sparsity": request.sparsity, "seed": request.seed,
             "pruned_weights": "fused" if fused else "unfused", "seconds": round(seconds, 3),
         }  # fmt: skip
         facts |= self.method.facts
         if options.prune_linear:
             facts["linear"] = True
+        if left is not None:
+            facts["target"] = {"flops": left, "losses": options.prune_target_losses or "the method's default"}
         if request.amounts:
-            facts |= {"amounts_file": str(options.prune_amounts), "amounts": dict(request.amounts)}
+            file = {"amounts_file": str(options.prune_amounts)} if options.prune_amounts else {}
+            facts |= {**file, "amounts": dict(request.amounts)}
         size = self.run.image_size(model)
         facts["imgsz"] = list(size) if size else None
         uses = uses_at(model, *size) if size else {}
