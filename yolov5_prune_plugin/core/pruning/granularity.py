@@ -56,6 +56,16 @@ class Granularity:
             return f"{self.rows}x1"
         return f"{self.n}:{self.m}" if self.m else self.kind
 
+    def on_the_way(self, share: float) -> Granularity:
+        """The pattern when so much of what it drops is gone: 2:4 by way of 3:4; anything else stays as it is.
+
+        Args:
+            share: In [0, 1].
+        """
+        if not self.m:
+            return self
+        return Granularity(self.kind, max(self.n, self.m - round(share * (self.m - self.n))), self.m)
+
     def refuses(self, weight: Tensor, groups: int = 1) -> str:
         """Say why a weight can't be pruned at this granularity; an empty string if it can.
 
