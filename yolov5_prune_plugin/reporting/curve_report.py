@@ -18,6 +18,7 @@ from yolov5_prune_plugin.reporting.html_page import html_page, svg
 from yolov5_prune_plugin.reporting.oneshot_report import LABELS
 
 MARKERS = "os^Dv*PX"
+SMALLER = "dense, smaller images"
 _STYLE = "th:nth-child(2), td:nth-child(2), th:last-child, td:last-child { text-align: left; }"
 
 
@@ -35,42 +36,58 @@ def draw(rows: Sequence[dict[str, Any]], figures: Sequence[str], title: str) -> 
         title: Above it.
     """
     drawn = headlines(figures)
-    figure = canvas(11, 4.6 * len(drawn))
+    across = [("conv_sparsity", 1.0, "share of the conv weights that is zero"),
+              ("multiplications_left", 1e9, "billion multiplications by weights that are not zero"),
+              ("zip_bytes", 1e6, "MB of the checkpoint (fp16) when zipped")]  # fmt: skip
+    across = [one for one in across if one[0] == "conv_sparsity" or any(row.get(one[0]) is not None for row in rows)]
+    figure = canvas(5.5 * len(across), 4.6 * len(drawn))
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
-    axes = figure.subplots(len(drawn), 2, squeeze=False, sharey="row")
+    axes = figure.subplots(len(drawn), len(across), squeeze=False, sharey="row")
     lines = _lines(rows)
-    for name, (left, right) in zip(drawn, axes):
-        _panel(left, lines, name, "conv_sparsity", 1.0)
-        _panel(right, lines, name, "zip_bytes", 1e6)
-        left.set_ylabel(LABELS.get(name, name))
-        left.set_ylim(bottom=0)
-        left.set_xlim(left=0)
-        left.set_xlabel("share of the conv weights that is zero")
-        right.set_xlabel("MB of the checkpoint (fp16) when zipped")
+    for name, panels in zip(drawn, axes):
+        for panel, (column, unit, label) in zip(panels, across):
+            _panel(panel, lines, name, column, unit)
+            panel.set_xlabel(label)
+        panels[0].set_ylabel(LABELS.get(name, name))
+        panels[0].set_ylim(bottom=0)
+        panels[0].set_xlim(left=0)
     if lines:
-        axes[0][0].legend(frameon=False, fontsize=8)
+        axes[0][-1].legend(frameon=False, fontsize=8)
     return figure
 
 
 def _panel(axes: Any, lines: dict[str, list[dict[str, Any]]], name: str, across: str, unit: float) -> None:
     for index, (label, rows) in enumerate(lines.items()):
-        points = [(row[across] / unit, row[name]) for row in rows if row[across] is not None]
+        smaller = label == SMALLER  # the same weights: a point alone but for their multiplications
+        points = [] if smaller and across != "multiplications_left" else [
+            (row[across] / unit, row[name]) for row in rows if row.get(across) is not None]  # fmt: skip
         axes.plot(*zip(*points) if points else ((), ()), marker=MARKERS[index % len(MARKERS)], markersize=4,
-                  color=f"C{index % 10}", linewidth=1.4, label=label)  # fmt: skip
+                  color="black" if smaller else f"C{index % 10}", linestyle="--" if smaller else "-", linewidth=1.4,
+                  label=label)  # fmt: skip
     open_frame(axes)
     axes.grid(alpha=0.25)
 
 
 def _lines(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Measured points by line, in the order of their amounts."""
+    """Measured points by line, in the order of their amounts; dense on smaller images is one of its own."""
     done = [row for row in rows if row["state"] in ("done", "reused")]
-    dense = [row for row in done if row["method"] is None]
+    dense = [row for row in done if row["method"] is None and not row.get("imgsz")]
+    smaller = [row for row in done if row["method"] is None and row.get("imgsz")]
     lines: dict[str, list[dict[str, Any]]] = {}
     for row in done:
         if row["method"] is not None:
-            lines.setdefault(f"{row['method']}, {row['distribution']}", []).append(row)
-    lines = {label: sorted([*dense, *line], key=lambda row: row["amount"]) for label, line in sorted(lines.items())}
-    return lines or ({"dense": dense} if dense else {})
+            size = f", at {row['imgsz']}" if row.get("imgsz") else ""
+            lines.setdefault(f"{row['method']}, {row['distribution']}{size}", []).append(row)
+    begun = {
+        label: sorted(
+            [*(one for one in [*dense, *smaller] if one.get("imgsz") == line[0].get("imgsz")), *line],
+            key=lambda row: row["amount"],
+        )
+        for label, line in sorted(lines.items())
+    }
+    if smaller:
+        begun[SMALLER] = sorted([*dense, *smaller], key=lambda row: -(row.get("multiplications_left") or 0))
+    return begun or ({"dense": dense} if dense else {})
 
 
 def curve_table(rows: Sequence[dict[str, Any]], figures: Sequence[str]) -> Table:
@@ -83,7 +100,15 @@ def curve_table(rows: Sequence[dict[str, Any]], figures: Sequence[str]) -> Table
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("method", "distribution"):
         table.add_column(column)
-    for column in ("amount", "sparsity", *(LABELS.get(name, name) for name in figures), "MB fp16", "MB zipped"):
+    for column in (
+        "amount",
+        "size",
+        "sparsity",
+        "mult. G",
+        *(LABELS.get(name, name) for name in figures),
+        "MB fp16",
+        "MB zipped",
+    ):
         table.add_column(column, justify="right")
     table.add_column("")
     last: Optional[tuple[str, str]] = None
@@ -95,7 +120,8 @@ def curve_table(rows: Sequence[dict[str, Any]], figures: Sequence[str]) -> Table
         sizes = [_number(row[name], 2, 1e6) for name in ("bytes", "zip_bytes")]
         note = row["state"].replace("done", "")  # why one failed was said above, and is in the files
         table.add_row(Text(row["method"] or "dense"), Text(row["distribution"] or ""), f"{row['amount']:g}",
-                      _number(row["conv_sparsity"], 3), *numbers, *sizes, note)  # fmt: skip
+                      str(row.get("imgsz") or ""), _number(row["conv_sparsity"], 3),
+                      _number(row.get("multiplications_left"), 3, 1e9), *numbers, *sizes, note)  # fmt: skip
     return table
 
 
@@ -109,7 +135,8 @@ def write_page(file: Path, title: str, content: dict[str, Any], figure: Any) -> 
         figure: The picture.
     """
     missing = len(content["points"]) - sum(row["state"] in ("done", "reused") for row in content["points"])
-    note = "Sparsity is counted over all Conv2d weights; MB are those of the checkpoint as fp16, and of a zip of it."
+    note = "Sparsity is counted over all Conv2d weights; multiplications are those by weights that are not zero, for"
+    note += " one image of the size. MB are those of the checkpoint as fp16, and of a zip of it."
     if missing:
         note += f" {missing} points are missing."
     facts = "\n".join(f"{name}: {value}" for name, value in content["decided_by"].items())
@@ -124,11 +151,12 @@ def write_page(file: Path, title: str, content: dict[str, Any], figure: Any) -> 
 def _table(rows: Sequence[dict[str, Any]], figures: Sequence[str]) -> str:
     shown = [
         {"method": row["method"] or "dense", "distribution": row["distribution"] or "", "amount": f"{row['amount']:g}",
-         "sparsity": _number(row["conv_sparsity"], 3),
+         "size": row.get("imgsz") or "", "sparsity": _number(row["conv_sparsity"], 3),
+         "mult. G": _number(row.get("multiplications_left"), 3, 1e9),
          **{LABELS.get(name, name): _number(row[name], 4) for name in figures},
          "MB": _number(row["bytes"], 2, 1e6), "MB zipped": _number(row["zip_bytes"], 2, 1e6),
          "": row["reason"] or ("" if row["state"] == "done" else row["state"])}
-        for row in sorted(rows, key=lambda row: (row["method"] or "", row["distribution"] or "", row["amount"]))
+        for row in sorted(rows, key=lambda row: (*_line_of(row), row["amount"], row.get("imgsz") or 0))
     ]  # fmt: skip
     return pd.DataFrame(shown).to_html(index=False, escape=True, border=0)
 

@@ -74,6 +74,7 @@ class Obs(Method):
         self._ordered: Mapping[str, Tensor] = {}  # the same, in the order of the channels of the model at hand
         self._position_weights: list[dict[str, Tensor]] = []
         self._images: Optional[Images] = None
+        self._tables: dict[str, Table] = {}
         self.facts: dict[str, Any] = {}
 
     def calibrate(self, run: Run, model: nn.Module, targets: Sequence[Target]) -> None:
@@ -116,6 +117,8 @@ class Obs(Method):
         grain = request.granularity
         if grain.kind == "channel":
             return alone
+        if self._tables:  # of an earlier load of the same model
+            return self._tables
         assert self._images is not None
         units = {target.name: grain.units(target.weight, target.groups) for target in targets}
         groups = {target.name: target.groups for target in targets}
@@ -129,7 +132,7 @@ class Obs(Method):
             batches, position_weights = self._batches(work)
             made_up = losses(work, amounts, batches, self._ordered, pattern, self.prune_damp, seed=request.seed,
                              position_weights=position_weights, progress=advance)  # fmt: skip
-        tables = {}
+        tables = self._tables
         for name, table in alone.items():
             points = (0.0, *MEASURED)
             rising = tuple(itertools.accumulate((0.0, *made_up[name]), max))

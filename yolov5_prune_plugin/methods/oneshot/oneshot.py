@@ -60,8 +60,9 @@ class OneShot:
         }
         wanted = any(value is not None for value in asked.values())
         given = [name for cls in self.options(run.role) for name in run.given(cls)]
-        if "--prune-budget-step" in given and budget.prune_budget is None:
-            raise PruneError("--prune-budget-step needs --prune-budget POINTS")
+        for name in ("--prune-budget-step", "--prune-budget-of"):
+            if name in given and budget.prune_budget is None:
+                raise PruneError(f"{name} needs --prune-budget POINTS")
         measuring = run.given(SensitivityOptions)
         if not wanted and not measuring:
             if given:
