@@ -97,18 +97,12 @@ def curve_table(rows: Sequence[dict[str, Any]], figures: Sequence[str]) -> Table
         rows: Points as curve.json has them, in the order in which they were measured.
         figures: Names of the script's figures.
     """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    sized = any(row.get("imgsz") for row in rows)
     for column in ("method", "distribution"):
-        table.add_column(column)
-    for column in (
-        "amount",
-        "size",
-        "sparsity",
-        "mult. G",
-        *(LABELS.get(name, name) for name in figures),
-        "MB fp16",
-        "MB zipped",
-    ):
+        table.add_column(column, no_wrap=True)
+    labels = [LABELS.get(name, name) for name in figures]
+    for column in ("amount", *(["size"] if sized else []), "sparsity", "mult. G", *labels, "MB fp16", "MB zipped"):
         table.add_column(column, justify="right")
     table.add_column("")
     last: Optional[tuple[str, str]] = None
@@ -120,7 +114,7 @@ def curve_table(rows: Sequence[dict[str, Any]], figures: Sequence[str]) -> Table
         sizes = [_number(row[name], 2, 1e6) for name in ("bytes", "zip_bytes")]
         note = row["state"].replace("done", "")  # why one failed was said above, and is in the files
         table.add_row(Text(row["method"] or "dense"), Text(row["distribution"] or ""), f"{row['amount']:g}",
-                      str(row.get("imgsz") or ""), _number(row["conv_sparsity"], 3),
+            *([str(row.get("imgsz") or "")] if sized else []), _number(row["conv_sparsity"], 3),
                       _number(row.get("multiplications_left"), 3, 1e9), *numbers, *sizes, note)  # fmt: skip
     return table
 
