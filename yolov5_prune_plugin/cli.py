@@ -15,7 +15,7 @@ from yolov5_prune_plugin.commands.curve.flags import CurveOptions
 from yolov5_prune_plugin.errors import clear_exit
 from yolov5_prune_plugin.jobs.options import EngineOptions
 from yolov5_prune_plugin.methods.slim.flags import RUNTIMES, SlimOptions, ValidationOptions
-from yolov5_prune_plugin.options import add_flags
+from yolov5_prune_plugin.options import add_flags, whole_from
 
 COMMANDS = ("run", "patch", "curve", "sensitivity", "slim", "bench", "compress", "decompress", "inspect", "import",
             "demo")  # fmt: skip
@@ -131,6 +131,10 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("file", metavar="FILE.y5z", type=Path, help="the file")
     inspect.add_argument("--html", type=Path, metavar="FILE", help="the same as a page, with a picture")
     inspect.add_argument("--png", type=Path, metavar="FILE", help="the picture")
+    inspect.add_argument(
+        "--imgsz", type=whole_from(1), metavar="N", help="zeros by layer too, in multiplications at this image size"
+    )
+    inspect.add_argument("--repo", type=Path, metavar="DIR", help=f"with --imgsz: {repo}")
     inspect.set_defaults(command=_inspect)
 
     imported = commands.add_parser("import", help="a state_dict or a whole model as a checkpoint that the scripts open")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Optional
 
 import pandas as pd
 from rich import box
@@ -91,6 +92,21 @@ def totals_of(sparsity: Sparsity) -> dict[str, float]:
                    "multiplications": sparsity.multiplications,
                    "zero_multiplications": sparsity.zero_multiplications}  # fmt: skip
     return totals | {f"zeros_in_{rows}x1": sparsity.zeros_in_blocks(rows) for rows in _block_sizes(sparsity)}
+
+
+def zeros_line(sparsity: Sparsity, size: Optional[tuple[int, int]]) -> str:
+    """Say in a line how many zeros there are, by weights and by multiplications, and how many stand in blocks.
+
+    Args:
+        sparsity: The model's zeros.
+        size: Height and width that multiplications were counted at; None if they were not.
+    """
+    inside = ", ".join(f"{sparsity.zeros_in_blocks(rows):.1%} in blocks of {rows}x1" for rows in _block_sizes(sparsity))
+    line = f"zeros: {sparsity.conv_sparsity:.1%} of {sparsity.conv_weights:,} conv weights"
+    if sparsity.multiplications and size:
+        line += (f", {sparsity.multiplication_sparsity:.1%} of {sparsity.multiplications / 1e6:,.0f} M multiplications"
+                 f" at {size[0]}x{size[1]}")  # fmt: skip
+    return f"{line}; of these zeros {inside}" if any(layer.zeros for layer in sparsity.layers) else line
 
 
 def _block_sizes(sparsity: Sparsity) -> list[int]:

@@ -11,7 +11,7 @@ import torch
 from yolov5_prune_plugin import __version__
 from yolov5_prune_plugin.plugin_api.run import Run, Training
 from yolov5_prune_plugin.reporting.console import plain_console
-from yolov5_prune_plugin.reporting.layers import layers_frame, layers_table, plot_layers, totals_of
+from yolov5_prune_plugin.reporting.layers import layers_frame, layers_table, plot_layers, totals_of, zeros_line
 from yolov5_prune_plugin.reporting.oneshot_report import NOTE
 from yolov5_prune_plugin.reporting.run_folder import Writer, csv_of, json_of, write_report
 from yolov5_prune_plugin.reporting.training_figure import plot_history
@@ -60,6 +60,7 @@ class TrainingRecord:
         for name, sparsity in saved.items():
             self._say(f"{name}: {sparsity.conv_sparsity:.2%} of {sparsity.conv_weights:,} conv weights zero,"
                       f" {sparsity.total_sparsity:.2%} of all parameters")  # fmt: skip
+            self._say(f"{name}: {zeros_line(sparsity, self.run.image_size(self.training.model))}")
         self._write(files)
         if self.run.main:
             self._console.print(f"report: {self.run.folder}", soft_wrap=True)

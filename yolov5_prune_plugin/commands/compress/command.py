@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from yolov5_prune_plugin.commands.compress.search import Judge
+    from yolov5_prune_plugin.core.pruning.sparsity import Sparsity
     from yolov5_prune_plugin.yolov5.checkout.upstream import Upstream
 
 SUFFIX = ".y5z"
@@ -37,7 +38,8 @@ def compress_file(options: argparse.Namespace) -> int:
     from yolov5_prune_plugin.commands.compress.cluster import cluster_all
     from yolov5_prune_plugin.core.coding import container
     from yolov5_prune_plugin.reporting.console import plain_console
-    from yolov5_prune_plugin.yolov5.checkout.upstream import find_upstream
+    from yolov5_prune_plugin.reporting.layers import zeros_line
+    from yolov5_prune_plugin.yolov5.checkout.upstream import find_upstream, task_of
     from yolov5_prune_plugin.yolov5.checkpoints import y5z
 
     upstream = find_upstream(options.repo)
@@ -75,6 +77,9 @@ def compress_file(options: argparse.Namespace) -> int:
             ) from error
         raise
     _say(options.output, console)
+    size = config.imgsz or (224 if task_of(model) == "classify/" else 640)
+    zeros, size = _zeros(again, size)
+    console.print(zeros_line(zeros, (size, size)), soft_wrap=True)
     return 0
 
 
@@ -101,6 +106,8 @@ def decompress_file(options: argparse.Namespace) -> int:
 def inspect_file(options: argparse.Namespace) -> int:
     """Print where the bytes go; with ``--html`` and ``--png`` write pages and pictures of it.
 
+    With ``--imgsz`` the model is built, and zeros are counted by layer in multiplications too.
+
     Raises:
         PruneError: If the file is damaged, or one that is asked for can't be written.
     """
@@ -117,11 +124,34 @@ def inspect_file(options: argparse.Namespace) -> int:
     console = plain_console(130)
     console.print(show.table(found, str(options.file)))
     show.say_ratios(console, found, opened.content)
+    if options.imgsz:
+        from yolov5_prune_plugin.reporting.layers import layers_table, zeros_line
+        from yolov5_prune_plugin.yolov5.checkout.upstream import find_upstream
+        from yolov5_prune_plugin.yolov5.checkpoints import y5z
+
+        _, model = y5z.open_model(options.file, find_upstream(options.repo).package)
+        zeros, size = _zeros(model, options.imgsz)
+        console.print(layers_table(zeros, f"{options.file}: zeros, at {size}x{size}"))
+        console.print(zeros_line(zeros, (size, size)), soft_wrap=True)
     if options.png:
         show.write_png(options.png, found, str(options.file))
     if options.html:
         show.write_html(options.html, found, opened.content, str(options.file))
     return 0
+
+
+def _zeros(model: nn.Module, size: int) -> tuple[Sparsity, int]:
+    """Zeros of a model, and the image size, up to its stride, that multiplications are counted at."""
+    from yolov5_prune_plugin.core.pruning.granularity import Granularity
+    from yolov5_prune_plugin.core.pruning.multiplications import uses_at
+    from yolov5_prune_plugin.core.pruning.parameters import find_targets
+    from yolov5_prune_plugin.core.pruning.sparsity import measure
+    from yolov5_prune_plugin.yolov5.checkout.upstream import stride_of
+
+    stride = stride_of(model)
+    side = -(-size // stride) * stride
+    model = model.float()
+    return measure(model, find_targets(model, Granularity("weight")), uses_at(model, side, side)), side
 
 
 def _sizes_of(save: Callable[[Any], None]) -> dict[str, int]:
