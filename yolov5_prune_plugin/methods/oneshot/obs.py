@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.core.channels.permute import permute
 from yolov5_prune_plugin.core.outputs.images import Images
-from yolov5_prune_plugin.core.outputs.objective import distance
+from yolov5_prune_plugin.core.outputs.objective import balance_of, class_totals, distance
 from yolov5_prune_plugin.core.pruning.chooser import Table, interpolated
 from yolov5_prune_plugin.core.pruning.distribution import LOSS, NAMES
 from yolov5_prune_plugin.core.pruning.granularity import Granularity, nm_mask
@@ -61,6 +61,9 @@ class Obs(Method):
         0.01, "share of its mean diagonal added to a layer's Hessian (default 0.01)", type=checked(above_zero),
         metavar="SHARE")  # fmt: skip
 
+    prune_balance: str = flag(
+        "objects", "what losses count: objects (default: each object alike, so frequent classes most) or classes (each"
+        " class alike, as in mAP; by the model's own detections)", choices=("objects", "classes"))  # fmt: skip
     prune_permute: str = flag(
         "search", "N:M patterns: search (default) for an order of channels in which less has to go, which leaves the"
         " model's outputs as they are, or leave it: off", choices=("search", "off"))  # fmt: skip
@@ -74,6 +77,7 @@ class Obs(Method):
         self._ordered: Mapping[str, Tensor] = {}  # the same, in the order of the channels of the model at hand
         self._position_weights: list[dict[str, Tensor]] = []
         self._images: Optional[Images] = None
+        self._balance: Optional[Tensor] = None
         self._tables: dict[str, Table] = {}
         self.facts: dict[str, Any] = {}
 
@@ -88,13 +92,14 @@ class Obs(Method):
             self.facts = {"calibration": {"images": len(self._images), "split": split}}
         if not self._curvature:
             work = _working_copy(model)
+            self._balance = self._class_balance(work) if self.prune_balance == "classes" else None
             named, names = dict(work.named_parameters()), [target.name for target in targets]
             with _normal(), self._bar("curvature", len(self._images)) as advance:
                 first = next(self._images.singles()).to(next(work.parameters()).device)
                 fit = images_that_fit(work, first, MEMORY)
                 with PositionWeights(work, names, fit) as position_weights:
                     weights = [named[name] for name in names]
-                    curvature = diagonal(work, weights, self._images.singles(), _seed(run), advance)
+                    curvature = diagonal(work, weights, self._images.singles(), _seed(run), advance, self._balance)
             self._curvature, self._position_weights = dict(zip(names, curvature)), position_weights.maps
         self._ordered = self._curvature
 
@@ -176,6 +181,19 @@ class Obs(Method):
             for target in targets:  # exact zeros in any precision
                 target.weight.mul_(masks[target.name].to(target.weight.device))
 
+    def _class_balance(self, work: nn.Module) -> Optional[Tensor]:
+        """What an object of each class counts; None where there are no classes to balance."""
+        assert self._images is not None
+        device, totals = next(work.parameters()).device, []
+        with _normal(), self._bar("classes", len(self._images)) as advance:
+            for image in self._images.singles():
+                found = class_totals(work(image.to(device)))
+                if found is None:
+                    return None
+                totals.append(found)
+                advance()
+        return balance_of(torch.stack(totals).sum(0))
+
     def _batches(self, work: nn.Module) -> tuple[list[Tensor], list[list[dict[str, Tensor]]]]:
         """The images that fit, a batch a shape, and what the positions of each matter."""
         assert self._images is not None
@@ -218,7 +236,7 @@ class Obs(Method):
         kept = copy.deepcopy(work.state_dict())
         parts = self._images.epochs(BATCH, torch.Generator().manual_seed(seed), held, SIDE)
         with self._bar("tuning", steps) as advance:
-            tune(work, self._model, masks, parts, Tuning(steps, rate, seed=seed), lambda loss: advance())
+            tune(work, self._model, masks, parts, Tuning(steps, rate, seed=seed), lambda loss: advance(), self._balance)
         after = self._distance(work, held)
         if held and not after < before:
             work.load_state_dict(kept)
@@ -233,7 +251,7 @@ class Obs(Method):
         values = []
         for index in indices:
             image = self._images[[index]].to(some.device)
-            values.append(float(distance(self._model(image.to(dtype)), work(image))))
+            values.append(float(distance(self._model(image.to(dtype)), work(image), self._balance)))
         # rounding makes divergences of outputs that are alike slightly negative
         return max(0.0, sum(values) / len(values)) if values else 1.0
 
