@@ -42,7 +42,7 @@ def test_one_shot_packed_and_inspected(shapes: Path, tmp_path: Path) -> None:
                              "--prune-granularity", "4x1", "--prune-save", saved, cwd=tmp_path)  # fmt: skip
     said = report(tmp_path / "val")
     assert 0.29 < said["multiplication_sparsity"] - 1e-9 < 0.32
-    assert said["zeros_in_4x1"] == 1
+    assert said["zeros_in_4x1"] == pytest.approx(1, abs=1e-4)  # a few were zero before
     whole, broken = blocks_in(saved)
     assert whole >= said["conv_zeros"]
     assert broken < 100  # a few weights that fp16 rounds to zero

@@ -299,3 +299,41 @@ def test_flags_with_wrong_values(flag: str, value: str, capsys: pytest.CaptureFi
         start(None, "--prune", "0.3", "--prune-method", "obs", f"{flag}={value}")
     kind = "whole number, at least 0" if flag == "--prune-tune" else "number above 0"
     assert f"{flag}: must be a {kind}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("spread", ["loss", "uniform", "lamp"])
+def test_blocks(net: nn.Module, spread: str) -> None:
+    """Whole blocks of four filters are gone, after reconstruction and tuning too; as many as were asked for."""
+    model, part, _ = pruned(net, "--prune", "0.5", "--prune-granularity", "4x1", "--prune-distribution", spread)
+    for index in (0, 2):
+        for block in (model[index].weight == 0).split(4):
+            assert torch.equal(block.all(0), block.any(0))
+    assert part.record.content["zeros_in_4x1"] == 1
+    assert part.record.content["conv_sparsity"] == pytest.approx(0.5, abs=0.03)
+
+
+def test_blocks_lose_more_than_weights_and_less_than_their_magnitudes(net: nn.Module) -> None:
+    """By the distance of the outputs on the calibration images; the rest of a layer makes up for what goes."""
+    far = {}
+    for name, flags in {"weight": (), "blocks": ("--prune-granularity", "2x1")}.items():
+        model, _, _ = pruned(net, "--prune", "0.5", "--prune-tune", "0", *flags)
+        far[name] = float(distance(net.eval()(images()), model(images())))
+    run, part = start(None, "--prune", "0.5", "--prune-granularity", "2x1", "--prune-distribution", "global")
+    model = copy.deepcopy(net).eval()
+    part.model_loaded(run, model)
+    far["magnitude"] = float(distance(net(images()), model(images())))
+    assert far["weight"] < far["blocks"] < far["magnitude"]
+
+
+def test_tables_of_losses(net: nn.Module) -> None:
+    """Losses rise with amounts, costs fall; a layer that makes up for what goes loses less than its curvature says."""
+    run, part = start(None, *OBS, "--prune-target", "flops=0.5")
+    run.arguments.imgsz = 8
+    model = copy.deepcopy(net).eval()
+    part.model_loaded(run, model)
+    method = part.method
+    for table in method._tables.values():
+        assert list(table.losses) == sorted(table.losses)
+        assert list(table.costs) == sorted(table.costs, reverse=True)
+        assert table.losses[0] == 0
+    assert part.record.content["multiplication_sparsity"] == pytest.approx(0.5, abs=0.06)

@@ -82,9 +82,12 @@ class Retrain(TrainingMethod):
     def facts(self) -> dict[str, object]:
         """Say how it is done, for the report."""
         options = self.options
-        return {"method": f"prune and retrain: {options.prune_method}", "requested_sparsity": options.prune,
-                "distribution": "amounts" if options.prune_amounts else self.request.distribution,
-                **({} if options.prune_target is None else {"target": {"flops": options.prune_target}}),
+        how: dict[str, object] = {"requested_sparsity": options.prune, "distribution": self.request.distribution}
+        if options.prune_amounts:
+            how["distribution"] = "amounts"
+        elif options.prune_target is not None:
+            how = {"target": {"flops": options.prune_target}, "distribution": "flops"}
+        return {"method": f"prune and retrain: {options.prune_method}", **how,
                 "granularity": options.prune_granularity, "iterations": options.prune_iterations,
                 "seed": options.prune_seed, **self.method.facts}  # fmt: skip
 
