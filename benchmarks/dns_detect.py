@@ -4,6 +4,8 @@
     python -m benchmarks.dns_detect --set bccd --all                                all of the table, in turn
     python -m benchmarks.dns_detect --set bccd --all --dry-run                      what that would run
     python -m benchmarks.dns_detect --set bccd --table                              what there is, as a table
+    python -m benchmarks.dns_detect --set bccd --way speed --sparsity 0.8 --tag 4x1 -- --dns-granularity 4x1
+                                                                       80% of the multiplications, in blocks
     python -m benchmarks.dns_detect --cut --way dns --tag later -- --dns-stop 0.7   try a choice, val split unopened
 
 bccd starts from weights/bccd-yolov5n.pt in --shared at 320, coco from yolov5n.pt on coco128, measured on coco-val128.
@@ -29,7 +31,7 @@ from benchmarks.detect import SETS, add_arguments, device_name, launch, lay_out,
 from benchmarks.table import print_table
 from yolov5_prune_plugin.files import written_whole
 
-WAYS = ("dense", "finetune", "retrain", "gmp", "dns")
+WAYS = ("dense", "finetune", "retrain", "gmp", "dns", "speed")
 SPARSITIES = (0.7, 0.8, 0.9, 0.95)
 
 
@@ -41,6 +43,8 @@ def flags_of(way: str, sparsity: float, distribution: str) -> list[str]:
         "finetune": [],  # from a model that was pruned in one shot, without us: its zeros are lost
         "retrain": ["--prune", share, "--prune-distribution", distribution],
         "gmp": ["--gmp", "--gmp-sparsity", share, "--gmp-distribution", distribution],
+        # of the multiplications; blocks by: --way speed --tag 4x1 -- --dns-granularity 4x1
+        "speed": ["--dns", "--dns-target", f"flops={1 - sparsity:g}"],
         "dns": ["--dns", "--dns-sparsity", share, "--dns-distribution", distribution],
     }[way]
 
@@ -136,7 +140,7 @@ def main() -> None:
     plan = [(options.way, options.sparsity, options.seed)]
     if options.all:
         plan = [("dense", 0.0, seed) for seed in range(3)]
-        plan += [(way, sparsity, seed) for sparsity in SPARSITIES for way in WAYS[1:]
+        plan += [(way, sparsity, seed) for sparsity in SPARSITIES for way in WAYS[1:5]
                  for seed in range(3 if way in ("gmp", "dns") else 1)]  # fmt: skip
     for way, sparsity, seed in plan:
         run(argparse.Namespace(**{**vars(options), "way": way, "sparsity": sparsity, "seed": seed}))

@@ -124,7 +124,7 @@ def prune(
         amount: Share of these weights to zero, in [0, 1).
         method: A name of ``--prune-method``, those of installed plug-ins included.
         distribution: How layers share it; None takes the method's default.
-        granularity: ``weight``, ``channel`` or ``N:M``.
+        granularity: ``weight``, ``channel``, ``Ax1`` (blocks of A output channels) or ``N:M``.
         images: For methods that look at some, such as obs: a tensor [N, 3, H, W], or
             an iterable of tensors [3, H, W] or [B, 3, H, W], as the model takes them, or of names of image files.
         include: Globs of parameter names; empty takes all.

@@ -196,6 +196,10 @@ def make_parser() -> _Parser:
     inspect.add_argument("--png", type=Path, metavar="FILE", help="the picture")
     _add_json(inspect)
     inspect.add_argument("--max-memory", type=checked(size_in_bytes), metavar="SIZE", help=memory)
+    inspect.add_argument(
+        "--imgsz", type=whole_from(1), metavar="N", help="zeros by layer too, in multiplications at this image size"
+    )
+    inspect.add_argument("--repo", type=Path, metavar="DIR", help=f"with --imgsz: {repo}")
     inspect.set_defaults(command=_inspect)
 
     imported = commands.add_parser("import", help="a state_dict or a whole model as a checkpoint that the scripts open")

@@ -9,10 +9,12 @@ from typing import Any, ClassVar, Optional
 
 from torch import Tensor, nn
 
+from yolov5_prune_plugin.core.pruning.chooser import Table
 from yolov5_prune_plugin.core.pruning.distribution import NAMES
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.oneshot import Request, prune_by_scores
 from yolov5_prune_plugin.core.pruning.parameters import Selection, Target, find_targets
+from yolov5_prune_plugin.core.pruning.target import tables_by_scores
 from yolov5_prune_plugin.core.training.masked import Masked
 from yolov5_prune_plugin.core.training.rule import Rule
 from yolov5_prune_plugin.errors import PruneError
@@ -58,6 +60,31 @@ class Method:
             Importance >= 0, shaped like the weight; higher is kept.
         """
         raise NotImplementedError(f"{type(self).__name__} has neither scores nor prune")
+
+    def losses(self, target: Target, request: Request) -> Tensor:
+        """What is lost with each weight of one layer, comparable between layers; for targets such as flops=0.5.
+
+        Args:
+            target: The layer.
+            request: What is asked of the method.
+
+        Returns:
+            Shaped like the weight, >= 0; by default its squared scores.
+        """
+        return self.scores(target, request).float().square()
+
+    def tables(self, targets: Sequence[Target], request: Request, uses: Mapping[str, int]) -> dict[str, Table]:
+        """Say what each layer loses and costs at some amounts: by default ``losses`` added up, and multiplications.
+
+        Args:
+            targets: The layers.
+            request: Its granularity counts.
+            uses: How often each weight is used for one image, by name.
+
+        Returns:
+            By name of the target.
+        """
+        return tables_by_scores(targets, lambda target: self.losses(target, request), request.granularity, uses)
 
     def prune(self, targets: Sequence[Target], request: Request) -> None:
         """Zero weights in place: by default the lowest scores.

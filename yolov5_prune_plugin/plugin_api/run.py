@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -124,6 +125,8 @@ class Training:
         history: One entry a finished epoch: epoch, and with masks step, sparsity (of the masked weights), pruned,
             spliced, updates; a plug-in adds the figures of its own in ``epoch_trained``.
         saved: Zeros of the model in each checkpoint that was written, by file name, as it is kept in the end.
+        uses: How often each weight is used for one image, by name, for counting multiplications by zeros; a plug-in
+            sets it with ``masked``.
     """
 
     model: nn.Module
@@ -136,6 +139,7 @@ class Training:
     selection: Optional[Selection] = None
     history: list[dict[str, Any]] = field(default_factory=list)
     saved: dict[str, Sparsity] = field(default_factory=dict)
+    uses: dict[str, int] = field(default_factory=dict)
 
 
 def _dotted(path: str) -> str:
@@ -225,6 +229,16 @@ class Run:
             flags: Flags with their values; those that the run had are replaced.
         """
         return self.command(self.script, *with_flags(self.words, *flags))
+
+    def image_size(self, model: nn.Module) -> Optional[tuple[int, int]]:
+        """Height and width of --imgsz in pixels, up to the model's stride as scripts have it; None without --imgsz."""
+        size = getattr(self.arguments, "imgsz", None) or getattr(self.arguments, "img_size", None)
+        if not size:
+            return None
+        sides = [int(side) for side in (size if isinstance(size, (list, tuple)) else [size])]
+        strides = getattr(model, "stride", None)
+        stride = 1 if strides is None else max(1, int(max(strides)))
+        return math.ceil(sides[0] / stride) * stride, math.ceil(sides[-1] / stride) * stride
 
     @property
     def weights(self) -> list[str]:

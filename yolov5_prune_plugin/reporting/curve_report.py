@@ -16,6 +16,7 @@ from yolov5_prune_plugin.reporting.labels import GIVEN, label
 from yolov5_prune_plugin.reporting.tables import Table
 
 MARKERS = "os^Dv*PX"
+SMALLER = "dense, smaller images"
 _STYLE = "th:nth-child(2), td:nth-child(2), th:last-child, td:last-child { text-align: left; }"
 
 
@@ -45,17 +46,23 @@ def draw(rows: Sequence[dict[str, Any]], figures: Sequence[str], title: str) -> 
         panels[0].set_ylim(bottom=0)
         panels[0].set_xlim(left=0)
     if lines:
-        axes[0][0].legend(frameon=False, fontsize=8)
+        axes[0][-1].legend(frameon=False, fontsize=8)
     return figure
 
 
 def _axes(rows: Sequence[dict[str, Any]]) -> list[tuple[str, float, str]]:
-    """What is drawn across, in which unit, under which words: FLOPs only where some model has fewer."""
+    """What is drawn across, in which unit, under which words: what some row has."""
     found = [("conv_sparsity", 1.0, "share of the conv weights that is zero"),
+             ("multiplications_left", 1e9, "billion multiplications by weights that are not zero"),
              ("zip_bytes", 1e6, "MB of the file: of checkpoints (fp16) when zipped, of .y5z as it is")]  # fmt: skip
-    if _has_flops(rows):
+    found = [one for one in found if one[0] != "multiplications_left" or _has(rows, one[0])]
+    if _has_flops(rows) and not _has(rows, "multiplications_left"):
         found.append(("flops", 1.0, "share of the FLOPs that is left"))
     return found
+
+
+def _has(rows: Sequence[dict[str, Any]], name: str) -> bool:
+    return any(row.get(name) is not None for row in rows)
 
 
 def _has_flops(rows: Sequence[dict[str, Any]]) -> bool:
@@ -64,24 +71,37 @@ def _has_flops(rows: Sequence[dict[str, Any]]) -> bool:
 
 def _panel(axes: Any, lines: dict[str, list[dict[str, Any]]], name: str, across: str, unit: float) -> None:
     for index, (line, rows) in enumerate(lines.items()):
-        points = sorted((row[across] / unit, row[name]) for row in rows if row.get(across) is not None)
-        axes.plot(*zip(*points) if points else ((), ()), marker=MARKERS[index % len(MARKERS)], markersize=4,
-                  color=f"C{index % 10}", linewidth=1.4, label=line)  # fmt: skip
+        smaller = line == SMALLER  # the same weights: a point alone but for their multiplications
+        points = [] if smaller and across != "multiplications_left" else [
+            (row[across] / unit, row[name]) for row in rows if row.get(across) is not None]  # fmt: skip
+        axes.plot(*zip(*sorted(points)) if points else ((), ()), marker=MARKERS[index % len(MARKERS)], markersize=4,
+                  color="black" if smaller else f"C{index % 10}", linestyle="--" if smaller else "-", linewidth=1.4,
+                  label=line)  # fmt: skip
     open_frame(axes)
     axes.grid(alpha=0.25)
 
 
 def _lines(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Measured points by line, in the order of their amounts."""
+    """Measured points by line, in the order of their amounts; dense on smaller images is one of its own."""
     done = [row for row in rows if row["state"] in ("done", "reused")]
-    dense = [row for row in done if row["method"] is None]
+    dense = [row for row in done if row["method"] is None and not row.get("imgsz")]
+    smaller = [row for row in done if row["method"] is None and row.get("imgsz")]
     lines: dict[str, list[dict[str, Any]]] = {}
     for row in done:
         if row["method"] is not None:
-            name = ", ".join(filter(None, (row["method"], row["distribution"])))
+            size = f", at {row['imgsz']}" if row.get("imgsz") else ""
+            name = ", ".join(filter(None, (row["method"], row["distribution"]))) + size
             lines.setdefault(name, []).append(row)
-    lines = {label: sorted([*dense, *line], key=lambda row: row["amount"]) for label, line in sorted(lines.items())}
-    return lines or ({"dense": dense} if dense else {})
+    begun = {
+        label: sorted(
+            [*(one for one in [*dense, *smaller] if one.get("imgsz") == line[0].get("imgsz")), *line],
+            key=lambda row: row["amount"],
+        )
+        for label, line in sorted(lines.items())
+    }
+    if smaller:
+        begun[SMALLER] = sorted([*dense, *smaller], key=lambda row: -(row.get("multiplications_left") or 0))
+    return begun or ({"dense": dense} if dense else {})
 
 
 def curve_table(rows: Sequence[dict[str, Any]], figures: Sequence[str]) -> Table:
@@ -94,8 +114,10 @@ def curve_table(rows: Sequence[dict[str, Any]], figures: Sequence[str]) -> Table
     table = Table()
     for column in ("method", "distribution"):
         table.column(column, "text")
+    sized, counted = any(row.get("imgsz") for row in rows), _has(rows, "multiplications_left")
     spare = {"MB fp16": 1, "P": 2, "R": 3, "amount": 4}
-    for column in ("amount", "sparsity", *(label(name, figures) for name in figures), "MB fp16", "MB zipped"):
+    some = [*(["size"] if sized else []), "sparsity", *(["mult. G"] if counted else [])]
+    for column in ("amount", *some, *(label(name, figures) for name in figures), "MB fp16", "MB zipped"):
         table.column(column, spare=spare.get(column, 0))
     if _has_flops(rows):
         table.column("FLOPs")
@@ -110,8 +132,10 @@ def curve_table(rows: Sequence[dict[str, Any]], figures: Sequence[str]) -> Table
         if _has_flops(rows):
             sizes.append(_number(row.get("flops"), 3))
         note = row["state"].replace("done", "")  # why one failed was said above, and is in the files
-        table.row(row["method"] or GIVEN, row["distribution"] or "", f"{row['amount']:g}",
-                      _number(row["conv_sparsity"], 3), *numbers, *sizes, note)  # fmt: skip
+        size = [str(row.get("imgsz") or "")] if sized else []
+        left = [_number(row.get("multiplications_left"), 3, 1e9)] if counted else []
+        table.row(row["method"] or GIVEN, row["distribution"] or "", f"{row['amount']:g}", *size,
+                  _number(row["conv_sparsity"], 3), *left, *numbers, *sizes, note)  # fmt: skip
     return table
 
 
@@ -125,7 +149,8 @@ def write_page(file: Path, title: str, content: dict[str, Any], figure: Any) -> 
         figure: The picture.
     """
     missing = len(content["points"]) - sum(row["state"] in ("done", "reused") for row in content["points"])
-    note = "Sparsity is counted over all Conv2d weights; MB are those of the checkpoint as fp16, and of a zip of it."
+    note = "Sparsity is counted over all Conv2d weights; multiplications are those by weights that are not zero, for"
+    note += " one image of the size. MB are those of the checkpoint as fp16, and of a zip of it."
     if missing:
         note += f" {missing} points are missing."
     facts = "\n".join(f"{name}: {value}" for name, value in content["decided_by"].items())
@@ -140,12 +165,13 @@ def write_page(file: Path, title: str, content: dict[str, Any], figure: Any) -> 
 def _table(rows: Sequence[dict[str, Any]], figures: Sequence[str]) -> str:
     shown = [
         {"method": row["method"] or GIVEN, "distribution": row["distribution"] or "", "amount": f"{row['amount']:g}",
-         "sparsity": _number(row["conv_sparsity"], 3),
+         "size": row.get("imgsz") or "", "sparsity": _number(row["conv_sparsity"], 3),
+         "mult. G": _number(row.get("multiplications_left"), 3, 1e9),
          **{label(name, figures): _number(row[name], 4) for name in figures},
          "MB": _number(row["bytes"], 2, 1e6), "MB zipped": _number(row["zip_bytes"], 2, 1e6),
          "FLOPs left": _number(row.get("flops"), 3),
          "": row["reason"] or ("" if row["state"] == "done" else row["state"])}
-        for row in sorted(rows, key=lambda row: (row["method"] or "", row["distribution"] or "", row["amount"]))
+        for row in sorted(rows, key=lambda row: (*_line_of(row), row["amount"], row.get("imgsz") or 0))
     ]  # fmt: skip
     return pd.DataFrame(shown).to_html(index=False, escape=True, border=0)
 

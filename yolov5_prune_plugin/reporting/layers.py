@@ -18,11 +18,12 @@ SPARSE = 0.001  # a model with fewer zeros was dense: rounding to fp16 makes som
 
 
 def layers_frame(sparsity: Sparsity) -> pd.DataFrame:
-    """Make one row per layer's weight: name, shape, weights, zeros, sparsity, zeros_before, zero_channels, skipped."""
+    """Make one row per layer's weight: its zeros, in multiplications too, and how many of them stand in blocks."""
     rows = [
         {"name": layer.name, "shape": "x".join(map(str, layer.shape)), "weights": layer.weights, "zeros": layer.zeros,
-         "sparsity": layer.sparsity, "zeros_before": layer.before,
-         "zero_channels": layer.channels, "skipped": layer.skipped}
+         "sparsity": layer.sparsity, "zeros_before": layer.before, "multiplications": layer.multiplications,
+         "zero_multiplications": layer.zero_multiplications, "zero_channels": layer.channels,
+         **{f"zeros_in_{rows}x1": blocks.zeros for rows, blocks in layer.blocks.items()}, "skipped": layer.skipped}
         for layer in sparsity.layers
     ]  # fmt: skip
     return pd.DataFrame(rows)
@@ -30,6 +31,9 @@ def layers_frame(sparsity: Sparsity) -> pd.DataFrame:
 
 def layers_table(sparsity: Sparsity, title: str, whole: bool = False) -> Table:
     """Make a table of the layers that matter - those with most zeros - and the totals.
+
+    Multiplications are those by weights for one image, in millions; "in 4x1" is the share of the zeros that stand in
+    blocks of four output channels.
 
     Args:
         sparsity: The model's zeros.
@@ -44,6 +48,11 @@ def layers_table(sparsity: Sparsity, title: str, whole: bool = False) -> Table:
     if sparse := sparsity.conv_before >= SPARSE * sparsity.conv_weights > 0:
         table.column("there before")
     table.column("sparsity")
+    counted, block = sparsity.multiplications > 0, _largest_block(sparsity)
+    if counted:
+        table.column("mult. M", spare=3)
+        table.column("zero M", spare=4)
+    table.column(f"in {block}x1", spare=5)
     if any(layer.skipped for layer in sparsity.layers) or sparsity.others:
         table.column("left alone because", "text", spare=2)
 
@@ -51,6 +60,11 @@ def layers_table(sparsity: Sparsity, title: str, whole: bool = False) -> Table:
         weights, zeros, before = (sum(getattr(layer, what) for layer in layers)
                                   for what in ("weights", "zeros", "before"))  # fmt: skip
         numbers = [f"{weights:,}", f"{zeros:,}", *([f"{before:,}"] if sparse else []), f"{zeros / max(1, weights):.3f}"]
+        if counted:
+            numbers += [f"{sum(getattr(layer, what) for layer in layers) / 1e6:,.1f}"
+                        for what in ("multiplications", "zero_multiplications")]  # fmt: skip
+        inside = sum(layer.blocks[block].zeros for layer in layers if block in layer.blocks)
+        numbers.append(f"{inside / zeros:.2f}" if zeros else "")
         table.row(name, shape, *numbers, why, style=style)
 
     shown = set(sorted(range(len(sparsity.layers)), key=lambda i: (-sparsity.layers[i].zeros, i))[:SHOWN])
@@ -73,9 +87,52 @@ def layers_table(sparsity: Sparsity, title: str, whole: bool = False) -> Table:
     before = [""] if sparse else []
     share = f"{sparsity.zeros / max(1, sparsity.parameters):.3f}"
     table.row("zeros / all parameters", "", f"{sparsity.parameters:,}", f"{sparsity.zeros:,}", *before, share)
+    if counted:
+        millions = [f"{count / 1e6:,.1f}" for count in (sparsity.multiplications, sparsity.zero_multiplications)]
+        table.row("zeros / multiplications", "", "", "", *before, f"{sparsity.multiplication_sparsity:.3f}", *millions)
+    inside = ", ".join(f"{sparsity.zeros_in_blocks(rows):.3f} of {rows}x1" for rows in _block_sizes(sparsity))
+    table.row(f"zeros in blocks / zeros: {inside}")
     for kind, count in sparsity.others.items():
-        table.row(kind, "", f"{count:,}", "", *before, "", f"not a {any_of(sparsity.linear)} weight", style="dim")
+        table.row(kind, "", f"{count:,}", "", *before, "", *([""] * (3 if counted else 1)),
+                  f"not a {any_of(sparsity.linear)} weight", style="dim")  # fmt: skip
     return table
+
+
+def totals_of(sparsity: Sparsity) -> dict[str, float]:
+    """Give the totals that reports keep: zeros by weights and by multiplications, and the share of zeros in blocks."""
+    totals: dict[str, float] = {
+        "conv_sparsity": sparsity.conv_sparsity, "total_sparsity": sparsity.total_sparsity,
+        "conv_zeros": sparsity.conv_zeros, "conv_weights": sparsity.conv_weights, "zeros": sparsity.zeros,
+        "parameters": sparsity.parameters,
+    }  # fmt: skip
+    if sparsity.multiplications:
+        totals |= {"multiplication_sparsity": sparsity.multiplication_sparsity,
+                   "multiplications": sparsity.multiplications,
+                   "zero_multiplications": sparsity.zero_multiplications}  # fmt: skip
+    return totals | {f"zeros_in_{rows}x1": sparsity.zeros_in_blocks(rows) for rows in _block_sizes(sparsity)}
+
+
+def zeros_line(sparsity: Sparsity, size: Optional[tuple[int, int]]) -> str:
+    """Say in a line how many zeros there are, by weights and by multiplications, and how many stand in blocks.
+
+    Args:
+        sparsity: The model's zeros.
+        size: Height and width that multiplications were counted at; None if they were not.
+    """
+    inside = ", ".join(f"{sparsity.zeros_in_blocks(rows):.1%} in blocks of {rows}x1" for rows in _block_sizes(sparsity))
+    line = f"zeros: {sparsity.conv_sparsity:.1%} of {sparsity.conv_weights:,} conv weights"
+    if sparsity.multiplications and size:
+        line += (f", {sparsity.multiplication_sparsity:.1%} of {sparsity.multiplications / 1e6:,.0f} M multiplications"
+                 f" at {size[0]}x{size[1]}")  # fmt: skip
+    return f"{line}; of these zeros {inside}" if any(layer.zeros for layer in sparsity.layers) else line
+
+
+def _block_sizes(sparsity: Sparsity) -> list[int]:
+    return sorted({rows for layer in sparsity.layers for rows in layer.blocks})
+
+
+def _largest_block(sparsity: Sparsity) -> int:
+    return max(_block_sizes(sparsity), default=4)
 
 
 def plot_layers(sparsity: Sparsity, title: str, file: Path) -> None:

@@ -17,6 +17,7 @@ from yolov5_prune_plugin.plugin_api.run import Evaluation, Run, Saved
 from yolov5_prune_plugin.reporting.amounts_file import write_amounts
 from yolov5_prune_plugin.reporting.console import plain_console
 from yolov5_prune_plugin.reporting.labels import GIVEN, label, subject
+from yolov5_prune_plugin.reporting.layers import layers_frame, layers_table, plot_layers, totals_of
 from yolov5_prune_plugin.reporting.next_steps import ours, say_next
 from yolov5_prune_plugin.reporting.run_folder import csv_of, json_of, write_report
 from yolov5_prune_plugin.reporting.tables import Table
@@ -46,12 +47,7 @@ class Record:
             "script": run.script,
             "weights": run.weights,
             **facts,
-            "conv_sparsity": sparsity.conv_sparsity,
-            "total_sparsity": sparsity.total_sparsity,
-            "conv_zeros": sparsity.conv_zeros,
-            "conv_weights": sparsity.conv_weights,
-            "zeros": sparsity.zeros,
-            "parameters": sparsity.parameters,
+            **totals_of(sparsity),
             "skipped": {layer.name: layer.skipped for layer in sparsity.layers if layer.skipped},
             "note": NOTE,
             "versions": {"yolov5_prune_plugin": __version__, "torch": torch.__version__},
@@ -62,8 +58,6 @@ class Record:
 
     def layers(self) -> None:
         """Print the layers, and write all four files."""
-        from yolov5_prune_plugin.reporting.layers import layers_frame, layers_table, plot_layers
-
         how = [self.content[key] for key in ("method", "distribution", "granularity")]
         asked = self.content.get("requested_sparsity")
         much = "by layer" if self.content["distribution"] == "amounts" else f"--prune {asked:g}"

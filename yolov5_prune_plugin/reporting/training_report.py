@@ -11,11 +11,10 @@ import pandas as pd
 import torch
 
 from yolov5_prune_plugin import __version__
-from yolov5_prune_plugin.core.pruning.sparsity import Sparsity
 from yolov5_prune_plugin.plugin_api.run import Run, Training
 from yolov5_prune_plugin.reporting.console import plain_console
 from yolov5_prune_plugin.reporting.labels import subject
-from yolov5_prune_plugin.reporting.layers import layers_frame, layers_table, plot_layers
+from yolov5_prune_plugin.reporting.layers import layers_frame, layers_table, plot_layers, totals_of, zeros_line
 from yolov5_prune_plugin.reporting.next_steps import ours, say_next
 from yolov5_prune_plugin.reporting.oneshot_report import NOTE
 from yolov5_prune_plugin.reporting.run_folder import Writer, csv_of, json_of, write_report
@@ -92,6 +91,7 @@ class TrainingRecord:
         for name, sparsity in saved.items():
             self._say(f"{name}: {sparsity.conv_sparsity:.2%} of {sparsity.conv_weights:,} conv weights zero,"
                       f" {sparsity.total_sparsity:.2%} of all parameters")  # fmt: skip
+            self._say(f"{name}: {zeros_line(sparsity, self.run.image_size(self.training.model))}")
         self._write(files)
         if self.run.main:
             self._console.print(f"report: {self.run.folder}", soft_wrap=True)
@@ -137,7 +137,7 @@ class TrainingRecord:
             "script": self.run.script, "weights": self.run.weights, **self.facts, "pruned_weights": "unfused",
             "masked_weights": masked.weights, "masked_sparsity": masked.sparsity, "frozen": masked.frozen,
             "steps": masked.step, "updates": masked.updates,
-            "saved": {name: _numbers(sparsity) for name, sparsity in self.training.saved.items()},
+            "saved": {name: totals_of(sparsity) for name, sparsity in self.training.saved.items()},
             "skipped": selection.skipped, "history": self.training.history, "note": NOTE,
             "versions": {"yolov5_prune_plugin": __version__, "torch": torch.__version__},
         }  # fmt: skip
@@ -147,8 +147,3 @@ class TrainingRecord:
         folder = self.run.folder
         if self.run.main and folder is not None:
             write_report(folder, files)
-
-
-def _numbers(sparsity: Sparsity) -> dict[str, Any]:
-    names = ("conv_sparsity", "total_sparsity", "conv_zeros", "conv_weights", "zeros", "parameters")
-    return {name: getattr(sparsity, name) for name in names}

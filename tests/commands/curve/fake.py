@@ -21,8 +21,11 @@ def value(flag: str, otherwise: str = "") -> str:
 
 def main() -> None:
     """Do it."""
-    amount, method = float(value("--prune")), value("--prune-method", "dense")
-    label = "-".join(filter(None, (method, value("--prune-distribution"), value("--prune") if amount else "")))
+    target = value("--prune-target")
+    amount = round(1 - float(target.partition("=")[2]), 6) if target else float(value("--prune"))
+    method, how = value("--prune-method", "dense"), "flops" if target else value("--prune-distribution")
+    size = value("--img")
+    label = "-".join(filter(None, (method, how, f"{amount:g}" if amount else "", size)))
     traps = Path(os.environ["FAKE"])
     with open(traps / "started", "a", encoding="utf-8") as notes:
         notes.write(f"{label} {' '.join(sys.argv[1:])}\n")
@@ -47,8 +50,10 @@ def main() -> None:
         return
     drop = {"dense": 0.0, "magnitude": 1.0, "random": 1.5, "obs": 0.2}[method] * (0.5 if "global" in label else 1.0)
     map50 = round(0.8 - drop * amount / 2, 6)
+    dense = 1_000_000 * int(size or 640) ** 2 // 640**2
     report = {"conv_sparsity": amount, "total_sparsity": amount * 0.99, "precision": 0.9, "recall": 0.6, "map50": map50,
-              "map": float("nan") if trapped("nan") else map50 / 2}  # fmt: skip
+              "map": float("nan") if trapped("nan") else map50 / 2, "multiplications": dense,
+              "zero_multiplications": round(amount * dense)}  # fmt: skip
     if trapped("nms"):
         report["failed"] = "NMS ran out of time even with batches of 1"
     folder = Path(value("--project"), value("--name"), "prune")

@@ -26,8 +26,8 @@ def test_whole_curve(bench: Bench) -> None:
     assert sorted(bench.started()) == sorted(
         ["dense"] + [f"{m}-{d}-{a}" for m in ("magnitude", "random") for d in ("uniform", "global") for a in (0.3, 0.6)]
     )
-    assert "as given 0 0.000 0.9000 0.6000 0.8000 0.4000 0.01 0.01" in squeezed(printed)
-    assert "random uniform 0.6 0.600 0.9000 0.6000 0.3500 0.1750 0.01 0.00" in squeezed(printed)
+    assert "as given 0 0.000 0.001 0.9000 0.6000 0.8000 0.4000 0.01 0.01" in squeezed(printed)
+    assert "random uniform 0.6 0.600 0.000 0.9000 0.6000 0.3500 0.1750 0.01 0.00" in squeezed(printed)
     frame = pd.read_csv(bench.run / "curve.csv")
     row = frame[(frame["method"] == "magnitude") & (frame["distribution"] == "global") & (frame["amount"] == 0.6)]
     assert row["map50"].item() == pytest.approx(0.8 - 0.5 * 0.6 / 2)
@@ -38,6 +38,40 @@ def test_whole_curve(bench: Bench) -> None:
     assert len(content["points"]) == len(frame) == 9
     assert not list(bench.run.rglob("*.pt"))
     assert (bench.run / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_amounts_for_speed_and_smaller_images(bench: Bench) -> None:
+    """An amount of flops is what goes; sizes are measured of the dense model, of the others only if asked for."""
+    more = ("--distributions", "flops", "--sizes", "320,160")
+    code, printed = bench.curve(*more, amounts="0,0.3")
+    assert code == 0, printed
+    assert sorted(bench.started()) == ["dense", "dense-160", "dense-320", "magnitude-flops-0.3"]
+    lines = (bench.folder / "traps" / "started").read_text()
+    assert "--prune-target flops=0.7 --prune-method magnitude --prune-save" in lines
+    frame = pd.read_csv(bench.run / "curve.csv")
+    assert frame["multiplications_left"].tolist() == [1_000_000, 250_000, 62_500, 700_000]
+    assert frame["imgsz"].fillna(0).tolist() == [0, 320, 160, 0]
+    code, printed = bench.curve(*more, "--sparse-sizes", amounts="0,0.3")
+    assert code == 0, printed
+    sparse = [label for label in bench.started() if label.startswith("magnitude")]
+    assert sorted(sparse) == [f"magnitude-flops-0.3{size}" for size in ("", "-160", "-320")]
+    assert "magnitude flops 0.3 320 0.300 0.000" in squeezed(printed), printed
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--sizes", "512,x"), "needs whole numbers of pixels"),
+        (("--sparse-sizes",), "--sparse-sizes needs --sizes"),
+        (("--prune-target", "flops=0.5"), "--prune-target: the curve sets it; give --distributions flops"),
+        (("--distributions", "flops", "--prune-granularity", "2:4"), "the pattern 2:4 leaves 0.5 of every layer"),
+    ],
+)
+def test_sizes_and_targets_that_are_wrong(bench: Bench, more: tuple[str, ...], message: str) -> None:
+    code, printed = bench.curve(*more)
+    assert code
+    assert message in printed
+    assert bench.started() == []
 
 
 def test_command_line_of_a_point(bench: Bench) -> None:
@@ -298,4 +332,4 @@ def test_other_scripts_have_other_figures(bench: Bench) -> None:
 
     assert main([arguments[0], "--seams", "my.yaml", "my_val.py", *arguments[2:]]) == 0
     assert "--seams my.yaml my_val.py" in (bench.folder / "traps" / "started").read_text()
-    assert list(pd.read_csv(bench.run / "curve.csv"))[3:6] == ["recall", "conv_sparsity", "bytes"]
+    assert list(pd.read_csv(bench.run / "curve.csv"))[3:7] == ["imgsz", "recall", "conv_sparsity", "multiplications"]

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.core.outputs.networks import Classifier, Detector, rows
-from yolov5_prune_plugin.core.outputs.objective import Features, distance, features_of, probe, tensors
+from yolov5_prune_plugin.core.outputs.objective import (
+    Features,
+    balance_of,
+    class_totals,
+    distance,
+    features_of,
+    probe,
+    tensors,
+)
 
 MODELS = {"detector": Detector, "segmenter": lambda seed=0: Detector(masks=3, seed=seed), "classifier": Classifier}
 IMAGES = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -137,3 +145,42 @@ def test_float_tensors_of_nested_outputs() -> None:
     """In their order; others are left out."""
     nested = {"a": [torch.ones(1), (torch.zeros(2, dtype=torch.int), torch.ones(3))], "b": None}
     assert [len(x) for x in tensors(nested)] == [1, 3]
+
+
+def test_classes_that_count_alike_by_hand() -> None:
+    """Nine objects and one: with a tenth of the mean, 0.5, added to each, shares of 9 / 9.5 and 1 / 1.5 of 10."""
+    balance = balance_of(torch.tensor([9.0, 1.0]))
+    scale = 10 / (9 / 9.5 + 1 / 1.5)
+    assert balance.tolist() == pytest.approx([scale / 9.5, scale / 1.5])
+    assert float(balance @ torch.tensor([9.0, 1.0])) == pytest.approx(10)
+
+
+def test_totals_are_objectness_times_class() -> None:
+    """Two anchors of objectness 1/2; of the first class 3/4 and 1/2, of the second 1/2 and 1/4."""
+    three = math.log(3)
+    outputs = rows([0, 0, 0, 0, 0, three, 0], [0, 0, 0, 0, 0, 0, -three])
+    assert class_totals(outputs).tolist() == pytest.approx([0.5 * 1.25, 0.5 * 0.75])
+    assert class_totals(rows([0, 0, 0, 0, 0, 0])) is None  # one class
+    assert class_totals(torch.rand(1, 10)) is None
+
+
+def test_a_rare_class_counts_more() -> None:
+    """A box that is off by 2 at an anchor that is surely of one class: what that class counts, relative to before."""
+    dense = rows([1, 0, 0, 0, 0, 30, -30])
+    pruned = rows([3, 0, 0, 0, 0, 30, -30])
+    balance = torch.tensor([0.25, 4.0])
+    plain = distance(dense, pruned).item()
+    assert distance(dense, pruned, balance).item() == pytest.approx(0.25 * plain)
+    other = distance(rows([1, 0, 0, 0, 0, -30, 30]), rows([3, 0, 0, 0, 0, -30, 30]), balance).item()
+    assert other == pytest.approx(4 * plain)
+
+
+def test_the_probe_knows_the_balance() -> None:
+    """Curvature is a square of the gradient: where all classes count four times, gradients are twice as large."""
+    model, grown = Detector().eval(), []
+    classes = class_totals(model(IMAGES))
+    assert classes is not None
+    for balance in (None, torch.full_like(classes, 4)):
+        value = probe(model(IMAGES), torch.Generator().manual_seed(0), balance)
+        grown.append(torch.autograd.grad(value, next(model.parameters()))[0])
+    assert torch.allclose(grown[1], 2 * grown[0], rtol=1e-4)

@@ -36,7 +36,7 @@ def two_convs() -> nn.Sequential:
 def pruned(model: nn.Module, amounts: dict[str, float], grain: Granularity = WEIGHT) -> Sparsity:
     selection = find_targets(model, grain)
     prune_by_scores(selection.targets, by_magnitude, Request(0, granularity=grain, amounts=amounts).fitted(selection))
-    return measure(model, selection)
+    return measure(model, selection, rows=[grain.rows] if grain.rows else [])
 
 
 def test_each_layer_drops_its_own_share() -> None:
@@ -125,3 +125,14 @@ def test_amounts_found_give_the_same_model_again(sparsity: float, distribution: 
     pruned(second, amounts_of(measure(first, selection), grain), grain)
     for a, b in zip(first.parameters(), second.parameters()):
         assert torch.equal(a, b)
+
+
+def test_shares_of_blocks() -> None:
+    """Blocks of two filters: .1 + .3 and .2 + .4, of which one goes; then the amounts found ask for the same."""
+    model, grain = two_convs(), Granularity.parse("2x1")
+    found = pruned(model, {"0.weight": 0.5}, grain)
+    assert model[0].weight.flatten().tolist() == pytest.approx([0, 0.2, 0, 0.4])
+    assert amounts_of(found, grain) == {"0.weight": 0.5, "1.weight": 0}
+    check_kept({"0.weight": 0.5}, found, grain)
+    with pytest.raises(PruneError, match=r"left 1\.weight at 0\.000, and its amount is 0\.5"):
+        check_kept({"1.weight": 0.5}, found, grain)

@@ -11,16 +11,21 @@ from yolov5_prune_plugin.core.pruning.granularity import Granularity, nm_mask
 from yolov5_prune_plugin.errors import PruneError
 
 
-@pytest.mark.parametrize("text", ["weight", "channel", "1:2", "2:4", "10:16"])
+@pytest.mark.parametrize("text", ["weight", "channel", "1:2", "2:4", "10:16", "2x1", "16x1"])
 def test_text_round_trip(text: str) -> None:
     assert str(Granularity.parse(text)) == text
 
 
-@pytest.mark.parametrize("text", ["", "row", "4:2", "2:2", "0:4", "2:", ":4", "-1:4", "2:4:8", " 2:4", "2:4\n"])
+@pytest.mark.parametrize(
+    "text", ["", "row", "4:2", "2:2", "0:4", "2:", ":4", "-1:4", "2:4:8", " 2:4", "2:4\n", "1x1", "4x2", "4x1 ", "0x1"]
+)
 def test_other_text_is_refused(text: str) -> None:
     with pytest.raises(PruneError) as caught:
         Granularity.parse(text)
-    assert str(caught.value) == f"must be weight, channel or N:M with 0 < N < M such as 2:4, got {text!r}"
+    assert str(caught.value) == (
+        "must be weight, channel, Ax1 with A > 1 such as 4x1 (blocks of output channels), or N:M with 0 < N < M such as"
+        f" 2:4, got {text!r}"
+    )
 
 
 def test_refuses_what_does_not_divide() -> None:
@@ -78,3 +83,50 @@ def test_nm_mask_keeps_exactly_the_n_highest_of_m(data: st.DataObject) -> None:
         lowest_kept = grouped.masked_fill(~kept, torch.inf).amin(1)
         highest_dropped = grouped.masked_fill(kept, -torch.inf).amax(1)
         assert bool((lowest_kept >= highest_dropped).all())
+
+
+BLOCKS = Granularity.parse("2x1")
+
+
+def test_scores_of_blocks_are_sums() -> None:
+    """Three channels of two weights, in blocks of two: the last is shorter."""
+    scores = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]).view(3, 2, 1, 1)
+    assert BLOCKS.units(scores) == 4
+    assert BLOCKS.unit_scores(scores).tolist() == [4, 6, 5, 6]
+    assert BLOCKS.unit_sizes(scores).tolist() == [2, 2, 1, 1]
+    kept = BLOCKS.to_weights(torch.tensor([True, False, False, True]), scores)
+    assert kept.flatten(1).tolist() == [[True, False], [True, False], [False, True]]
+    assert BLOCKS.kept_units(kept).tolist() == [True, False, False, True]
+
+
+def test_blocks_stay_within_a_group_of_channels() -> None:
+    """Two groups of three output channels: two blocks a group, not three over both."""
+    weight = torch.arange(6.0).view(6, 1, 1, 1)
+    assert BLOCKS.units(weight, 2) == 4
+    assert BLOCKS.unit_scores(weight, 2).tolist() == [1, 2, 7, 5]
+    kept = BLOCKS.to_weights(torch.tensor([False, True, True, False]), weight, 2)
+    assert kept.flatten().tolist() == [False, False, True, True, True, False]
+
+
+def test_refuses_channels_that_share_no_inputs() -> None:
+    """Depthwise: every output channel has an input channel of its own."""
+    reason = "no two of its output channels read the same inputs, so they form no block"
+    assert BLOCKS.refuses(torch.ones(8, 1, 3, 3), 8) == reason
+    assert BLOCKS.refuses(torch.ones(1, 8, 1, 1)) == reason
+    assert BLOCKS.refuses(torch.ones(8, 1, 3, 3), 4) == ""
+
+
+@given(st.data())
+def test_blocks_there_and_back(data: st.DataObject) -> None:
+    groups, rows = data.draw(st.integers(1, 3)), data.draw(st.integers(2, 5))
+    out, into, k = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 3)), data.draw(st.integers(1, 2))
+    grain = Granularity("block", rows=rows)
+    weight = torch.ones(out * groups, into, k, k)
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
+    units = grain.units(weight, groups)
+    kept = torch.rand(units, generator=generator) < 0.5
+    mask = grain.to_weights(kept, weight, groups)
+    assert torch.equal(grain.kept_units(mask, groups), kept)
+    assert grain.unit_sizes(weight, groups).sum() == weight.numel()
+    assert int(grain.unit_sizes(weight, groups)[kept].sum()) == int(mask.sum())
+    assert torch.equal(grain.unit_scores(mask.float(), groups) > 0, kept)

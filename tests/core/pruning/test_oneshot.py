@@ -223,3 +223,22 @@ def test_n_of_m_refuses_another_distribution() -> None:
     with pytest.raises(PruneError) as caught:
         Request(0.5, "erk", Granularity.parse("2:4"))
     assert str(caught.value) == "granularity 2:4 is the same in every layer: distribution must be uniform, got 'erk'"
+
+
+@pytest.mark.parametrize("distribution", NAMES)
+def test_blocks_share_their_zeros_whatever_the_distribution(distribution: str) -> None:
+    """Half of the weights of layers of 8 and 6 channels, in blocks of four: exactly, but for the shorter last block."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 8, 3, bias=False), nn.Conv2d(8, 6, 3, bias=False))
+    pruned(model, 0.5, distribution, "4x1")
+    for layer in model:
+        for block in (layer.weight == 0).split(4):
+            assert torch.equal(block.all(0), block.any(0))
+    assert sum(zeros(model)) == pytest.approx(0.5 * (288 + 432), abs=2 * 36)
+
+
+def test_a_block_goes_by_its_sum() -> None:
+    """Blocks of two filters: .1 + .3 and .2 + .4; 3 + 6 and 5 + 7. The three lowest of four go."""
+    model = pruned(two_convs(), 0.75, "global", "2x1")
+    assert model[0].weight.count_nonzero() == 0
+    assert model[1].weight.flatten().tolist() == [0, -5, 0, 7]

@@ -11,8 +11,9 @@ from rich.console import Console
 from torch import nn
 
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
+from yolov5_prune_plugin.core.pruning.multiplications import uses_at
 from yolov5_prune_plugin.core.pruning.parameters import find_targets
-from yolov5_prune_plugin.core.pruning.sparsity import Sparsity, measure
+from yolov5_prune_plugin.core.pruning.sparsity import Blocks, Sparsity, measure
 from yolov5_prune_plugin.reporting.layers import layers_frame, layers_table, plot_layers
 
 
@@ -95,7 +96,8 @@ def test_frame_has_a_row_per_layer() -> None:
     frame = layers_frame(sparsity(exclude=["2.*"]))
     assert frame.to_dict("list") == {
         "name": ["0.weight", "2.weight"], "shape": ["4x1x1x1", "1x4x1x1"], "weights": [4, 4], "zeros": [3, 0],
-        "sparsity": [0.75, 0.0], "zeros_before": [0, 0], "zero_channels": [3, 0], "skipped": ["", "excluded by '2.*'"],
+        "sparsity": [0.75, 0.0], "zeros_before": [0, 0], "multiplications": [0, 0], "zero_multiplications": [0, 0],
+        "zero_channels": [3, 0], "zeros_in_2x1": [2, 0], "zeros_in_4x1": [0, 0], "skipped": ["", "excluded by '2.*'"],
     }  # fmt: skip
 
 
@@ -108,7 +110,7 @@ def printed(measured: Sparsity, title: str = "a title") -> list[str]:
 
 def test_table_ends_with_both_totals_and_what_is_no_conv_weight() -> None:
     lines = printed(sparsity())
-    assert "0.weight 4x1x1x1 4 3 0.750" in lines
+    assert "0.weight 4x1x1x1 4 3 0.750 0.00" in lines
     assert "zeros / conv weights 8 3 0.375" in lines
     assert "zeros / all parameters 20 8 0.400" in lines
     assert "Conv2d bias 4 not a Conv2d weight" in lines
@@ -124,7 +126,39 @@ def test_table_shows_a_glob_as_it_is() -> None:
     net = nn.Sequential()
     net.add_module("a", model())
     shown = printed(measure(net, find_targets(net, Granularity("weight"), exclude=["[a-z].0.*"])))
-    assert "a.0.weight 4x1x1x1 4 3 0.750 excluded by '[a-z].0.*'" in shown
+    assert "a.0.weight 4x1x1x1 4 3 0.750 0.00 excluded by '[a-z].0.*'" in shown
+
+
+def test_multiplications_by_hand() -> None:
+    """Images of 2 x 3 pixels: each weight is used six times, and 3 of 4 and 0 of 4 of them are zero."""
+    net = model()
+    measured = measure(net, find_targets(net, Granularity("weight")), uses_at(net, 2, 3))
+    assert [(layer.multiplications, layer.zero_multiplications) for layer in measured.layers] == [(24, 18), (24, 0)]
+    assert (measured.multiplications, measured.zero_multiplications) == (48, 18)
+    assert measured.multiplication_sparsity == 18 / 48
+    assert "zeros / multiplications 0.375 0.0 0.0" in printed(measured)
+
+
+def test_multiplications_of_strides_groups_and_linear_layers() -> None:
+    """6 x 6 pixels: stride 2 leaves 3 x 3 positions; of a Linear each weight is used once."""
+    net = nn.Sequential(nn.Conv2d(2, 4, 3, 2, 1, groups=2), nn.Flatten(), nn.Linear(36, 5)).train()
+    assert uses_at(net, 6, 6) == {"0.weight": 9, "2.weight": 1}
+    assert all(module.training for module in net.modules())
+
+
+def test_zeros_in_blocks_by_hand() -> None:
+    """Five channels of two weights: of the first column rows 0, 1, 2 are zero, of the second rows 2, 3, 4."""
+    net = nn.Sequential(nn.Conv2d(2, 5, 1, bias=False))
+    weight = torch.ones(5, 2, 1, 1)
+    weight[:3, 0] = weight[2:, 1] = 0
+    net[0].weight.data = weight
+    measured = measure(net, find_targets(net, Granularity("weight")), rows=[3])
+    # blocks of two: rows 01 of the first column; 23 and, alone, 4 of the second
+    assert measured.layers[0].blocks[2] == Blocks(6, 3, 5)
+    assert measured.layers[0].blocks[3] == Blocks(4, 2, 5)
+    assert measured.layers[0].blocks[4] == Blocks(4, 1, 1)
+    assert measured.zeros_in_blocks(2) == 5 / 6
+    assert "zeros in blocks / zeros: 0.833 of 2x1, 0.833 of 3x1, 0.167 of 4x1" in printed(measured)
 
 
 def test_plot_is_a_picture(tmp_path: Path) -> None:

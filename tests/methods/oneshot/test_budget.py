@@ -177,3 +177,35 @@ def test_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(PruneError, match="the search runs in one process, not in 2"):
         check_budget(BudgetOptions(2), "channel", Run("val.py", "validate", None, None, True, save, None, "map"))
+
+
+def test_the_fewest_multiplications(tmp_path: Path) -> None:
+    """A tenth of them costs a point, so two tenths fit; the model that is kept has no more than eight tenths left."""
+    arguments = argparse.Namespace(weights="a.pt", task="val", imgsz=8)
+    run = Run("val.py", "validate", arguments, argparse.Namespace(), True, save, tmp_path, "map")
+    oneshot = OneShotRun(run, PruneOptions(), Magnitude(), Request(0.0))
+    plugin = BudgetRun(run, BudgetOptions(2, 0.1, "flops"), oneshot)
+    plan, tried = plugin.measurements(), []
+    what = next(plan)
+    try:
+        while True:
+            if what.changed:
+                model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, 2, padding=1))
+                plugin.model_loaded(model)
+                assert plugin.pruned is not None
+                tried.append((plugin.amount, plugin.pruned.sparsity.multiplication_sparsity))
+            score = 0.48 if what.weights else straight(plugin.amount, 0)
+            what = plan.send(Evaluation({"map50": 0.9, "map": score}, batch_size=8))
+    except StopIteration:
+        pass
+    assert sorted(amount for amount, _ in tried)[0] == 0.2
+    assert all(amount <= got < amount + 0.05 for amount, got in tried)
+    found = content(tmp_path)["found"]
+    assert found["amount"] == 0.2
+    assert 0.2 <= found["multiplication_sparsity"] < 0.25
+
+
+def test_flops_leave_no_distribution_to_choose(tmp_path: Path) -> None:
+    run = Run("val.py", "validate", argparse.Namespace(task="val"), argparse.Namespace(prune_distribution="erk"), True)
+    with pytest.raises(PruneError, match="leave out --prune-distribution"):
+        check_budget(BudgetOptions(1, 0.1, "flops"), "weight", run)

@@ -178,7 +178,7 @@ def test_without_torch_pruning_channels_keep_their_order(
 def test_a_distance_is_never_negative(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounding may make that of outputs that are alike so, and a learning rate was made of it."""
     _, part, _ = pruned(net, "--prune", "0.5", "--prune-tune", "0")
-    monkeypatch.setattr(obs, "distance", lambda dense, outputs: torch.tensor(-3e-6))
+    monkeypatch.setattr(obs, "distance", lambda *_: torch.tensor(-3e-6))
     assert part.method._distance(copy.deepcopy(net), [0, 1]) == 0
 
 
@@ -299,3 +299,47 @@ def test_flags_with_wrong_values(flag: str, value: str, capsys: pytest.CaptureFi
         start(None, "--prune", "0.3", "--prune-method", "obs", f"{flag}={value}")
     kind = "whole number, at least 0" if flag == "--prune-tune" else "number above 0"
     assert f"{flag}: must be a {kind}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("spread", ["loss", "uniform", "lamp"])
+def test_blocks(net: nn.Module, spread: str) -> None:
+    """Whole blocks of four filters are gone, after reconstruction and tuning too; a depthwise layer has none."""
+    model, part, _ = pruned(net, "--prune", "0.5", "--prune-granularity", "4x1", "--prune-distribution", spread)
+    for block in (model[0].weight == 0).split(4):
+        assert torch.equal(block.all(0), block.any(0))
+    assert zeros(model) == {"0.weight": 108, "2.weight": 0, "3.weight": 0}
+    assert part.record.content["zeros_in_4x1"] == 1
+    reason = "no two of its output channels read the same inputs, so they form no block"
+    assert part.record.content["skipped"] == {"2.weight": reason, "3.weight": reason}
+
+
+def test_blocks_lose_less_than_by_magnitude() -> None:
+    """By the distance of the outputs on the calibration images: the rest of a layer makes up for what goes."""
+    dense, blocks = wide(), ("--prune", "0.5", "--prune-granularity", "2x1", "--prune-distribution", "uniform")
+    made_up, _, _ = pruned(dense, *blocks, "--prune-tune", "0")
+    run, part = start(None, *blocks)
+    plain = copy.deepcopy(dense)
+    part.model_loaded(run, plain)
+    assert zeros_of(made_up) == zeros_of(plain)
+    with torch.no_grad():
+        outputs = dense(images())
+        assert float(distance(outputs, made_up(images()))) < 0.9 * float(distance(outputs, plain(images())))
+
+
+def zeros_of(model: nn.Module) -> list[int]:
+    """Of each convolution."""
+    return [int((m.weight == 0).sum()) for m in model.modules() if isinstance(m, nn.Conv2d)]
+
+
+def test_tables_of_losses(net: nn.Module) -> None:
+    """Losses rise with amounts, costs fall; a layer that makes up for what goes loses less than its curvature says."""
+    run, part = start(None, *OBS, "--prune-target", "flops=0.5")
+    run.arguments.imgsz = 8
+    model = copy.deepcopy(net).eval()
+    part.model_loaded(run, model)
+    method = part.method
+    for table in method._tables.values():
+        assert list(table.losses) == sorted(table.losses)
+        assert list(table.costs) == sorted(table.costs, reverse=True)
+        assert table.losses[0] == 0
+    assert part.record.content["multiplication_sparsity"] == pytest.approx(0.5, abs=0.06)

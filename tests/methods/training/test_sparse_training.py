@@ -17,7 +17,7 @@ from yolov5_prune_plugin.methods.training.dns import c_rates, groups_of
 from yolov5_prune_plugin.methods.training.sparse_training import TrainingRun
 from yolov5_prune_plugin.options import split_arguments, words
 from yolov5_prune_plugin.plugin_api.manager import load_plugins, offered
-from yolov5_prune_plugin.plugin_api.run import Run, Training
+from yolov5_prune_plugin.plugin_api.run import Calibration, Run, Training
 
 
 def fail(message: str) -> None:
@@ -219,3 +219,75 @@ def test_flags_survive_opt_yaml(flags: list[str]) -> None:
     _, options, classes = parsed(*flags)
     _, again, _ = parsed(*words(options, classes))
     assert vars(again) == vars(options)
+
+
+GRAINS = {"2x1": "block", "channel": "channel", "2:4": "n:m", "weight": "weight"}
+
+
+@pytest.mark.parametrize("grain", GRAINS)
+@pytest.mark.parametrize("way", ["dns", "gmp"])
+def test_granularities(net: nn.Module, way: str, grain: str) -> None:
+    """Of the rule, and of what the report says; layers that a pattern does not fit are left alone."""
+    training = begun(net, f"--{way}", f"--{way}-granularity", grain)
+    assert training.masked is not None
+    rule = training.masked.rule
+    found = rule.grain if isinstance(rule, DnsRule) else rule.request.granularity
+    assert (str(found), found.kind) == (grain, GRAINS[grain])
+    plugin = configured(f"--{way}", f"--{way}-granularity", grain)
+    assert plugin is not None
+    assert plugin.method.facts()["granularity"] == grain
+    if grain == "2:4":
+        assert plugin.method.facts()["requested_sparsity"] == 0.5
+        assert set(training.masked.masks) == {"3.weight"}
+
+
+@pytest.mark.parametrize("way", ["dns", "gmp"])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["granularity", "2:4", "sparsity", "0.5"], "keeps 2 of every 4 in every layer; leave out --{}-sparsity"),
+        (["granularity", "2:4", "target", "flops=0.5"], "keeps 2 of every 4 in every layer; leave out --{}-target"),
+        (["target", "flops=0.5", "sparsity", "0.5"], "--{}-target says how much each layer loses; leave out --{}-sp"),
+        (["target", "flops=0.5", "distribution", "erk"], "leave out --{}-distribution"),
+        (["target", "0.5"], "argument --{}-target: must be flops=S"),
+        (["granularity", "4x2"], "argument --{}-granularity: must be weight, channel, Ax1"),
+    ],
+)
+def test_what_a_pattern_or_a_target_says_already(way: str, flags: list[str], message: str) -> None:
+    ours = [f"--{way}-{one}" if not i % 2 else one for i, one in enumerate(flags)]
+    with pytest.raises(PruneError) as caught:
+        configured(f"--{way}", *ours)
+    assert message.replace("{}", way) in str(caught.value)
+
+
+def test_a_target_needs_no_paper_thresholds() -> None:
+    with pytest.raises(PruneError, match="--dns-c-rate sets the thresholds themselves; leave out --dns-target"):
+        configured("--dns", "--dns-c-rate", "1", "--dns-target", "flops=0.5")
+
+
+@pytest.mark.parametrize("way", ["dns", "gmp", "prune"])
+def test_targets_in_training(way: str) -> None:
+    """Amounts by layer from images of the run, at its image size; so much of the multiplications is left in the end."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 8, 3, 2, 1))
+    flags = ["--prune-target", "flops=0.6", "--prune-granularity", "2x1"] if way == "prune" else [
+        f"--{way}", f"--{way}-target", "flops=0.6", f"--{way}-granularity", "2x1"]  # fmt: skip
+    plugin = configured(*flags, imgsz=8)
+    assert plugin is not None
+    images = torch.rand(4, 3, 8, 8)
+    plugin.run.calibration = lambda *_: Calibration(["a"] * 4, lambda size: iter(images.split(size)))
+    training = Training(net, {name for name, _ in net.named_parameters()}, 3)
+    plugin.training_begins(training)
+    masked = training.masked
+    assert masked is not None
+    assert training.uses == {"0.weight": 64, "2.weight": 16}
+    optimizer = torch.optim.SGD(net.parameters(), 0.01)
+    masked.attach(optimizer, lambda: 20)
+    for _ in range(20):
+        optimizer.zero_grad()
+        net(images).square().mean().backward()
+        optimizer.step()
+    assert masked.frozen
+    left = sum(masked.kept[name] * use for name, use in training.uses.items()) / (16 * 27 * 64 + 8 * 144 * 16)
+    assert 0.55 < left <= 0.6
+    assert net.training

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from yolov5_prune_plugin.commands.compress.search import Judge
+    from yolov5_prune_plugin.core.pruning.sparsity import Sparsity
     from yolov5_prune_plugin.yolov5.checkout.upstream import Upstream
 
 SUFFIX = ".y5z"
@@ -47,6 +48,7 @@ def compress_file(options: argparse.Namespace) -> int:
     from yolov5_prune_plugin.commands.validate import check_data
     from yolov5_prune_plugin.core.coding import container
     from yolov5_prune_plugin.reporting.console import plain_console
+    from yolov5_prune_plugin.reporting.layers import zeros_line
     from yolov5_prune_plugin.yolov5.checkout.upstream import find_upstream, task_of
     from yolov5_prune_plugin.yolov5.checkpoints import y5z
 
@@ -84,6 +86,8 @@ def compress_file(options: argparse.Namespace) -> int:
         again = y5z.model_in(opened, upstream.package)
         y5z.check_alike(model, again, {**state, **weights})
         lost = None if config.lossless else _lost(config, judge, upstream, options.weights, again)
+        zeros, size = _zeros(again, config.imgsz or (224 if task_of(model) == "classify/" else 640))
+    console.print(zeros_line(zeros, (size, size)), soft_wrap=True)
     _report(options, config, lost, console, upstream, task_of(model))
     return 0
 
@@ -117,6 +121,8 @@ def decompress_file(options: argparse.Namespace) -> int:
 def inspect_file(options: argparse.Namespace) -> int:
     """Print where the bytes go; with ``--html`` and ``--png`` write pages and pictures of it.
 
+    With ``--imgsz`` the model is built, and zeros are counted by layer in multiplications too.
+
     Raises:
         PruneError: If the file is damaged, or one that is asked for can't be written.
     """
@@ -139,6 +145,15 @@ def inspect_file(options: argparse.Namespace) -> int:
     console, title = plain_console(), shown(options.file)
     console.print(show.table(found, title))
     show.say_ratios(console, found, opened.content)
+    if options.imgsz:
+        from yolov5_prune_plugin.reporting.layers import layers_table, zeros_line
+        from yolov5_prune_plugin.yolov5.checkout.upstream import find_upstream
+        from yolov5_prune_plugin.yolov5.checkpoints import y5z
+
+        _, model = y5z.open_model(options.file, find_upstream(options.repo).package)
+        zeros, size = _zeros(model, options.imgsz)
+        console.print(layers_table(zeros, f"{title}: zeros, at {size}x{size}"))
+        console.print(zeros_line(zeros, (size, size)), soft_wrap=True)
     wanted = {}
     if options.png:
         wanted["--png"] = options.png, show.png_of(found, title)
@@ -162,6 +177,20 @@ def inspect_file(options: argparse.Namespace) -> int:
 
 def _report_of(file: Path) -> Path:
     return file.with_name(f"{file.stem}_compress")
+
+
+def _zeros(model: nn.Module, size: int) -> tuple[Sparsity, int]:
+    """Zeros of a model, and the image size, up to its stride, that multiplications are counted at."""
+    from yolov5_prune_plugin.core.pruning.granularity import Granularity
+    from yolov5_prune_plugin.core.pruning.multiplications import uses_at
+    from yolov5_prune_plugin.core.pruning.parameters import find_targets
+    from yolov5_prune_plugin.core.pruning.sparsity import measure
+    from yolov5_prune_plugin.yolov5.checkout.upstream import stride_of
+
+    stride = stride_of(model)
+    side = -(-size // stride) * stride
+    model = model.float()
+    return measure(model, find_targets(model, Granularity("weight")), uses_at(model, side, side)), side
 
 
 def _sizes_of(save: Callable[[Any], None]) -> dict[str, int]:

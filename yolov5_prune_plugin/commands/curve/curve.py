@@ -18,6 +18,7 @@ from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.jobs.options import EngineOptions
+from yolov5_prune_plugin.methods.oneshot.target import check_target
 from yolov5_prune_plugin.options import build, split_arguments
 from yolov5_prune_plugin.reporting.console import plain_console
 from yolov5_prune_plugin.reporting.curve_report import curve_table, draw, write_page
@@ -29,11 +30,13 @@ TAKEN = {
     "--prune": "the curve sets it; give --amounts, such as 0:0.9:0.1",
     "--prune-method": "the curve sets it; give --methods",
     "--prune-distribution": "the curve sets it; give --distributions",
+    "--prune-target": "the curve sets it; give --distributions flops, and --amounts",
     "--prune-save": "the curve sets it; --keep-models keeps each point's checkpoint",
     "--prune-baseline": "the curve measures the dense model once; give the amount 0 in --amounts",
 }
 DENSE = "as given"
 LITTLE = 0.01  # of the figure
+FLOPS = "flops"  # beside the distributions: amounts by layer for a share of the multiplications
 
 
 def curve(target: str, arguments: Sequence[str], before: argparse.Namespace, command: Sequence[str]) -> int:
@@ -71,25 +74,42 @@ def curve(target: str, arguments: Sequence[str], before: argparse.Namespace, com
 def _points(study: Study, options: CurveOptions) -> list[CurvePoint]:
     """Dense first, then the amounts from low to high, so that an interrupted curve has all its lines begun."""
     study.check_methods("--methods", options.methods)
-    study.check_distributions("--distributions", options.distributions, options.methods)
+    named_ones = [name for name in options.distributions if name != FLOPS]
+    study.check_distributions("--distributions", named_ones, options.methods)
+    if options.sparse_sizes and not options.sizes:
+        raise PruneError("--sparse-sizes needs --sizes, such as 512,448")
     grain = Granularity.parse(getattr(study.flags, "prune_granularity", "weight"))
-    points = []
+    points: list[CurvePoint] = []
     for amount in options.amounts:
         if amount == 0:
-            points.append(CurvePoint(DENSE, {"method": None, "distribution": None, "amount": 0.0},
-                                (*study.own, "--prune", "0")))  # fmt: skip
+            points += _sized(DENSE, {"method": None, "distribution": None, "amount": 0.0},
+                             (*study.own, "--prune", "0"), options.sizes)  # fmt: skip
             continue
         for method in options.methods:
-            for distribution in study.distributions_of(method, "--distributions", options.distributions):
+            known = study.distributions_of(method, "--distributions", named_ones) if named_ones else []
+            for distribution in [*known, *([FLOPS] if FLOPS in options.distributions else [])]:
+                how = ("--prune", f"{amount:.12g}", "--prune-method", method, "--prune-distribution", distribution)
                 try:
-                    Request(amount, distribution, grain)
+                    if distribution == FLOPS:
+                        how = ("--prune-target", f"flops={1 - amount:.12g}", "--prune-method", method)
+                        check_target(str(grain), f"--distributions {FLOPS}")
+                    else:
+                        Request(amount, distribution, grain)
                 except PruneError as error:
                     raise PruneError(f"--amounts {amount:g} --distributions {distribution}: {error}") from None
-                how = ("--prune", f"{amount:.12g}", "--prune-method", method, "--prune-distribution", distribution)
-                points.append(CurvePoint(f"{method} {distribution} {amount:.12g}",
-                                    {"method": method, "distribution": distribution, "amount": amount},
-                                    (*study.arguments_for(method), *how)))  # fmt: skip
+                asked = {"method": method, "distribution": distribution, "amount": amount}
+                at = options.sizes if options.sparse_sizes else ()
+                label = f"{method} {distribution} {amount:.12g}"
+                points += _sized(label, asked, (*study.arguments_for(method), *how), at)
     return [*points, *_other_points(study, options)]
+
+
+def _sized(label: str, asked: dict[str, Any], arguments: tuple[str, ...], sizes: Sequence[int]) -> list[CurvePoint]:
+    """A point, and the same at other image sizes; of an argument that is given twice, scripts take the last."""
+    points = [CurvePoint(label, {**asked, "imgsz": None}, arguments)]
+    for size in sizes:
+        points.append(CurvePoint(f"{label} at {size}", {**asked, "imgsz": size}, (*arguments, "--img", str(size))))
+    return points
 
 
 def _other_points(study: Study, options: CurveOptions) -> list[CurvePoint]:
@@ -176,7 +196,8 @@ def _data(study: Study) -> str:
 
 
 def _row(outcome: Outcome, figures: Sequence[str]) -> dict[str, Any]:
-    names = (*figures, "conv_sparsity", "flops", "bytes", "zip_bytes", "seconds")
+    names = (*figures, "conv_sparsity", "flops", "multiplications", "multiplications_left", "bytes", "zip_bytes",
+             "seconds")  # fmt: skip
     return {**outcome.point.asked, **{name: outcome.content.get(name) for name in names}, "state": _state(outcome),
             "reason": outcome.failed}  # fmt: skip
 

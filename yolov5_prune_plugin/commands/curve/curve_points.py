@@ -50,7 +50,8 @@ class Outcome:
 
     Attributes:
         point: The point.
-        content: Its figures by name, ``conv_sparsity``, ``bytes``, ``zip_bytes``, ``seconds``; empty until known.
+        content: Its figures by name, ``conv_sparsity``, ``multiplications_left``, ``bytes``, ``zip_bytes``,
+            ``seconds``; empty until known.
         failed: Why there are none, if it failed.
         reused: Whether an earlier run had measured it.
     """
@@ -174,6 +175,9 @@ def _read(point: CurvePoint, result: Result, figures: tuple[str, ...]) -> Outcom
         return Outcome(point, failed=f"the script ended well, but val/prune/report.json has no {missing[0]}")
     names = (*figures, "conv_sparsity", "total_sparsity")
     measured = {name: float(report[name]) for name in names if name in report}
+    if _is_number(report.get("multiplications")):
+        left = report["multiplications"] - report["zero_multiplications"]
+        measured |= {"multiplications": float(report["multiplications"]), "multiplications_left": float(left)}
     return Outcome(point, {**measured, "bytes": None, "zip_bytes": None, "seconds": round(result.seconds, 2)})
 
 

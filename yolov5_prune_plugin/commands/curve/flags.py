@@ -95,6 +95,19 @@ def whole_bits(text: str) -> tuple[int, ...]:
     return tuple(map(int, found))
 
 
+def sizes(text: str) -> tuple[int, ...]:
+    """Read ``512,448``.
+
+    Raises:
+        PruneError: If one is no whole number above 0, or comes twice.
+    """
+    found = names(text)
+    for size in found:
+        if not size.isdecimal() or not int(size):
+            raise PruneError(f"needs whole numbers of pixels with commas between them, such as 512,448; got {text!r}")
+    return tuple(map(int, found))
+
+
 @dataclass(frozen=True)
 class CurveOptions:
     """Accuracy against sparsity."""
@@ -107,7 +120,8 @@ class CurveOptions:
         ("magnitude",), "methods of --prune-method, with commas (default magnitude)", type=checked(names),
         metavar="NAMES")  # fmt: skip
     distributions: tuple[str, ...] = flag(
-        ("uniform", "global"), "distributions of --prune-distribution, with commas (default uniform,global)",
+        ("uniform", "global"), "distributions of --prune-distribution, with commas (default uniform,global); also"
+        " flops: amounts by layer chosen for speed, and an amount is then the share of the multiplications that goes",
         type=checked(names), metavar="NAMES")  # fmt: skip
     slim: tuple[float, ...] = flag(
         (), "models with this share of their FLOPs left too, by yolov5-prune slim: A,B,C; needs --data",
@@ -115,6 +129,11 @@ class CurveOptions:
     bits: tuple[int, ...] = flag(
         (), "files of the model with so many bits a weight too, by yolov5-prune compress: A,B,C",
         type=checked(whole_bits), metavar="BITS")  # fmt: skip
+    sizes: tuple[int, ...] = flag(
+        (), "image sizes at which the dense model is measured too, with commas, such as 512,448,384: a line of its own"
+        " to compare with, as smaller images save multiplications without any pruning", type=checked(sizes),
+        metavar="SIZES")  # fmt: skip
+    sparse_sizes: bool = flag(False, "measure the pruned models at all of --sizes too")
     project: Optional[str] = flag(None, "the run folder is PROJECT/NAME (default runs/curve)", metavar="PROJECT")
     name: Optional[str] = flag(None, "see --project (default: the name of the weights)", metavar="NAME")
     json: bool = flag(False, "one JSON object on stdout, and all else on stderr")

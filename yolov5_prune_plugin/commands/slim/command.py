@@ -57,7 +57,12 @@ def slim_file(options: argparse.Namespace) -> int:
     from yolov5_prune_plugin.core.channels.dependency_graph import tracer
     from yolov5_prune_plugin.core.channels.slim import slim
     from yolov5_prune_plugin.core.outputs.images import Images
+    from yolov5_prune_plugin.core.pruning.granularity import Granularity
+    from yolov5_prune_plugin.core.pruning.multiplications import uses_at
+    from yolov5_prune_plugin.core.pruning.parameters import find_targets
+    from yolov5_prune_plugin.core.pruning.sparsity import measure
     from yolov5_prune_plugin.core.runtime.timing import in_turns
+    from yolov5_prune_plugin.reporting.layers import zeros_line
     from yolov5_prune_plugin.reporting.slim_report import Report, Written
     from yolov5_prune_plugin.yolov5.checkout.upstream import as_used, find_upstream, stride_of, task_of
     from yolov5_prune_plugin.yolov5.checkpoints.slim_file import (
@@ -147,6 +152,9 @@ def slim_file(options: argparse.Namespace) -> int:
         runs = {"before": partial(as_used(dense), sized), "after": partial(as_used(model), sized)}
         times = in_turns(runs, ROUNDS, progress=advance)
     ms = statistics.median(times["before"]), statistics.median(times["after"])
+    selection = find_targets(model, Granularity("weight"))
+    with torch.no_grad():
+        report.say(zeros_line(measure(model, selection, uses_at(model, size, size)), (size, size)))
     report.done(done, Written(options.output, bytes_of(checkpoint, dense), ms, figure, dense_value, value))
     if value is not None and value < COLLAPSED * dense_value:
         report.say(f"{label(figure)} has collapsed ({dense_value:.4f} -> {value:.4f}): this file is a start for"

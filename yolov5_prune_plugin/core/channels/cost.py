@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from yolov5_prune_plugin.core.channels.groups import Group
 from yolov5_prune_plugin.core.channels.layers import KINDS, channel_counts, depthwise
+from yolov5_prune_plugin.core.pruning.multiplications import count_uses
 
 
 class Cost:
@@ -28,7 +27,9 @@ class Cost:
             example: [1, 3, H, W], at the size that FLOPs are counted for.
         """
         self._layers = {name: m for name, m in model.named_modules() if isinstance(m, KINDS)}
-        self._positions = _positions(self._layers, model, example)
+        norms = (nn.BatchNorm1d, nn.BatchNorm2d)
+        used = {name: layer for name, layer in self._layers.items() if not isinstance(layer, norms)}
+        self._positions = count_uses(used, model, example)
         in_layers = {id(p) for layer in self._layers.values() for p in layer.parameters(recurse=False)}
         self._other = sum(p.numel() for p in model.parameters() if id(p) not in in_layers)
         # channels lost a unit, by layer and side: all units of a group are alike but for what tells them apart here
@@ -57,31 +58,3 @@ class Cost:
 
     def _gone(self, layer: str, side: str, removed: Mapping[str, Sequence[int]]) -> int:
         return sum(sizes[unit] for group, sizes in self._lost.get((layer, side), ()) for unit in removed.get(group, ()))
-
-
-def _positions(layers: Mapping[str, nn.Module], model: nn.Module, example: Tensor) -> dict[str, int]:
-    """How often each weight of a layer is used in a forward pass of one image."""
-    found: dict[str, int] = {}
-
-    def note(name: str) -> Any:
-        def look(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-            if isinstance(layer, nn.Linear):
-                used = output.numel() // output.shape[-1]
-            else:  # a transposed convolution uses each weight once for each position of its input
-                used = (inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output)[0, 0].numel()
-            found[name] = found.get(name, 0) + used
-
-        return look
-
-    hooks = [
-        layer.register_forward_hook(note(name))
-        for name, layer in layers.items()
-        if not isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d))
-    ]
-    try:
-        with torch.no_grad():
-            model(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found

@@ -45,17 +45,18 @@ def check_layers(amounts: Mapping[str, float], selection: Selection) -> None:
 
 
 def units_of(targets: Sequence[Target], amounts: Mapping[str, float], grain: Granularity) -> dict[str, int]:
-    """Weights or output channels that each layer drops; of channels at least one stays.
+    """Weights, blocks or output channels that each layer drops; of channels at least one stays.
 
     Args:
         targets: Weights to prune.
         amounts: Share of its units by target name; 0 for those that it does not name.
-        grain: ``weight`` or ``channel``.
+        grain: ``weight``, ``Ax1`` or ``channel``.
 
     Returns:
         round(amount * units) by target name.
     """
-    drop = {target.name: round(amounts.get(target.name, 0) * grain.units(target.weight)) for target in targets}
+    units = {target.name: grain.units(target.weight, target.groups) for target in targets}
+    drop = {name: round(amounts.get(name, 0) * count) for name, count in units.items()}
     if grain.kind != "channel":
         return drop
     return {target.name: min(drop[target.name], target.weight.shape[0] - 1) for target in targets}
@@ -97,4 +98,6 @@ def amounts_of(sparsity: Sparsity, grain: Granularity) -> dict[str, float]:
 
 
 def _counted(layer: Layer, grain: Granularity) -> tuple[int, int]:
+    if grain.rows:
+        return layer.blocks[grain.rows].empty, layer.blocks[grain.rows].blocks
     return (layer.channels, layer.shape[0]) if grain.kind == "channel" else (layer.zeros, layer.weights)

@@ -16,8 +16,8 @@ class Trial:
     """One measurement of the search.
 
     Attributes:
-        amount: Sparsity that was asked for; 0 is the dense model.
-        sparsity: Zeros / weights of all Conv2d that came of it.
+        amount: Sparsity that was asked for, of weights or of multiplications; 0 is the dense model.
+        sparsity: Zeros / weights of all Conv2d that came of it, or zeros / multiplications.
         score: The figure, in [0, 1].
         inside: Whether it is no lower than the floor.
         batch_size: Images in a batch.

@@ -59,6 +59,28 @@ def distribute(name: str, shapes: Mapping[str, Size], scores: Scores, sparsity: 
     raise PruneError(f"distribution must be one of {', '.join(NAMES)}, got {name!r}")
 
 
+def distribute_blocks(
+    name: str, shapes: Mapping[str, Size], blocks: Mapping[str, int], scores: Scores, sparsity: float
+) -> dict[str, int]:
+    """How many blocks each layer drops.
+
+    Args:
+        name: One of ``NAMES``.
+        shapes: Weight shape [out, in, *kernel] of each layer.
+        blocks: How many blocks each layer has.
+        scores: Yields (layer, block scores), scores >= 0; called only by ``global`` and ``lamp``, once or twice.
+        sparsity: Share of all blocks to drop, in [0, 1); of the weights it is the same but for shorter last blocks.
+
+    Raises:
+        PruneError: If the name or the sparsity is none of these.
+    """
+    if name != "erk":
+        return distribute(name, {layer: Size([count]) for layer, count in blocks.items()}, scores, sparsity)
+    shares = {layer: count / math.prod(shapes[layer]) for layer, count in erk(shapes, sparsity).items()}
+    exact = {layer: shares[layer] * count for layer, count in blocks.items()}
+    return _rounded(exact, round(sum(exact.values())))
+
+
 def distribute_channels(name: str, shapes: Mapping[str, Size], scores: Scores, sparsity: float) -> dict[str, int]:
     """How many output channels each layer drops; at least one of each stays.
 

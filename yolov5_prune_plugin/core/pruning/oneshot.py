@@ -9,7 +9,12 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from yolov5_prune_plugin.core.pruning.amounts import check_amounts, check_layers, units_of
-from yolov5_prune_plugin.core.pruning.distribution import check_sparsity, distribute, distribute_channels
+from yolov5_prune_plugin.core.pruning.distribution import (
+    check_sparsity,
+    distribute,
+    distribute_blocks,
+    distribute_channels,
+)
 from yolov5_prune_plugin.core.pruning.granularity import Granularity, nm_mask
 from yolov5_prune_plugin.core.pruning.mask import apply_mask, lowest_dropped
 from yolov5_prune_plugin.core.pruning.parameters import Selection, Target
@@ -46,7 +51,7 @@ class Request:
             return
         if self.amounts:
             raise PruneError(
-                f"granularity {grain} drops the same of every layer; amounts by layer need weight or channel"
+                f"granularity {grain} drops the same of every layer; amounts by layer need weight, Ax1 or channel"
             )
         fixed = 1 - grain.n / grain.m
         if not math.isclose(self.sparsity, fixed, abs_tol=0.005):
@@ -67,7 +72,7 @@ class Request:
         check_layers(self.amounts, selection)
         units = units_of(selection.targets, self.amounts, self.granularity)
         sizes = {target.name: target.weight.numel() for target in selection.targets}
-        grain = {target.name: self.granularity.units(target.weight) for target in selection.targets}
+        grain = {target.name: self.granularity.units(target.weight, target.groups) for target in selection.targets}
         dropped = sum(units[name] * sizes[name] // grain[name] for name in units)
         return replace(self, sparsity=dropped / sum(sizes.values()))
 
@@ -98,7 +103,7 @@ def units_to_drop(targets: Sequence[Target], score: ScoreFunction, request: Requ
         request: How much, spread how, in what grain.
 
     Returns:
-        Weights (granularity weight) or output channels (channel) by target name; empty for N:M, where every group
+        Weights, blocks or output channels by target name, as the granularity has it; empty for N:M, where every group
         drops the same.
 
     Raises:
@@ -111,10 +116,13 @@ def units_to_drop(targets: Sequence[Target], score: ScoreFunction, request: Requ
 
     def scores() -> Iterator[tuple[str, Tensor]]:
         for target in targets:
-            yield target.name, grain.unit_scores(_checked(score, target, request))
+            yield target.name, grain.unit_scores(_checked(score, target, request), target.groups)
 
     if grain.m:
         return {}
+    if grain.rows:
+        blocks = {target.name: grain.units(target.weight, target.groups) for target in targets}
+        return distribute_blocks(request.distribution, shapes, blocks, scores, sparsity)
     spread = distribute_channels if grain.kind == "channel" else distribute
     return spread(request.distribution, shapes, scores, sparsity)
 
@@ -133,7 +141,8 @@ def mask_of(target: Target, scores: Tensor, drop: Mapping[str, int], grain: Gran
     """
     if grain.m:
         return nm_mask(scores, grain.n, grain.m)
-    return grain.to_weights(lowest_dropped(grain.unit_scores(scores), drop[target.name]), target.weight)
+    kept = lowest_dropped(grain.unit_scores(scores, target.groups), drop[target.name])
+    return grain.to_weights(kept, target.weight, target.groups)
 
 
 def _checked(score: ScoreFunction, target: Target, request: Request) -> Tensor:

@@ -34,6 +34,11 @@ class Target:
         """The layer's weight, [out, in / groups, height, width]; [out, in] of a Linear."""
         return self.module.weight
 
+    @property
+    def groups(self) -> int:
+        """Groups of a grouped convolution; 1 of any other layer."""
+        return getattr(self.module, "groups", 1)
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -100,7 +105,7 @@ def find_targets(
 
     targets, skipped = [], {}
     for name, target in found.items():
-        reason = _reason(name, include, exclude) or granularity.refuses(target.weight)
+        reason = _reason(name, include, exclude) or granularity.refuses(target.weight, target.groups)
         if reason:
             skipped[name] = reason
             continue

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from torch import Tensor, nn
 
+from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.parameters import Selection
+
+ROWS = (2, 4)  # output channels in the blocks that are counted in any model
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Blocks of one size in one weight.
+
+    Attributes:
+        blocks: How many there are.
+        empty: How many of them are all zero.
+        zeros: Zeros in these.
+    """
+
+    blocks: int
+    empty: int
+    zeros: int
 
 
 @dataclass(frozen=True)
@@ -23,6 +41,8 @@ class Layer:
         channels: Output channels whose entries are all zero.
         skipped: Why it was left alone; empty if it was pruned.
         before: How many of the entries were zero before; 0 where that was not counted.
+        uses: How often each weight is used for one image, a multiplication each time; 0 if that is not known.
+        blocks: Blocks of output channels, by their number of channels.
     """
 
     name: str
@@ -32,11 +52,23 @@ class Layer:
     channels: int
     skipped: str = ""
     before: int = 0
+    uses: int = 0
+    blocks: Mapping[int, Blocks] = field(default_factory=dict)
 
     @property
     def sparsity(self) -> float:
         """zeros / weights."""
         return self.zeros / self.weights
+
+    @property
+    def multiplications(self) -> int:
+        """Of one image."""
+        return self.weights * self.uses
+
+    @property
+    def zero_multiplications(self) -> int:
+        """Those by a zero."""
+        return self.zeros * self.uses
 
     @property
     def conv(self) -> bool:
@@ -83,6 +115,26 @@ class Sparsity:
         return sum(layer.before for layer in self.layers if layer.conv)
 
     @property
+    def multiplications(self) -> int:
+        """Multiplications by the layers' weights for one image; 0 if they were not counted."""
+        return sum(layer.multiplications for layer in self.layers)
+
+    @property
+    def zero_multiplications(self) -> int:
+        """Those by a zero."""
+        return sum(layer.zero_multiplications for layer in self.layers)
+
+    @property
+    def multiplication_sparsity(self) -> float:
+        """Multiplications by zeros / multiplications; 0 if they were not counted."""
+        return self.zero_multiplications / max(1, self.multiplications)
+
+    def zeros_in_blocks(self, rows: int) -> float:
+        """Give the share of the layers' zeros that stand in blocks of so many output channels; 0 without zeros."""
+        inside = sum(layer.blocks[rows].zeros for layer in self.layers if rows in layer.blocks)
+        return inside / max(1, sum(layer.zeros for layer in self.layers))
+
+    @property
     def total_sparsity(self) -> float:
         """Zeros / parameters, over the whole model."""
         return self.zeros / self.parameters
@@ -98,12 +150,20 @@ def zeros_by_name(model: nn.Module) -> dict[str, int]:
     return {name: zeros_in(parameter) for name, parameter in model.named_parameters()}
 
 
-def measure(model: nn.Module, selection: Selection, before: Mapping[str, int] = MappingProxyType({})) -> Sparsity:
+def measure(
+    model: nn.Module,
+    selection: Selection,
+    uses: Mapping[str, int] = MappingProxyType({}),
+    rows: Iterable[int] = (),
+    before: Mapping[str, int] = MappingProxyType({}),
+) -> Sparsity:
     """Count the zeros of a model as it is now.
 
     Args:
         model: The model that ``selection`` was found in.
         selection: Says which layers were left alone and why.
+        uses: How often each weight is used for one image, by name, as ``uses_at`` has it.
+        rows: Output channels of blocks that are counted, beside ``ROWS``.
         before: What ``zeros_by_name`` counted before the model was pruned.
     """
     reasons = {**dict.fromkeys((target.name for target in selection.targets), ""), **selection.skipped}
@@ -115,6 +175,14 @@ def measure(model: nn.Module, selection: Selection, before: Mapping[str, int] = 
         zeros += empty
         if name in reasons:
             dead = int((parameter.flatten(1).count_nonzero(1) == 0).sum())
+            groups = getattr(model.get_submodule(name.rpartition(".")[0]), "groups", 1)
+            blocks = {count: _blocks(parameter.detach(), groups, count) for count in sorted({*ROWS, *rows})}
             layers.append(Layer(name, tuple(parameter.shape), parameter.numel(), empty, dead, reasons[name],
-                                before.get(name, 0)))  # fmt: skip
+                                before.get(name, 0), uses.get(name, 0), blocks))  # fmt: skip
     return Sparsity(tuple(layers), parameters, zeros, selection.others, selection.linear)
+
+
+def _blocks(weight: Tensor, groups: int, rows: int) -> Blocks:
+    grain = Granularity("block", rows=rows)
+    empty = ~grain.kept_units(weight != 0, groups)
+    return Blocks(empty.numel(), int(empty.sum()), int(grain.unit_sizes(weight, groups)[empty].sum()))

@@ -83,7 +83,7 @@ class Function:
     # whole numbers, all i64
 
     def add(self, a: str | int, b: str | int) -> str:
-        """a + b."""  # noqa: D402
+        """a + b."""
         return self.op(f"add i64 {a}, {b}")
 
     def sub(self, a: str | int, b: str | int) -> str:

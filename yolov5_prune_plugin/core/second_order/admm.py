@@ -13,7 +13,9 @@ RAMP = 0.75  # share of the iterations after which all goes that is to go
 Pattern = Callable[[Tensor, float], Tensor]
 
 
-def choose(weight: Tensor, hessian: Tensor, rows: Tensor, pattern: Pattern, damp: float = 0.01) -> Tensor:
+def choose(
+    weight: Tensor, hessian: Tensor, rows: Tensor, pattern: Pattern, damp: float = 0.01, iterations: int = ITERATIONS
+) -> Tensor:
     """The mask of a layer by alternating directions: weights that fit its outputs, and weights that fit the pattern.
 
     Minimises the sum over rows of (x - w) H (x - w) with x = z and z on the pattern: x is solved for with a penalty on
@@ -29,6 +31,7 @@ def choose(weight: Tensor, hessian: Tensor, rows: Tensor, pattern: Pattern, damp
         pattern: (scores [groups, rows, K], share) -> bool mask of what is kept, the highest scores; of all that is to
             go, it drops this share, in (0, 1].
         damp: Share of the mean diagonal that is added to the diagonal, > 0.
+        iterations: Fewer are quicker, and do for an estimate.
 
     Returns:
         Bool mask like ``weight``; ``reconstruct.solve`` finds the best weights on it.
@@ -48,9 +51,9 @@ def choose(weight: Tensor, hessian: Tensor, rows: Tensor, pattern: Pattern, damp
 
     x, u = full, torch.zeros_like(full)
     mask = torch.ones_like(full, dtype=torch.bool)
-    for step in range(ITERATIONS):
+    for step in range(iterations):
         sum_ = x + u
-        mask = pattern(matters * sum_.square(), min(1.0, (step + 1) / (RAMP * ITERATIONS)))
+        mask = pattern(matters * sum_.square(), min(1.0, (step + 1) / (RAMP * iterations)))
         z = sum_ * mask
         u = sum_ - z
         x = (goal + PENALTY * (z - u)) @ inverse

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ def diagonal(
     images: Iterable[Tensor],
     seed: int,
     progress: Callable[[], None] = lambda: None,
+    balance: Optional[Tensor] = None,
 ) -> list[Tensor]:
     """The diagonal of the Gauss-Newton Hessian of ``objective.distance``, averaged over images.
 
@@ -32,6 +33,7 @@ def diagonal(
         images: Batches [1, 3, H, W].
         seed: Of the probes.
         progress: Called after each image.
+        balance: What an object of each class counts, as for ``objective.distance``.
 
     Returns:
         A tensor like each weight, >= 0.
@@ -52,7 +54,7 @@ def diagonal(
             weight.requires_grad_(True)
         for image in images:
             with torch.enable_grad():
-                value = probe(model(image), generator)
+                value = probe(model(image), generator, balance)
                 if not value.requires_grad:
                     raise ValueError("the outputs do not depend on the weights")
                 if not math.isfinite(value.detach()):

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from yolov5_prune_plugin.core.pruning.mask import apply_mask
 from yolov5_prune_plugin.core.pruning.parameters import Layer
-from yolov5_prune_plugin.core.second_order.admm import choose
+from yolov5_prune_plugin.core.second_order.admm import Pattern, choose
 from yolov5_prune_plugin.core.second_order.hessian import Moments
 from yolov5_prune_plugin.core.second_order.sequential_calibration import calibrate_sequentially
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-9}  # of a residual, relative to the first one
 WIDE, TOLERANCE_WIDE = 2048, 1e-4  # layers with more columns are solved in float32: the minimum is met to a millionth
 ITERATIONS = 400
+FEW = 12  # iterations, where an estimate will do
 RIDGE = 0.01  # added to the diagonal of what is inverted as preconditioner
 EPS = 1e-30
 TINY = 1e-38
@@ -26,7 +27,7 @@ SMOOTH = 0.1  # share of the mean curvature of outputs that is added to each: 12
 CONSTANT = 1e-12  # variance that is but rounding of float32, relative to the square
 
 
-def solve(weight: Tensor, mask: Tensor, second: Tensor, damp: float = 0.01) -> Tensor:
+def solve(weight: Tensor, mask: Tensor, second: Tensor, damp: float = 0.01, iterations: int = ITERATIONS) -> Tensor:
     """The weights on a mask that give the outputs of a full weight best.
 
     Minimises, for each row, E[((v - w) x)^2] + lambda |v - w|^2 over v that are zero off the mask, with
@@ -40,6 +41,7 @@ def solve(weight: Tensor, mask: Tensor, second: Tensor, damp: float = 0.01) -> T
         mask: [rows, K] bool, True where a weight stays.
         second: E[x x^T], [K, K], float64; may be singular, or have dead inputs (zero rows).
         damp: Share of the mean diagonal that is added to the diagonal, >= 0.
+        iterations: At most so many; fewer do for an estimate.
 
     Returns:
         [rows, K] like ``weight``, exactly zero off the mask.
@@ -67,7 +69,7 @@ def solve(weight: Tensor, mask: Tensor, second: Tensor, damp: float = 0.01) -> T
     direction = preconditioned.clone()
     energy = (residual * preconditioned).sum(1, keepdim=True)
     goal = tolerance**2 * energy
-    for _ in range(ITERATIONS):
+    for _ in range(iterations):
         if not bool((energy > goal).any()):
             break
         moved = kept * (direction @ hessian)
@@ -148,10 +150,7 @@ def sequentially(
         if name is None:  # a layer that is used twice: pruned at its first use
             return
         assert isinstance(layer, (nn.Conv2d, nn.Linear))
-        moments = Moments(layer, name, positions, seed)
-        for index, (batch, images) in enumerate(zip(inputs, batches)):
-            maps = [of_image.get(name) for of_image in position_weights[index]] if position_weights else ()
-            moments.add(batch, len(images), maps)
+        moments = _moments_of(layer, name, inputs, batches, positions, seed, position_weights)
         if pattern is not None:
             masks[name] = _chosen(layer, moments, curvature[name], partial(pattern, name), damp)
         compensate(layer, layer.weight.clone(), masks[name], moments, damp)
@@ -165,19 +164,100 @@ def sequentially(
         progress()
 
 
+@torch.no_grad()
+def losses(
+    model: nn.Module,
+    amounts: Mapping[str, Sequence[float]],
+    batches: Sequence[Tensor],
+    curvature: Mapping[str, Tensor],
+    pattern: Callable[[str, float, Tensor, float], Tensor],
+    damp: float = 0.01,
+    positions: int = 512,
+    seed: int = 0,
+    position_weights: Sequence[Sequence[Mapping[str, Tensor]]] = (),
+    progress: Callable[[], None] = lambda: None,
+) -> dict[str, list[float]]:
+    """What the outputs lose, to second order, when one layer is pruned and its other weights have made up for it.
+
+    In the unit of the curvature: the sum over output channels of their curvature times the mean squared error that is
+    left, halved. Masks and weights are estimates, from fewer iterations than ``sequentially`` takes.
+
+    Args:
+        model: Dense, in eval mode; not changed.
+        amounts: Shares to try, by name of the weight of a Conv2d or Linear.
+        batches: Calibration images, one batch a shape.
+        curvature: Of each weight, shaped like it.
+        pattern: (name, amount, scores shaped like the weight, share) as for ``admm.choose``.
+        damp: As for ``solve``.
+        positions: Output positions looked at, an image and layer.
+        seed: Of their choice.
+        position_weights: As for ``sequentially``.
+        progress: Called once for each weight.
+
+    Returns:
+        Losses by name, in the order of the amounts; a layer that the forward pass does not reach loses nothing.
+
+    Raises:
+        PruneError: If inputs of a layer are not finite.
+    """
+    names = {model.get_submodule(name.rpartition(".")[0]): name for name in amounts}
+    found: dict[str, list[float]] = {}
+
+    def visit(layer: nn.Module, inputs: list[Tensor]) -> None:
+        name = names[layer]
+        if name in found:  # a layer that is used twice
+            return
+        assert isinstance(layer, (nn.Conv2d, nn.Linear))
+        moments = _moments_of(layer, name, inputs, batches, positions, seed, position_weights)
+        rows, hessian = _rows(layer, moments, curvature[name])
+        weight = layer.weight.view(*rows.shape, -1)
+        found[name] = []
+        for amount in amounts[name]:
+            mask = choose(weight, hessian, rows, _flat(partial(pattern, name, amount), layer.weight.shape), damp, FEW)
+            total = 0.0
+            for w, m, h, r in zip(weight, mask, hessian, rows):
+                lost = w.double() - solve(w, m, h, damp, FEW).double()
+                total += float(((lost @ h) * lost).sum(1) @ r.double()) / 2
+            found[name].append(total)
+        progress()
+
+    calibrate_sequentially(model, batches, list(names), visit)
+    return {name: found.get(name, [0.0] * len(amounts[name])) for name in amounts}
+
+
+def _moments_of(
+    layer: Layer, name: str, inputs: Sequence[Tensor], batches: Sequence[Tensor], positions: int, seed: int,
+    position_weights: Sequence[Sequence[Mapping[str, Tensor]]],
+) -> Moments:  # fmt: skip
+    moments = Moments(layer, name, positions, seed)
+    for index, (batch, images) in enumerate(zip(inputs, batches)):
+        maps = [of_image.get(name) for of_image in position_weights[index]] if position_weights else ()
+        moments.add(batch, len(images), maps)
+    return moments
+
+
 def _chosen(
     layer: Layer, moments: Moments, curvature: Tensor, pattern: Callable[[Tensor, float], Tensor], damp: float
 ) -> Tensor:
-    second, shape = moments.second, layer.weight.shape
-    grouped = (len(second), shape[0] // len(second), -1)
-    # the curvature of a weight is that of its output times the square of its input
-    rows = curvature.view(grouped).sum(2) / (second.diagonal(dim1=1, dim2=2).sum(1, keepdim=True) + EPS)
-    rows = rows + SMOOTH * rows.mean()
-    hessian = moments.covariance if layer.bias is not None else second
-    mask = choose(
-        layer.weight.view(grouped), hessian, rows, lambda s, share: pattern(s.view(shape), share).reshape(s.shape), damp
-    )
+    shape = layer.weight.shape
+    rows, hessian = _rows(layer, moments, curvature)
+    weight = layer.weight.view(*rows.shape, -1)
+    mask = choose(weight, hessian, rows, _flat(pattern, shape), damp)
     return mask.reshape(shape)
+
+
+def _flat(pattern: Callable[[Tensor, float], Tensor], shape: torch.Size) -> Pattern:
+    """A pattern of weights for scores [groups, rows, K]."""
+    return lambda scores, share: pattern(scores.view(shape), share).reshape(scores.shape)
+
+
+def _rows(layer: Layer, moments: Moments, curvature: Tensor) -> tuple[Tensor, Tensor]:
+    """What a squared error of each output matters, [groups, rows], and the Hessian of the layer's columns."""
+    second = moments.second
+    # the curvature of a weight is that of its output times the square of its input
+    rows = curvature.view(len(second), layer.weight.shape[0] // len(second), -1).sum(2)
+    rows = rows / (second.diagonal(dim1=1, dim2=2).sum(1, keepdim=True) + EPS)
+    return rows + SMOOTH * rows.mean(), moments.covariance if layer.bias is not None else second
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,7 @@ def tune(
     batches: Iterator[Tensor],
     how: Tuning,
     progress: Callable[[float], None] = lambda loss: None,
+    balance: Optional[Tensor] = None,
 ) -> None:
     """Minimise ``objective.distance`` (and the difference of the head's inputs) by Adam, in place.
 
@@ -56,6 +58,7 @@ def tune(
         batches: [B, 3, H, W] in [0, 1], without end.
         how: Steps, rate and so on.
         progress: Called after each step with its loss.
+        balance: What an object of each class counts, as for ``objective.distance``.
 
     Raises:
         PruneError: If the loss is not finite: the rate is too high, or the model gives NaN.
@@ -78,7 +81,7 @@ def tune(
             with Features(features_of(dense)) as wanted, torch.no_grad():
                 outputs = dense(batch.to(next(dense.parameters()).dtype))
             with Features(features_of(model)) as got, torch.enable_grad():
-                loss = distance(outputs, model(batch))
+                loss = distance(outputs, model(batch), balance)
                 variances = variances or [f.float().var() + 1e-12 for f in wanted.last]
                 for f0, f, variance in zip(wanted.last, got.last, variances):
                     loss = loss + how.features / len(variances) * (f - f0.float()).square().mean() / variance

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Optional
 
+import torch
 from torch import Tensor
 
+from yolov5_prune_plugin.core.pruning.granularity import Granularity, nm_mask
 from yolov5_prune_plugin.core.training.masks import MaskState
 from yolov5_prune_plugin.core.training.rule import ENOUGH, Rule
 from yolov5_prune_plugin.core.training.schedule import Window, cubic, drawn, update_probability
@@ -24,13 +26,16 @@ class DnsRule(Rule):
         start: First step, as ``Window.of`` has it.
         stop: Where masks are frozen.
         c_rates: The paper's mode: c_rate by name. Thresholds stay as they are at a group's first step.
-        drops: Mode of a target instead: called with the dense weights at the first step, gives how many weights each
+        drops: Mode of a target instead: called with the dense weights at the first step, gives how many units each
             loses in the end. Thresholds are steered there, and masks trimmed to exactly that when they are frozen.
         hysteresis: Factors of the two thresholds.
         gamma: Of the probability (1 + gamma * t)^-power.
         power: The same.
         seed: Of the draws.
         enough: As in ``Rule``.
+        grain: What goes and comes back together: thresholds are compared with the mean |w| of each unit. A pattern N:M
+            has no thresholds; a weight that is out must beat one that is in by the ratio of the hysteresis.
+        channel_groups: Groups of grouped convolutions, by name; 1 for those that it lacks.
     """
 
     splices: ClassVar[bool] = True
@@ -45,9 +50,11 @@ class DnsRule(Rule):
     power: float = 1.0
     seed: int = 0
     enough: int = ENOUGH
+    grain: Granularity = Granularity("weight")
+    channel_groups: Mapping[str, int] = field(default_factory=dict)
     windows: list[Window] = field(default_factory=list, init=False)
     thresholds: dict[str, float] = field(default_factory=dict, init=False)
-    lost: dict[str, int] = field(default_factory=dict, init=False)  # by name, in the mode of a target
+    lost: dict[str, int] = field(default_factory=dict, init=False)  # units by name, in the mode of a target
 
     def begin(self, masked: MaskState, total: int) -> None:
         """Lay out the windows, and say how much each layer loses."""
@@ -91,6 +98,24 @@ class DnsRule(Rule):
 
     def _update(self, name: str, step: int, window: Window, masked: MaskState) -> Tensor:
         mask, magnitude = masked.masks[name], masked.weight(name).abs()
+        if self.grain.kind == "weight":
+            return self._update_units(name, mask, magnitude, step, window, masked.kept[name])
+        if self.grain.m:
+            updated = self._pattern(mask, magnitude, step, window)
+        else:
+            groups = self.channel_groups.get(name, 1)
+            units = self.grain.kept_units(mask, groups)
+            scores = self.grain.unit_scores(magnitude, groups)
+            if self.grain.rows:
+                scores = scores / self.grain.unit_sizes(mask, groups)
+            self._update_units(name, units, scores, step, window, int(units.count_nonzero()))
+            updated = self.grain.to_weights(units, mask, groups)
+        spliced = (updated & ~mask).count_nonzero()
+        mask.copy_(updated)
+        return torch.stack([mask.count_nonzero(), spliced])
+
+    def _update_units(self, name: str, mask: Tensor, magnitude: Tensor, step: int, window: Window, kept: int) -> Tensor:
+        """Update a mask of units in place; returns as ``splice``."""
         if self.c_rates is not None:
             if name not in self.thresholds:
                 self.thresholds[name] = paper_threshold(magnitude, self.c_rates[name])
@@ -103,7 +128,14 @@ class DnsRule(Rule):
             else:
                 wanted = mask.numel() * (1 - cubic(step, window, drop / mask.numel()))
                 exponent = gain(window.stop - window.start, self.gamma, self.power)
-                kept = masked.kept[name]
                 self.thresholds[name] = steer(self.thresholds[name], kept, wanted, mask.numel(), exponent)
         threshold = self.thresholds[name]
         return splice(mask, magnitude, self.hysteresis.lower * threshold, self.hysteresis.upper * threshold)
+
+    def _pattern(self, mask: Tensor, magnitude: Tensor, step: int, window: Window) -> Tensor:
+        final = 1 - self.grain.n / self.grain.m
+        now = self.grain.on_the_way(1.0 if step == window.stop - 1 else cubic(step, window, final) / final)
+        if now.n == now.m:
+            return torch.ones_like(mask)
+        ratio = 1.0 if step == window.stop - 1 else self.hysteresis.upper / self.hysteresis.lower
+        return nm_mask(torch.where(mask, magnitude * ratio, magnitude), now.n, now.m)

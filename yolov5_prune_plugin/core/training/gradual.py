@@ -26,7 +26,7 @@ class Gradual(Rule):
     Attributes:
         targets: The weights.
         score: Importance of one of them; higher is kept.
-        request: How it is spread and in what grain; its sparsity is the plan's.
+        request: How it is spread and in what grain; its sparsity is the last of the plan's.
         plan: Sparsity by step.
         first: Sparsity before the first forward pass; None leaves the weights as they are.
         method: Instead of ``score``, prunes in place by itself: (targets, request).
@@ -64,15 +64,20 @@ class Gradual(Rule):
         return self.begun and step >= max(self.steps, default=-1)
 
     def state(self) -> dict[str, Any]:
-        """The plan."""
-        return {"steps": sorted(self.steps.items())}
+        """The plan, and amounts by layer."""
+        amounts = {"amounts": dict(self.request.amounts), "sparsity": self.request.sparsity}
+        return {"steps": sorted(self.steps.items()), **(amounts if self.request.amounts else {})}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on with it."""
         self.steps, self.begun = {int(step): sparsity for step, sparsity in state["steps"]}, True
+        if "amounts" in state:
+            self.request = replace(self.request, amounts=state["amounts"], sparsity=state["sparsity"])
 
     def _prune(self, sparsity: float, masked: MaskState) -> Mapping[str, Tensor]:
-        request = replace(self.request, sparsity=sparsity)
+        request = self._request(sparsity)
+        if request is None:
+            return {}
         if self.method:
             self.method(self.targets, request)
             kept = {target.name: target.weight.detach() != 0 for target in self.targets}
@@ -85,6 +90,16 @@ class Gradual(Rule):
             left = masked.masks[name].logical_and_(updated).count_nonzero()
             counts[name] = torch.stack([left, torch.zeros_like(left)])
         return counts
+
+    def _request(self, sparsity: float) -> Optional[Request]:
+        """The request of one round: amounts in proportion, N:M by way of wider patterns; None if nothing goes yet."""
+        asked, grain = self.request, self.request.granularity
+        part = sparsity / asked.sparsity if asked.sparsity else 1.0
+        if grain.m:
+            now = grain.on_the_way(part)
+            return None if now.n == now.m else replace(asked, granularity=now, sparsity=1 - now.n / now.m)
+        amounts = {name: min(amount * part, amount) for name, amount in asked.amounts.items()}
+        return replace(asked, sparsity=sparsity, amounts=amounts)
 
 
 def gradual_plan(start: float, stop: float, every: Optional[int], final: float) -> Plan:

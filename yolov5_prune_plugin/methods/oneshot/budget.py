@@ -42,6 +42,9 @@ class BudgetOptions:
     prune_budget_step: float = flag(
         0.01, "distance of the sparsities that are tried (default 0.01)", type=checked(_step), metavar="STEP"
     )
+    prune_budget_of: str = flag(
+        "weights", "what is to be zero as much as can be: weights (default), or flops: the fewest multiplications, with"
+        " amounts by layer chosen as for --prune-target", choices=("weights", "flops"))  # fmt: skip
 
 
 def check_budget(options: BudgetOptions, granularity: str, run: Run) -> None:
@@ -60,6 +63,9 @@ def check_budget(options: BudgetOptions, granularity: str, run: Run) -> None:
     if Granularity.parse(granularity).m:
         raise PruneError(f"{asked} --prune-granularity {granularity}: the pattern sets the sparsity, nothing is left to"
                          " search for; give --prune S, or the granularity weight or channel")  # fmt: skip
+    if options.prune_budget_of == "flops" and hasattr(run.options, "prune_distribution"):
+        raise PruneError(f"{asked} --prune-budget-of flops chooses what each layer drops; leave out"
+                         " --prune-distribution")  # fmt: skip
     if task not in ("train", "val", "test"):
         raise PruneError(f"{asked} --task {task}: it measures on one split; give --task train, val or test")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
@@ -80,6 +86,7 @@ class BudgetRun:
 
         self.run, self.oneshot = run, oneshot
         self.asked = f"--prune-budget {options.prune_budget:g}"
+        self.flops = options.prune_budget_of == "flops"
         self.search = Bisection(options.prune_budget_step)
         self.trials = BudgetRecord(run, options.prune_budget or 0.0, self.search.step)
         self.amount = 0.0
@@ -90,7 +97,10 @@ class BudgetRun:
     @hookimpl
     def model_loaded(self, model: nn.Module) -> None:
         """Prune by the amount that is tried."""
-        self.pruned = self.oneshot.prune(model, replace(self.oneshot.request, sparsity=self.amount))
+        if self.flops:
+            self.pruned = self.oneshot.prune(model, self.oneshot.request, 1 - self.amount)
+        else:
+            self.pruned = self.oneshot.prune(model, replace(self.oneshot.request, sparsity=self.amount))
 
     @hookimpl
     def measurements(self) -> Generator[Measurement, Evaluation, None]:
@@ -111,8 +121,8 @@ class BudgetRun:
                     yield from self._try(self.search.next)
                 if not self.search.best:
                     raise NoResultError(
-                        f"{self.asked}: even --prune {self.search.step:g} is outside, so nothing was saved; allow more"
-                        " points, or try another --prune-method or --prune-distribution, such as global"
+                        f"{self.asked}: even {self._flag(self.search.step)} is outside, so nothing was saved; allow"
+                        " more points, or try another --prune-method or --prune-distribution, such as global"
                     )
                 if not self.kept or self.kept[0] != self.search.best:  # what was kept did not stand its confirmation
                     yield from self._try(self.search.best)
@@ -120,7 +130,9 @@ class BudgetRun:
                     return
         except KeyboardInterrupt:
             self.trials.write("interrupted")
-            best = f"the sparsest inside is --prune {self.search.best:g}" if self.search.best else "none is inside yet"
+            best = (
+                f"the sparsest inside is {self._flag(self.search.best)}" if self.search.best else "none is inside yet"
+            )
             self.trials.say(f"interrupted: what was measured stays in {self.run.folder}/budget.json; {best}")
             raise SystemExit(130) from None
         except NoResultError:
@@ -148,7 +160,7 @@ class BudgetRun:
             self.kept = amount, self.pruned
         last, after = self.trials.trials[-1].score, self.search.next
         self.trials.say(
-            f"--prune {amount:g}: {self.trials.figure} {last:.4f} ({last - self.trials.trials[0].score:+.4f}),"
+            f"{self._flag(amount)}: {self.trials.figure} {last:.4f} ({last - self.trials.trials[0].score:+.4f}),"
             f" {'inside' if inside else 'outside'}; " + (f"next is {after:g}" if after else "no step is left between")
         )
 
@@ -162,7 +174,7 @@ class BudgetRun:
                 evaluation = yield Measurement(weights=place, changed=False, coco=True)
                 inside = self._add(evaluation, amount, pruned, started, "confirmation")
                 score, dense = self.trials.trials[-1].score, self.trials.trials[0].score
-                said = (f"--prune {amount:g}, saved and loaded again: {self.trials.figure} {score:.4f}"
+                said = (f"{self._flag(amount)}, saved and loaded again: {self.trials.figure} {score:.4f}"
                         f" ({score - dense:+.4f})")  # fmt: skip
                 if not inside:
                     raise _OutsideError
@@ -172,7 +184,8 @@ class BudgetRun:
             return False
         saved = replace(saved, file=file)
         self.trials.say(f"{said}, inside; found" + ("" if self.trials.monotone else f". But {ASSUMES}; here one was"))
-        self.trials.found = {"amount": amount, "conv_sparsity": pruned.sparsity.conv_sparsity, "score": score,
+        self.trials.found = {"amount": amount, "conv_sparsity": pruned.sparsity.conv_sparsity,
+                             "multiplication_sparsity": pruned.sparsity.multiplication_sparsity, "score": score,
                              "file": str(file)}  # fmt: skip
         self.trials.write("found")
         self.record = self.oneshot.report(self.run, pruned, budget=self.trials.content("found"))
@@ -180,10 +193,14 @@ class BudgetRun:
         self.record.saved(saved)
         return True
 
+    def _flag(self, amount: float) -> str:
+        """What prunes so much, as a command line has it."""
+        return f"--prune-target flops={1 - amount:g}" if self.flops else f"--prune {amount:g}"
+
     def _add(self, evaluation: Evaluation, amount: float, pruned: Pruned, started: float, kind: str) -> bool:
         score, seconds = self._score(evaluation), time.perf_counter() - started
         inside = score >= self.trials.floor - 1e-9  # false for NaN
-        sparsity = pruned.sparsity.conv_sparsity
+        sparsity = pruned.sparsity.multiplication_sparsity if self.flops else pruned.sparsity.conv_sparsity
         self.trials.add(Trial(amount, sparsity, score, inside, evaluation.batch_size, seconds, kind))
         return inside
 

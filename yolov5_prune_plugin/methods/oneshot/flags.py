@@ -14,6 +14,7 @@ from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.pruning.parameters import Selection, find_targets
 from yolov5_prune_plugin.errors import PruneError, did_you_mean, named
+from yolov5_prune_plugin.methods.oneshot.target import LOSSES, check_target, flops_target
 from yolov5_prune_plugin.options import checked, flag, seed
 from yolov5_prune_plugin.plugin_api.methods import Method
 from yolov5_prune_plugin.plugin_api.run import Run
@@ -42,12 +43,22 @@ class WhatOptions:
         " shape), lamp (layer-adaptive threshold), loss (obs, its default: where the outputs lose least)",
         choices=(*NAMES, LOSS))  # fmt: skip
     prune_granularity: str = flag(
-        "weight", "what goes together: weight (default), channel (whole output filters), or N:M, such as 2:4: N of"
-        " every M input channels kept, with S = 1 - N/M", type=checked(lambda text: str(Granularity.parse(text))),
+        "weight", "what goes together: weight (default), channel (whole output filters), Ax1, such as 4x1: blocks of A"
+        " output channels that share their zeros, or N:M, such as 2:4: N of every M input channels kept, with"
+        " S = 1 - N/M", type=checked(lambda text: str(Granularity.parse(text))),
         metavar="GRAIN")  # fmt: skip
     prune_amounts: Optional[Path] = flag(
         None, "instead of --prune S and a distribution: how much of each layer, from a YAML mapping of parameter names"
         " to shares, or CSV with columns name and amount", type=Path, metavar="FILE")  # fmt: skip
+    prune_target: Optional[float] = flag(
+        None, "instead of --prune S and a distribution: amounts by layer chosen for speed, so that this share of the"
+        " multiplications by weights is left (at --imgsz) at the least loss; such as flops=0.5",
+        type=checked(flops_target), metavar="flops=S")  # fmt: skip
+    prune_target_losses: str = flag(
+        "", "what layers lose, for --prune-target: scores (the method's, added up: squares of magnitude, curvature of"
+        " obs; default, but obs looks at what its other weights make up for too) or sensitivity (each layer pruned"
+        " alone, and the outputs compared on images of --data)",
+        choices=LOSSES)  # fmt: skip
     prune_linear: bool = flag(
         False, "prune the weights of Linear layers too, those of attention blocks and classifiers"
     )
@@ -98,6 +109,29 @@ def chosen_method(run: Run, methods: Mapping[str, type[Method]], name: str) -> M
         if cls is not chosen and given:
             raise PruneError(f"{given[0]} belongs to --prune-method {cls.name}, not {chosen.name}")
     return chosen.of(run)
+
+
+def check_how_much(run: Run, options: WhatOptions, asked: Mapping[str, object]) -> None:
+    """Refuse flags that each say how much is pruned, and those that say what another one says already.
+
+    Args:
+        run: Its flags.
+        options: The same as a dataclass.
+        asked: What was given of the flags that say how much, by flag and value's name; None was not.
+
+    Raises:
+        PruneError: If there are two.
+    """
+    given = [name for name, value in asked.items() if value is not None]
+    if len(given) > 1:
+        raise PruneError(f"{' and '.join(given)} each say how much is pruned; leave out all but one")
+    for flag_, value in (("--prune-amounts", options.prune_amounts), ("--prune-target", options.prune_target)):
+        if value is not None and hasattr(run.options, "prune_distribution"):
+            raise PruneError(f"{flag_} says what each layer drops; leave out --prune-distribution")
+    if options.prune_target is None and hasattr(run.options, "prune_target_losses"):
+        raise PruneError("--prune-target-losses needs --prune-target flops=S")
+    if options.prune_target is not None:
+        check_target(options.prune_granularity, f"--prune-target flops={options.prune_target:g}")
 
 
 def request_of(options: WhatOptions, method: type[Method]) -> Request:

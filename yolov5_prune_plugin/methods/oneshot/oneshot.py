@@ -10,7 +10,14 @@ from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.methods.oneshot.budget import BudgetOptions, BudgetRun, check_budget
 from yolov5_prune_plugin.methods.oneshot.calibration import check_images
-from yolov5_prune_plugin.methods.oneshot.flags import BaselineOptions, PruneOptions, chosen_method, find, request_of
+from yolov5_prune_plugin.methods.oneshot.flags import (
+    BaselineOptions,
+    PruneOptions,
+    check_how_much,
+    chosen_method,
+    find,
+    request_of,
+)
 from yolov5_prune_plugin.methods.oneshot.oneshot_run import OneShotRun
 from yolov5_prune_plugin.methods.oneshot.sensitivity import SensitivityOptions, SensitivityRun
 from yolov5_prune_plugin.plugin_api.methods import oneshot_methods, own_options
@@ -45,27 +52,31 @@ class OneShot:
             return None
         options: PruneOptions = run.config(PruneOptions)
         budget: BudgetOptions = run.config(BudgetOptions)
-        asked = {"--prune S": options.prune, "--prune-amounts FILE": options.prune_amounts,
-                 "--prune-budget POINTS": budget.prune_budget}  # fmt: skip
-        asked = {name: value for name, value in asked.items() if value is not None}
+        asked = {
+            "--prune S": options.prune,
+            "--prune-amounts FILE": options.prune_amounts,
+            "--prune-target flops=S": options.prune_target,
+            "--prune-budget POINTS": budget.prune_budget,
+        }
+        wanted = any(value is not None for value in asked.values())
         given = [name for cls in self.options(run.role) for name in run.given(cls)]
-        if "--prune-budget-step" in given and budget.prune_budget is None:
-            raise PruneError("--prune-budget-step needs --prune-budget POINTS")
+        for name in ("--prune-budget-step", "--prune-budget-of"):
+            if name in given and budget.prune_budget is None:
+                raise PruneError(f"{name} needs --prune-budget POINTS")
         measuring = run.given(SensitivityOptions)
-        if not asked and not measuring:
+        if not wanted and not measuring:
             if given:
-                raise PruneError(f"{given[0]} needs --prune S, the share of weights to zero, or --prune-amounts FILE")
+                raise PruneError(f"{given[0]} needs --prune S, the share of weights to zero, --prune-amounts FILE or"
+                                 " --prune-target flops=S")  # fmt: skip
             return None
-        if len(asked) > 1:
-            raise PruneError(f"{' and '.join(asked)} each say how much is pruned; leave out all but one")
-        if options.prune_amounts and "--prune-distribution" in given:
-            raise PruneError("--prune-amounts says what each layer drops; leave out --prune-distribution")
+        check_how_much(run, options, asked)
         method = chosen_method(run, oneshot_methods(self._hook), options.prune_method)
         chosen = type(method)
         if measuring:
             return SensitivityRun(run, method, Granularity.parse(options.prune_granularity), options.prune_seed,
                                   lambda model: find(model, options), {"method": options.prune_method})  # fmt: skip
-        check_images(run, method)
+        if options.prune_target_losses != "sensitivity":
+            check_images(run, method)
         if budget.prune_budget is not None:
             check_budget(budget, options.prune_granularity, run)
         request = request_of(options, chosen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -13,11 +13,13 @@ from torch import nn
 from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.core.outputs.drift import Drift
 from yolov5_prune_plugin.core.pruning.amounts import check_kept
+from yolov5_prune_plugin.core.pruning.multiplications import uses_at
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.pruning.parameters import Selection
 from yolov5_prune_plugin.core.pruning.sparsity import Sparsity, measure, zeros_by_name
 from yolov5_prune_plugin.errors import named
 from yolov5_prune_plugin.methods.oneshot.flags import PruneOptions, find
+from yolov5_prune_plugin.methods.oneshot.target import chosen_amounts
 from yolov5_prune_plugin.plugin_api.methods import Method
 from yolov5_prune_plugin.plugin_api.run import Evaluation, Run, Saved
 
@@ -55,19 +57,20 @@ class OneShotRun:
         """Prune, report, save."""
         watched = run.role in ("validate", "use") and not run.needs_baseline and run.main
         before = copy.deepcopy(model) if watched else None
-        pruned = self.prune(model, self.request)
+        pruned = self.prune(model, self.request, self.options.prune_target)
         self.record = self.report(run, pruned)
         self.record.layers()
         if self.options.prune_save is not None and run.main:
             self.record.saved(self.save(run, pruned, self.options.prune_save))
         self.drift = Drift(before, model) if before is not None else None
 
-    def prune(self, model: nn.Module, request: Request) -> Pruned:
+    def prune(self, model: nn.Module, request: Request, left: Optional[float] = None) -> Pruned:
         """Prune a model in place.
 
         Args:
             model: As the script loaded it.
             request: How much, spread how, in what grain.
+            left: Instead of how much, the share of the multiplications that is left.
         """
         options = self.options
         selection = find(model, options)
@@ -76,20 +79,34 @@ class OneShotRun:
         before = zeros_by_name(model)
         started = time.perf_counter()
         self.method.calibrate(self.run, model, selection.targets)
+        if left is not None:
+            with named(f"--prune-target flops={left:g}"):
+                amounts = chosen_amounts(left, options.prune_target_losses, self.run, model, selection, self.method,
+                                         request)  # fmt: skip
+            request = replace(request, amounts=amounts).fitted(selection)
         self.method.prune(selection.targets, request)
         seconds = time.perf_counter() - started
         fused = not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+        how = "flops" if left is not None else "amounts" if request.amounts else request.distribution
         facts = {
-            "method": options.prune_method, "distribution": "amounts" if request.amounts else request.distribution,
+            "method": options.prune_method, "distribution": how,
             "granularity": options.prune_granularity, "requested_sparsity": request.sparsity, "seed": request.seed,
             "pruned_weights": "fused" if fused else "unfused", "seconds": round(seconds, 3),
         }  # fmt: skip
         facts |= self.method.facts
         if options.prune_linear:
             facts["linear"] = True
+        if left is not None:
+            facts["target"] = {"flops": left, "losses": options.prune_target_losses or "the method's default"}
         if request.amounts:
-            facts |= {"amounts_file": str(options.prune_amounts), "amounts": dict(request.amounts)}
-        sparsity = measure(model, selection, before)
+            file = {"amounts_file": str(options.prune_amounts)} if options.prune_amounts else {}
+            facts |= {**file, "amounts": dict(request.amounts)}
+        size = self.run.image_size(model)
+        facts["imgsz"] = list(size) if size else None
+        uses = uses_at(model, *size) if size else {}
+        sparsity = measure(
+            model, selection, uses, [request.granularity.rows] if request.granularity.rows else [], before
+        )
         check_kept(request.amounts, sparsity, request.granularity)
         return Pruned(model, selection, sparsity, facts)
 

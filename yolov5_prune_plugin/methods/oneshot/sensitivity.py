@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 AMOUNTS = (0.3, 0.5, 0.7, 0.9)
 IMAGES = 16  # unless --prune-calib says otherwise: every layer and amount costs a pass over them
-USELESS = ("prune_save", "prune_baseline", "prune_distribution", "prune_amounts", "prune_budget", "prune_budget_step")
+USELESS = ("prune_save", "prune_baseline", "prune_distribution", "prune_amounts", "prune_target", "prune_target_losses",
+           "prune_budget", "prune_budget_step", "prune_budget_of")  # fmt: skip
 OVERALL = 0.5  # of the suggested amounts, unless --prune says otherwise
 
 

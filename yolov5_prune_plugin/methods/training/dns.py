@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import ClassVar
+from typing import ClassVar, Optional
 
 from torch import Tensor, nn
 
 from yolov5_prune_plugin import hookimpl
-from yolov5_prune_plugin.core.pruning.distribution import NAMES, distribute
+from yolov5_prune_plugin.core.pruning.amounts import units_of
+from yolov5_prune_plugin.core.pruning.distribution import NAMES
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
+from yolov5_prune_plugin.core.pruning.oneshot import Request, units_to_drop
 from yolov5_prune_plugin.core.pruning.parameters import Selection, find_targets
 from yolov5_prune_plugin.core.training.dns import DnsRule
 from yolov5_prune_plugin.core.training.thresholds import Hysteresis
 from yolov5_prune_plugin.errors import PruneError, named
+from yolov5_prune_plugin.methods.oneshot.target import flops_target
+from yolov5_prune_plugin.methods.training.target import check_grain, training_amounts
 from yolov5_prune_plugin.options import (
     at_least_zero,
     by_glob,
@@ -48,6 +52,13 @@ class DnsOptions:
     dns_distribution: str = flag(
         "lamp", "how the layers share it: uniform, global (one threshold for the weights at the start), erk (by shape)"
         " or lamp (default: global, by layer-adaptive scores)", choices=NAMES)  # fmt: skip
+    dns_granularity: str = flag(
+        "weight", "what goes and comes back together: weight (default), channel, Ax1 (blocks of A output channels) or"
+        " N:M, such as 2:4", type=checked(lambda text: str(Granularity.parse(text))), metavar="GRAIN")  # fmt: skip
+    dns_target: Optional[float] = flag(
+        None, "instead of a sparsity and a distribution: amounts by layer such that this share of the multiplications"
+        " by weights is left in the end, where the outputs lose least at the start; such as flops=0.3; looks at images"
+        " of --data", type=checked(flops_target), metavar="flops=S")  # fmt: skip
     dns_c_rate: tuple[str, ...] = flag(
         (), "instead of a sparsity the paper's thresholds, max(mu + c * sigma, 0) of each layer at the start: c for all"
         " layers, or GLOB=c by parameter name; the last that matches counts", nargs="+", type=checked(_rate),
@@ -84,8 +95,10 @@ class Dns(TrainingMethod):
         super().__init__(run, methods)
         self.seed = int(getattr(run.arguments, "seed", 0) or 0)
         given = run.given(DnsOptions)
+        self.grain = Granularity.parse(self.options.dns_granularity)
+        check_grain("dns", self.grain, self.options.dns_target, given)
         check_order("--dns-start", self.options.dns_start, "--dns-stop", self.options.dns_stop)
-        for other in ("--dns-sparsity", "--dns-distribution"):
+        for other in ("--dns-sparsity", "--dns-distribution", "--dns-target"):
             if self.options.dns_c_rate and other in given:
                 raise PruneError(f"--dns-c-rate sets the thresholds themselves; leave out {other}")
         with named("--dns-hysteresis"):
@@ -97,28 +110,39 @@ class Dns(TrainingMethod):
         how: dict[str, object] = {"c_rate": list(options.dns_c_rate)}
         if not options.dns_c_rate:
             how = {"requested_sparsity": options.dns_sparsity, "distribution": options.dns_distribution}
-        return {"method": "dns", **how, "gamma": options.dns_gamma, "power": options.dns_power,
-                "start": options.dns_start, "stop": options.dns_stop, "seed": self.seed}  # fmt: skip
+        if self.grain.m:
+            how = {"requested_sparsity": 1 - self.grain.n / self.grain.m, "distribution": "uniform"}
+        if options.dns_target is not None:
+            how = {"target": {"flops": options.dns_target}, "distribution": "flops"}
+        return {"method": "dns", **how, "granularity": str(self.grain), "gamma": options.dns_gamma,
+                "power": options.dns_power, "start": options.dns_start, "stop": options.dns_stop,
+                "seed": self.seed}  # fmt: skip
 
     def find(self, model: nn.Module) -> Selection:
         """Find the weights that --dns-layers names."""
         with named("--dns-layers", include="--dns-layers"):
-            return find_targets(model, Granularity("weight"), self.options.dns_layers)
+            return find_targets(model, self.grain, self.options.dns_layers)
 
     def rule(self, selection: Selection, training: Training) -> DnsRule:
         """Prune and splice, by thresholds from a sparsity or the paper's."""
         options, names = self.options, [target.name for target in selection.targets]
 
+        grain, targets = self.grain, selection.targets
+
         def drops(weights: Mapping[str, Tensor]) -> dict[str, int]:
-            shapes = {name: weight.shape for name, weight in weights.items()}
-            scores = [(name, weight.abs()) for name, weight in weights.items()]
-            lost = distribute(options.dns_distribution, shapes, lambda: scores, options.dns_sparsity)
-            return {name: min(count, weights[name].numel() - 1) for name, count in lost.items()}
+            if options.dns_target is not None:
+                amounts = training_amounts("--dns-target", options.dns_target, self.run, training, selection, grain)
+                return units_of(targets, amounts, grain)
+            request = Request(options.dns_sparsity, options.dns_distribution, grain)
+            lost = units_to_drop(targets, lambda target, _: weights[target.name].abs(), request)
+            units = {target.name: grain.units(target.weight, target.groups) for target in targets}
+            return {name: min(count, units[name] - 1) for name, count in lost.items()}
 
         rates = c_rates(options.dns_c_rate, names) if options.dns_c_rate else None
-        groups, wanted = groups_of(options.dns_groups, names), None if rates else drops
+        groups = groups_of(options.dns_groups, names)
+        wanted = None if rates is not None or grain.m else drops
         return DnsRule(groups, options.dns_start, options.dns_stop, rates, wanted, self.hysteresis, options.dns_gamma,
-                       options.dns_power, self.seed)  # fmt: skip
+                       options.dns_power, self.seed, grain, {t.name: t.groups for t in targets})  # fmt: skip
 
 
 @hookimpl

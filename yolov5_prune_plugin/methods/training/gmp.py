@@ -17,6 +17,8 @@ from yolov5_prune_plugin.core.pruning.parameters import Selection, find_targets
 from yolov5_prune_plugin.core.training.gradual import Gradual, gradual_plan
 from yolov5_prune_plugin.core.training.rule import ENOUGH
 from yolov5_prune_plugin.errors import named
+from yolov5_prune_plugin.methods.oneshot.target import flops_target
+from yolov5_prune_plugin.methods.training.target import check_grain, training_amounts
 from yolov5_prune_plugin.options import check_order, checked, flag, fraction_of, schedule_point, whole_from
 from yolov5_prune_plugin.plugin_api.methods import Method, TrainingMethod
 from yolov5_prune_plugin.plugin_api.run import Run, Training
@@ -31,6 +33,13 @@ class GmpOptions:
         0.8, "share of the Conv2d weights that is zero in the end, in (0, 1) (default 0.8)",
         type=fraction_of("sparsity"), metavar="S")  # fmt: skip
     gmp_distribution: str = flag("lamp", "how the layers share it: uniform, global, erk, lamp (default)", choices=NAMES)
+    gmp_granularity: str = flag(
+        "weight", "what goes together: weight (default), channel, Ax1 (blocks of A output channels) or N:M, such as"
+        " 2:4",        type=checked(lambda text: str(Granularity.parse(text))), metavar="GRAIN")  # fmt: skip
+    gmp_target: Optional[float] = flag(
+        None, "instead of a sparsity and a distribution: amounts by layer such that this share of the multiplications"
+        " by weights is left in the end, where the outputs lose least at the start; such as flops=0.3; looks at images"
+        " of --data", type=checked(flops_target), metavar="flops=S")  # fmt: skip
     gmp_start: float = flag(
         0.05, "the first pruning: a share of the training up to 1, or a number of optimizer steps (default 0.05)",
         type=checked(schedule_point), metavar="WHEN")  # fmt: skip
@@ -53,26 +62,36 @@ class Gmp(TrainingMethod):
     def __init__(self, run: Run, methods: Mapping[str, type[Method]]) -> None:
         super().__init__(run, methods)
         check_order("--gmp-start", self.options.gmp_start, "--gmp-stop", self.options.gmp_stop)
+        self.grain = Granularity.parse(self.options.gmp_granularity)
+        check_grain("gmp", self.grain, self.options.gmp_target, run.given(GmpOptions))
 
     def facts(self) -> dict[str, object]:
         """Say how it is done, for the report."""
         options = self.options
-        return {"method": "gmp", "requested_sparsity": options.gmp_sparsity, "distribution": options.gmp_distribution,
-                "start": options.gmp_start, "stop": options.gmp_stop, "every": options.gmp_every}  # fmt: skip
+        how: dict[str, object] = {"requested_sparsity": options.gmp_sparsity, "distribution": options.gmp_distribution}
+        if options.gmp_target is not None:
+            how = {"target": {"flops": options.gmp_target}, "distribution": "flops"}
+        elif self.grain.m:
+            how = {"requested_sparsity": 1 - self.grain.n / self.grain.m, "distribution": "uniform"}
+        return {"method": "gmp", **how, "granularity": str(self.grain), "start": options.gmp_start,
+                "stop": options.gmp_stop, "every": options.gmp_every}  # fmt: skip
 
     def find(self, model: nn.Module) -> Selection:
         """Find the weights that --gmp-layers names."""
         with named("--gmp-layers", include="--gmp-layers"):
-            return find_targets(model, Granularity("weight"), self.options.gmp_layers)
+            return find_targets(model, self.grain, self.options.gmp_layers)
 
     def rule(self, selection: Selection, training: Training) -> Gradual:
         """Prune by magnitude along the cubic schedule."""
         options = self.options
-        plan = gradual_plan(options.gmp_start, options.gmp_stop, options.gmp_every, options.gmp_sparsity)
-        request = Request(options.gmp_sparsity, options.gmp_distribution)
-        return Gradual(
-            selection.targets, lambda target, request: magnitude(target.weight), request, plan, enough=ENOUGH
-        )
+        request = Request(options.gmp_sparsity, options.gmp_distribution, self.grain) if not self.grain.m else None
+        request = request or Request(1 - self.grain.n / self.grain.m, granularity=self.grain)
+        if options.gmp_target is not None and not training.resumed:  # then the side-car has them
+            amounts = training_amounts("--gmp-target", options.gmp_target, self.run, training, selection, self.grain)
+            request = Request(0.0, granularity=self.grain, amounts=amounts).fitted(selection)
+        plan = gradual_plan(options.gmp_start, options.gmp_stop, options.gmp_every, request.sparsity)
+        return Gradual(selection.targets, lambda target, request: magnitude(target.weight), request, plan,
+                       enough=ENOUGH)  # fmt: skip
 
 
 @hookimpl

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
@@ -16,9 +16,11 @@ from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.pruning.parameters import Selection, Target, find_targets
 from yolov5_prune_plugin.core.pruning.sparsity import zeros_in
 from yolov5_prune_plugin.core.training.gradual import Gradual, rounds
+from yolov5_prune_plugin.core.training.ranks import of_the_first
 from yolov5_prune_plugin.errors import PruneError, named
 from yolov5_prune_plugin.methods.oneshot.calibration import CalibrationOptions, check_images
-from yolov5_prune_plugin.methods.oneshot.flags import WhatOptions, chosen_method, find, request_of
+from yolov5_prune_plugin.methods.oneshot.flags import WhatOptions, check_how_much, chosen_method, find, request_of
+from yolov5_prune_plugin.methods.oneshot.target import chosen_amounts
 from yolov5_prune_plugin.options import flag, whole_from
 from yolov5_prune_plugin.plugin_api.methods import Method, TrainingMethod, own_options
 from yolov5_prune_plugin.plugin_api.run import Run, Training
@@ -54,14 +56,14 @@ class Retrain(TrainingMethod):
     def __init__(self, run: Run, methods: Mapping[str, type[Method]]) -> None:
         super().__init__(run, methods)
         options = self.options
-        if options.prune is not None and options.prune_amounts:
-            raise PruneError("--prune S and --prune-amounts FILE each say how much is pruned; leave out one")
-        if options.prune_amounts and "--prune-distribution" in run.given(RetrainOptions):
-            raise PruneError("--prune-amounts says what each layer drops; leave out --prune-distribution")
+        check_how_much(run, options, {"--prune S": options.prune, "--prune-amounts FILE": options.prune_amounts,
+                                      "--prune-target flops=S": options.prune_target})  # fmt: skip
         self.method = chosen_method(run, methods, options.prune_method)
-        check_images(run, self.method)
-        if options.prune_iterations > 1 and (options.prune_amounts or Granularity.parse(options.prune_granularity).m):
-            fixed = "--prune-amounts" if options.prune_amounts else f"--prune-granularity {options.prune_granularity}"
+        if options.prune_target_losses != "sensitivity":
+            check_images(run, self.method)
+        pattern = bool(Granularity.parse(options.prune_granularity).m)
+        if options.prune_iterations > 1 and (options.prune_amounts or pattern):
+            fixed = f"--prune-granularity {options.prune_granularity}" if pattern else "--prune-amounts"
             raise PruneError(f"--prune-iterations {options.prune_iterations}: {fixed} leaves no smaller amount for the"
                              " first rounds; it goes with --prune S of weights or channels")  # fmt: skip
         self.request = request_of(options, type(self.method))
@@ -75,13 +77,17 @@ class Retrain(TrainingMethod):
     def asked_for(cls, run: Run) -> bool:
         """Whether it is said how much to prune."""
         options: RetrainOptions = run.config(RetrainOptions)
-        return options.prune is not None or options.prune_amounts is not None
+        return any(one is not None for one in (options.prune, options.prune_amounts, options.prune_target))
 
     def facts(self) -> dict[str, object]:
         """Say how it is done, for the report."""
         options = self.options
-        return {"method": f"prune and retrain: {options.prune_method}", "requested_sparsity": options.prune,
-                "distribution": "amounts" if options.prune_amounts else self.request.distribution,
+        how: dict[str, object] = {"requested_sparsity": options.prune, "distribution": self.request.distribution}
+        if options.prune_amounts:
+            how["distribution"] = "amounts"
+        elif options.prune_target is not None:
+            how = {"target": {"flops": options.prune_target}, "distribution": "flops"}
+        return {"method": f"prune and retrain: {options.prune_method}", **how,
                 "granularity": options.prune_granularity, "iterations": options.prune_iterations,
                 "seed": options.prune_seed, **self.method.facts}  # fmt: skip
 
@@ -91,8 +97,11 @@ class Retrain(TrainingMethod):
 
     def rule(self, selection: Selection, training: Training) -> Gradual:
         """Prune in rounds, the first before all training."""
+        request = self.request
+        if self.options.prune_target is not None and not training.resumed:
+            request = replace(request, amounts=self._amounts(self.options.prune_target, training, selection))
         with named(f"--prune-amounts {self.options.prune_amounts}"):
-            request = self.request.fitted(selection)
+            request = request.fitted(selection)
         first, plan = rounds(self.options.prune_iterations, request.sparsity)
         method = self.method
         if method.uses_images():
@@ -101,6 +110,19 @@ class Retrain(TrainingMethod):
         if method.has_scores():
             return Gradual(selection.targets, method.scores, request, plan, first)
         return Gradual(selection.targets, None, request, plan, first, method.prune)
+
+    def _amounts(self, left: float, training: Training, selection: Selection) -> dict[str, float]:
+        """Amounts by layer for --prune-target; the first process chooses for all."""
+        options, model, run = self.options, training.model, self.run
+
+        def choose() -> dict[str, float]:
+            method = chosen_method(run, self.methods, options.prune_method)
+            with named(f"--prune-target flops={left:g}"), evaluating(model):
+                method.calibrate(run, model, selection.targets)
+                return chosen_amounts(left, options.prune_target_losses, run, model, selection, method, self.request)
+
+        found: dict[str, float] = of_the_first(choose)
+        return found
 
     def _calibrated(self, model: nn.Module, targets: Sequence[Target], request: Request) -> None:
         """One round of a method that looks at images, by a fresh one: what another has measured is of another model."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional
 
 from yolov5_prune_plugin import hookimpl
+from yolov5_prune_plugin.core.pruning.multiplications import uses_at
 from yolov5_prune_plugin.core.pruning.parameters import Selection
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.plugin_api.methods import TrainingMethod, oneshot_methods, own_options, training_methods
@@ -73,6 +74,8 @@ class TrainingRun:
         first, rule = method.first_masks(selection, training), method.rule(selection, training)
         parameters = {target.name: target.module.weight for target in selection.targets}
         training.selection = selection
+        size = self.run.image_size(training.model)
+        training.uses = uses_at(training.model, *size) if size else {}
         training.masked = method.masked(parameters, rule)
         training.masked.field = method.flag
         if not training.resumed:

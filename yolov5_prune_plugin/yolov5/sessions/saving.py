@@ -38,7 +38,8 @@ def save(
         return _write_whole(write, content, file)
     if training.masked:
         assert training.selection is not None
-        training.saved[Path(file).name] = measure(content.get("ema") or content["model"], training.selection)
+        model = content.get("ema") or content["model"]
+        training.saved[Path(file).name] = measure(model, training.selection, training.uses)
     if Path(file).name != "last.pt" or not hasattr(run.arguments, "resume"):
         _write_whole(write, content, file)
     else:
