@@ -177,3 +177,10 @@ def test_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(PruneError, match="the search runs in one process, not in 2"):
         check_budget(BudgetOptions(2), "channel", Run("val.py", "validate", None, None, True, save, None, "map"))
+
+
+def test_a_rise_that_no_measurement_could_tell_is_no_rise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """0.003 more at 0.5 than at 0."""
+    searched(tmp_path, lambda amount, _: 0.503 if amount == 0.5 else 0.5 - 0.1 * max(0, amount - 0.5))
+    assert content(tmp_path)["monotone"] is True
+    assert "But bisection" not in capsys.readouterr().out

@@ -111,8 +111,8 @@ def _other_points(study: Study, options: CurveOptions) -> list[CurvePoint]:
                                  measured, first))  # fmt: skip
     for bits in options.bits:
         first = ("compress", weights, "--bits", str(bits), *repo)
-        points.append(CurvePoint(f"compress bits {bits}", {"method": "compress", "distribution": "", "amount": float(bits)},
-                                 measured, first, PACKED))  # fmt: skip
+        asked = {"method": "compress", "distribution": "", "amount": float(bits)}
+        points.append(CurvePoint(f"compress bits {bits}", asked, measured, first, PACKED))
     return points
 
 
