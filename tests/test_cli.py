@@ -19,3 +19,11 @@ def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.setattr(cli, "_run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         cli.main(["run", "val.py"])
+
+
+def test_shells_complete_commands_and_flags() -> None:
+    """By shtab, as docs/good-to-know.md says."""
+    shtab = pytest.importorskip("shtab")
+    script = shtab.complete(cli.make_parser(), shell="bash")
+    for word in ("compress", "--slim-round", "--bits"):
+        assert word in script

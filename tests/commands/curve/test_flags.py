@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yolov5_prune_plugin.commands.curve.flags import amounts, names
+from yolov5_prune_plugin.commands.curve.flags import amounts, names, shares, whole_bits
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.jobs.options import EngineOptions
 
@@ -78,3 +78,14 @@ def test_address_is_rays() -> None:
     assert EngineOptions("ray", "auto").address == "auto"
     with pytest.raises(PruneError, match="--address auto belongs to --engine ray"):
         EngineOptions("local", "auto")
+
+
+def test_slim_and_bits() -> None:
+    assert shares("0.75, .5") == (0.75, 0.5)
+    assert whole_bits("8,6, 4") == (8, 6, 4)
+    for wrong in ("", "0", "1", "0.5,0.5", "half"):
+        with pytest.raises(PruneError, match="needs different shares above 0 and below 1"):
+            shares(wrong)
+    for wrong in ("", "0", "9", "4.5", "4,4", "12"):
+        with pytest.raises(PruneError, match="needs different numbers from 1 to 8"):
+            whole_bits(wrong)

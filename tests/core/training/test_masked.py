@@ -278,3 +278,26 @@ def test_old_torch_and_foreign_optimizers() -> None:
         masked.attach(object(), lambda: 1)  # type: ignore[arg-type]
     with pytest.raises(PruneError, match=r"the optimizer does not train 0\.weight"):
         masked.attach(OPTIMIZERS["sgd"](network().parameters()), lambda: 1)
+
+
+def test_it_says_ahead_how_often_masks_will_change() -> None:
+    """A pruning in five steps of ten; the masks then change that often."""
+    from yolov5_prune_plugin.core.training.gradual import gradual_plan
+
+    told: list[tuple[int, int]] = []
+
+    class Counted(Rule):
+        steps = gradual_plan(0.0, 0.5, 1, 0.8)(10)
+
+        def changes_at(self, step: int) -> bool:
+            return step in self.steps
+
+    model = network()
+    masked = Masked(of(model), Counted())
+    masked.on_begin = lambda steps, updates: told.append((steps, updates))
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    masked.prepare()
+    masked.attach(optimizer, lambda: 10)
+    train(model, optimizer, 10)
+    assert told == [(10, 5)]
+    assert masked.updates == 5

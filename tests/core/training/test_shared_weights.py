@@ -191,3 +191,19 @@ def test_dead_layers_and_few_weights() -> None:
         p.grad = torch.ones_like(p)
         optimizer.step()
         assert torch.equal(p.detach(), weight - 0.5 * (weight != 0))
+
+
+def test_how_far_the_values_moved() -> None:
+    """Every value twice as large is one root mean square away from where it began, and then stays."""
+    model = sparse_network()
+    masked = tied(model)
+    assert masked.figures() == {"values": 8, "moved": 0, "moved_in_epoch": 0}, "four values in each of two layers"
+    with torch.no_grad():
+        for p in of(model).values():
+            p.mul_(2)
+    found = masked.figures()
+    assert (found["moved"], found["moved_in_epoch"]) == (pytest.approx(1), pytest.approx(1))
+    assert masked.figures()["moved_in_epoch"] == 0
+    again = tied(sparse_network())
+    again.load(*masked.state())
+    assert again.figures()["moved"] == pytest.approx(1), "where they began is kept for --resume"

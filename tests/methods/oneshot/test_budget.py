@@ -209,3 +209,10 @@ def test_flops_leave_no_distribution_to_choose(tmp_path: Path) -> None:
     run = Run("val.py", "validate", argparse.Namespace(task="val"), argparse.Namespace(prune_distribution="erk"), True)
     with pytest.raises(PruneError, match="leave out --prune-distribution"):
         check_budget(BudgetOptions(1, 0.1, "flops"), "weight", run)
+
+
+def test_a_rise_that_no_measurement_could_tell_is_no_rise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """0.003 more at 0.5 than at 0."""
+    searched(tmp_path, lambda amount, _: 0.503 if amount == 0.5 else 0.5 - 0.1 * max(0, amount - 0.5))
+    assert content(tmp_path)["monotone"] is True
+    assert "But bisection" not in capsys.readouterr().out
