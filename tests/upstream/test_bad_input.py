@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.upstream.conftest import WEIGHTS, Release, run, val_arguments
+from yolov5_prune_plugin.files import PRIVATE
 
 pytestmark = pytest.mark.upstream
 
@@ -58,7 +60,14 @@ def lines(printed: str) -> list[str]:
         (["--prune-budget", "2", "--prune-save", "here.pt"], "--prune-save here.pt: exists already"),
         (["--prune-budget-step", "0.1"], "--prune-budget-step needs --prune-budget"),
         (["--prune-seed", "1"], "--prune-seed needs --prune S"),
-        (["--prune", "0.3", "--prune-seed", "x"], "--prune-seed: invalid int value: 'x'"),
+        (["--prune", "0.3", "--prune-seed", "x"], "--prune-seed: must be a whole number from 0 to 4294967295, got 'x'"),
+        (
+            ["--prune", "0.3", "--prune-seed", "-1"],
+            "--prune-seed: must be a whole number from 0 to 4294967295, got '-1'",
+        ),
+        (["--prune", "0.3", "--prune-seed", "1" + 30 * "0"], "--prune-seed: must be a whole number from 0 to"),
+        (["--prune", "0.3", "--weights", "pipe.pt"], "--weights pipe.pt: cannot be read: is no regular file"),
+        (["--prune", "0.3", "--project", "here.pt/runs"], "--project here.pt/runs/val: here.pt is no folder"),
         (["--prune", "0.3", "--weights", "m.onnx"], "--weights m.onnx: an exported model"),
         (["--prune", "0.3", "--weights", "m.torchscript"], "--weights m.torchscript: an exported model"),
         (["--prune", "0.3", "--weights", "m.engine"], "--weights m.engine: an exported model"),
@@ -78,13 +87,14 @@ def test_flags(clone: Release, shapes: Path, tmp_path: Path, flags: list[str], s
     (tmp_path / "short.pt").write_bytes(WEIGHTS.read_bytes()[:100_000])
     (tmp_path / "text.pt").write_text("not a model")
     (tmp_path / "here.pt").write_text("mine")
+    os.mkfifo(tmp_path / "pipe.pt")
     (tmp_path / "a.yaml").write_text("model.0.conv.wieght: 0.3")
     (tmp_path / "b.yaml").write_text("model.0.conv.weight: 0.3")
     printed = clone.launch("val.py", *val_arguments(shapes, tmp_path), *flags, cwd=tmp_path, ok=False)
     assert len(lines(printed)) == 1, printed
     assert says in lines(printed)[0]
     assert (tmp_path / "here.pt").read_text() == "mine"
-    assert not [file for file in tmp_path.glob(".*") if ".tmp" in file.name]
+    assert not list(tmp_path.glob(f"{PRIVATE}*"))
 
 
 def test_full_disk(clone: Release, shapes: Path, tmp_path: Path) -> None:
@@ -97,7 +107,7 @@ def test_full_disk(clone: Release, shapes: Path, tmp_path: Path) -> None:
                   "--prune-save", target, cwd=tmp_path, ok=False)  # fmt: skip
     assert f"--prune-save {target}: cannot be written" in lines(printed)[0]
     assert not target.exists()
-    assert not list(tmp_path.glob(".p.*"))
+    assert not list(tmp_path.glob(f"{PRIVATE}*"))
 
 
 def test_patch_killed_in_the_middle(clone: Release, tmp_path: Path) -> None:
@@ -131,11 +141,22 @@ def test_patch_killed_in_the_middle(clone: Release, tmp_path: Path) -> None:
         (["patch", "gone"], "patch gone: no such folder"),
         (["run", "gone.py"], "run gone.py: no such file"),
         (["run", "yolov5.gone"], "neither a file nor an installed module"),
+        (["inspect", "gone.y5z"], "gone.y5z: cannot be read: No such file"),
+        (["compress", "linear.pt", "-o", "x.y5z"], "linear.pt: has a Linear without a convolution"),
+        (["bench", "linear.pt"], "linear.pt: has a Linear without a convolution"),
+        (
+            ["compress", str(WEIGHTS), "-o", "x.y5z", "--bits", "auto", "--budget", "1", "--data", "missing.yaml"],
+            "--data missing.yaml: no such file, here or in ",
+        ),
+        (["run", "yolov5.train", "--resume", "text.pt"], "--resume text.pt: is not a PyTorch checkpoint"),
+        (["run", "yolov5.train", "--dns", "--resume", "missing.pt"], "--resume missing.pt: no such file"),
         (["run", "--seams", "gone.yaml", "{clone}/val.py", "--prune", "0.3"], "--seams gone.yaml: cannot be read"),
     ],
 )
 def test_commands(clone: Release, tmp_path: Path, arguments: list[str], says: str) -> None:
     """The command yolov5-prune itself."""
+    (tmp_path / "text.pt").write_text("not a model")
+    torch.save({"model": torch.nn.Linear(2, 2)}, tmp_path / "linear.pt")
     filled = [argument.format(clone=clone.folder) for argument in arguments]
     printed = run("-m", "yolov5_prune_plugin", *filled, cwd=tmp_path, ok=False)
     assert len(lines(printed)) == 1, printed

@@ -195,14 +195,6 @@ def _layer(content: dict[str, Any]) -> None:
             lambda content: (content["yaml"].update(nc=5), content.update(nc=5)),
             "model.24.m.0.weight has shape [27, 64, 1, 1]",
         ),
-        (
-            lambda content: content["yaml"]["backbone"].insert(0, [-1, 1, "nn.ZeroPad2d", [20000]]),
-            "too large to be run",
-        ),
-        (
-            lambda content: content["yaml"]["backbone"].insert(0, [-1, 1, "nn.MaxPool2d", [301, 1, 150]]),
-            "too large to be run",
-        ),
         (lambda content: content["facts"].update(ema="x"), "content.facts has the key 'ema'"),
         (lambda content: content.update(widths={"model.0.conv": [4, 3]}), "model.0.conv.weight has shape"),
     ],

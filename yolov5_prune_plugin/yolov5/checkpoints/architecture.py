@@ -30,6 +30,7 @@ from yolov5_prune_plugin.yolov5.seams.quiet import quiet
 
 SLIMMED = 100  # how many times smaller than its dense architecture a slim model may be: a tenth of all channels
 SIDE = 256  # pixels of the image that upstream finds strides with, and that a pass is counted for
+POOLING = 50  # multiplications of a convolution that take as long as a comparison of a pooling
 VALUES, PRODUCTS = 6e8, 6e10  # of a pass, at most: about three times those of the largest models there are
 
 
@@ -245,7 +246,9 @@ def _check_cost(model: nn.Module, task: str, scale: float) -> None:
                              f" than {VALUES * scale:.2g} values or takes more than {PRODUCTS * scale:.2g}"
                              " multiplications")  # fmt: skip
 
-    hooks = [layer.register_forward_hook(count) for layer in model.modules()]
+    leaves = [layer for layer in model.modules()
+              if isinstance(layer, nn.MultiheadAttention) or next(layer.children(), None) is None]  # fmt: skip
+    hooks = [layer.register_forward_hook(count) for layer in leaves]
     head = model.model[-1]  # type: ignore[index]
     training = head.training
     example = torch.zeros(1, _inputs(model), SIDE, SIDE, device="meta")
@@ -274,10 +277,10 @@ def _products(layer: nn.Module, given: Any) -> int:
         return layer.in_features
     if isinstance(layer, (nn.MaxPool2d, nn.AvgPool2d)):
         sides = layer.kernel_size if isinstance(layer.kernel_size, tuple) else (layer.kernel_size,) * 2
-        return math.prod(int(side) for side in sides)
+        return POOLING * math.prod(int(side) for side in sides)
     if isinstance(layer, nn.MultiheadAttention):
         return 2 * given[0].shape[0]  # its tokens
-    return 0 if next(layer.children(), None) else 1
+    return 1
 
 
 def _inputs(model: nn.Module) -> int:
