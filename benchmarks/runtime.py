@@ -85,7 +85,9 @@ def measure(name: str, options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         file = Path(folder) / "model.onnx"
         export_onnx(model, options.imgsz, file, options.batch)
-        runs: dict[str, Any] = {runtime: open_runtime(runtime, model, file, threads) for runtime in ("onnx", "openvino")}
+        runs: dict[str, Any] = {
+            runtime: open_runtime(runtime, model, file, threads) for runtime in ("onnx", "openvino")
+        }
     runs["pytorch"] = open_runtime("pytorch", model, file, threads)
     fast = {}
     for block in options.blocks:
@@ -111,12 +113,13 @@ def measure(name: str, options: argparse.Namespace) -> None:
     if options.layers:
         for key in fast:
             layers = [
-                (one.name, one.kernel, f"{one.before:.2f}", f"{one.ms:.2f}", f"{one.multiplications / one.ms / 1e6:.0f}",
+                (one.name, one.kernel, f"{one.before:.2f}", f"{one.ms:.2f}",
+                 f"{one.multiplications / one.ms / 1e6:.0f}",
                  f"{one.multiplications * (1 - one.zeros) / one.ms / 1e6:.0f}")
                 for one in fast[key].layers(x)
             ]  # fmt: skip
-            print_table(f"{name}, {key}, threads: {threads}: billions of multiplications a second, with and without zeros",
-                        ("layer", "kernel", "PyTorch ms", "ms", "with", "without"), layers)  # fmt: skip
+            title = f"{name}, {key}, threads: {threads}: billions of multiplications a second, with and without zeros"
+            print_table(title, ("layer", "kernel", "PyTorch ms", "ms", "with", "without"), layers)  # fmt: skip
 
 
 def _model(name: str) -> torch.nn.Module:

@@ -47,7 +47,7 @@ class Record:
             "zeros": sparsity.zeros,
             "parameters": sparsity.parameters,
             "skipped": {layer.name: layer.skipped for layer in sparsity.layers if layer.skipped},
-            "note": NOTE,
+            "note": "" if getattr(run.options, "sparse_runtime", False) else NOTE,
             "versions": {"yolov5_prune_plugin": __version__, "torch": torch.__version__},
         }
         self._console = plain_console(quiet=not run.main)
@@ -62,7 +62,8 @@ class Record:
             f" {self.content['seconds']:.2f} s"
         )
         self._console.print(layers_table(self.sparsity, title))
-        self._console.print(NOTE, style="dim")
+        if self.content["note"]:
+            self._console.print(self.content["note"], style="dim")
         if self.run.main and self.run.folder:
             amounts = amounts_of(self.sparsity, Granularity.parse(self.content["granularity"]))
             write_report(self.run.folder, {

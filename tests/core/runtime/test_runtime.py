@@ -277,9 +277,7 @@ def test_vectors_of_other_processors(width: int, registers: int) -> None:
     [("aarch64-linux-gnu", "cortex-a72", "", 4, 32, "fmla"),
      ("x86_64-linux-gnu", "skylake-avx512", "+avx512f,-prefer-256-bit", 16, 32, "zmm")],
 )  # fmt: skip
-def test_code_for_other_processors(
-    triple: str, cpu: str, features: str, width: int, registers: int, word: str
-) -> None:
+def test_code_for_other_processors(triple: str, cpu: str, features: str, width: int, registers: int, word: str) -> None:
     assert word in native.assembly(Target("other", triple, cpu, features, width, registers))
 
 

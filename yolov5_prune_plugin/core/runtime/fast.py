@@ -218,8 +218,8 @@ class FastModel(nn.Module):
             dense = entries(weight, choice.block) * choice.block >= 0.97 * weight.size
             kernel = "dense" if dense else "sparse" + (f" {choice.block}x1" if choice.block > 1 else "")
             found.append(
-                LayerTimes(c.name or str(i), tuple(weight.shape), float((weight == 0).mean()), weight.size * places, kernel,
-                           _torch_ms(c, repeats), ms, ms / (times.sum() * 1e3))
+                LayerTimes(c.name or str(i), tuple(weight.shape), float((weight == 0).mean()), weight.size * places,
+                           kernel, _torch_ms(c, repeats), ms, ms / (times.sum() * 1e3))
             )  # fmt: skip
         return found
 

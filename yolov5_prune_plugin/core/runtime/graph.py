@@ -266,11 +266,11 @@ class _Note:
     outputs: list[Optional[Value]]
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes operations whose arguments come of the inputs; everything else is a constant when it is used."""
 
     def __init__(self, inputs: Sequence[Tensor], names: dict[int, str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names = names
         self.notes: list[_Note] = []
         self._known: dict[int, tuple[Any, Value]] = {}
@@ -298,7 +298,7 @@ class _Recorder(TorchDispatchMode):
             raise PruneError("the sparse runtime cannot follow a model that looks at the values of its input")
         flat = list(result) if isinstance(result, (tuple, list)) else [result]
         outputs = [self._new(x) if isinstance(x, Tensor) else None for x in flat]
-        self.notes.append(_Note(func, *given, outputs))
+        self.notes.append(_Note(func, given[0], given[1], outputs))
         return result
 
 
@@ -438,8 +438,11 @@ class _Lowering:
             return False
         weight_name = self.recorder.names.get(id(weight), "")
         bias = torch.zeros(len(weight)) if bias is None else bias.detach()
-        two = [_pair(given[key]) for key in ("stride", "padding", "dilation")]
-        return self._emit(Convolution(source, target, weight.detach(), bias, *two, given["groups"], name=weight_name))  # type: ignore[arg-type]
+        stride, padding, dilation = (_pair(given[key]) for key in ("stride", "padding", "dilation"))
+        assert target is not None
+        made = Convolution(source, target, weight.detach(), bias, stride, padding, dilation, given["groups"])
+        made.name = weight_name
+        return self._emit(made)
 
     def _norm(self, given: dict[str, Any], outputs: list[Optional[Value]]) -> bool:
         source, target = given["input"], outputs[0]
@@ -457,7 +460,7 @@ class _Lowering:
         made = self._fusable(source)
         plain = made is not None and made.activation == "none" and made.added is None
         if not plain:
-            made = self._identity(source, target)  # type: ignore[arg-type]
+            made = self._identity(source, target)
         assert made is not None
         made.weight = (made.weight.double() * scale.view(-1, 1, 1, 1)).float()
         made.bias = (made.bias.double() * scale + shift).float()
@@ -495,7 +498,9 @@ class _Lowering:
         both = isinstance(one, Value) and isinstance(other, Value) and one.is_map and target is not None
         if not both or one.shape != other.shape or other.dtype is not one.dtype or given.get("alpha", 1) != 1:
             return False
-        made_at = {operation.target: i for i, operation in enumerate(self.operations) if isinstance(operation, Convolution)}
+        made_at = {
+            operation.target: i for i, operation in enumerate(self.operations) if isinstance(operation, Convolution)
+        }
         places = [(made_at[x], x) for x in (one, other) if self._fusable(x) is not None and one is not other]
         for place, value in sorted(places, key=lambda pair: -pair[0]):
             rest = other if value is one else one
@@ -613,7 +618,12 @@ class _Lowering:
             return self._cat_heads(given, note, target)
         if head is None:
             other = given.get("other")
-            if name in ("mul", "add") and isinstance(other, Value) and other in self.heads and not isinstance(first, Value):
+            if (
+                name in ("mul", "add")
+                and isinstance(other, Value)
+                and other in self.heads
+                and not isinstance(first, Value)
+            ):
                 head, given = self.heads[other], {**given, "other": first}
             else:
                 return False
@@ -659,7 +669,9 @@ class _Lowering:
         if all(head.stage == "last" for head in found) and dim in (4, -1):
             if len({(head.source, head.anchors) for head in found}) > 1:
                 return False
-            self._keep(target, _Head(found[0].source, found[0].anchors, "last", [s for h in found for s in h.segments]), note)
+            self._keep(
+                target, _Head(found[0].source, found[0].anchors, "last", [s for h in found for s in h.segments]), note
+            )
             return True
         if all(head.stage == "rows" for head in found) and dim in (1, -2):
             self._decode(found, target)
@@ -676,7 +688,10 @@ class _Lowering:
         if name == "pow":
             if given.get("exponent") != 2 or any(s.square or s.shift is not None for s in segments):
                 return None
-            return [Segment(s.start, s.stop, s.sigmoid, True, None if s.scale is None else s.scale.square()) for s in segments]
+            return [
+                Segment(s.start, s.stop, s.sigmoid, True, None if s.scale is None else s.scale.square())
+                for s in segments
+            ]
         if name == "slice":
             if target.shape == first.shape:
                 return segments
@@ -716,7 +731,7 @@ class _Lowering:
         if tuple(target.shape[1:]) != shape[1:]:
             return None
         try:
-            pieces = constant.expand(shape).split(sizes, -1)
+            pieces = torch.split(constant.expand(shape), sizes, -1)
         except RuntimeError:
             return None
         made = []

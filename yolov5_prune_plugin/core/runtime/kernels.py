@@ -16,8 +16,8 @@ AFTER, BEFORE = 1, 2  # where a sum is added: to the activation's result or to w
 # Fields of all steps
 KIND, UNITS, MEET, SOURCE, SOURCE_BASE, TARGET, TARGET_BASE = range(7)
 # of a convolution; offsets are bytes, strides floats
-(SOURCE_IMAGE, TARGET_IMAGE, TARGET_PLANE, PANELS, PANEL_TILES, TILES, TILE, KERNEL, TAIL_KERNEL, CHUNKS, BLOCKS, GROUPS,
- STREAMS, COUNTS, CHUNK_STARTS, BIAS, MASK, ADDED, ADDED_BASE, ADDED_IMAGE, ADDED_PLANE, ACTIVATION, ADD_WHERE,
+(SOURCE_IMAGE, TARGET_IMAGE, TARGET_PLANE, PANELS, PANEL_TILES, TILES, TILE, KERNEL, TAIL_KERNEL, CHUNKS, BLOCKS,
+ GROUPS, STREAMS, COUNTS, CHUNK_STARTS, BIAS, MASK, ADDED, ADDED_BASE, ADDED_IMAGE, ADDED_PLANE, ACTIVATION, ADD_WHERE,
  SLOPE, ROWS, AHEAD, AHEAD_COUNTS, PACKING, AHEAD_OUT) = range(7, 36)  # fmt: skip
 # of the others
 (CHANNELS, HEIGHT, WIDTH, SOURCE_ROW, SOURCE_PLANE, OUT_HEIGHT, OUT_WIDTH, TARGET_ROW, STRIDE, PADDING_ROWS,
@@ -62,7 +62,15 @@ def module_text(width: int, registers: int) -> str:
     ]
     parts.append(_finish(width))
     parts += [_tile(width, block, many) for block, many in kernel_numbers(tiles)]
-    parts += [_convolution(width, tiles), _pack_rows(width), _pack(width), _pool(width), _upsample(width), _decode(width), _run(width)]
+    parts += [
+        _convolution(width, tiles),
+        _pack_rows(width),
+        _pack(width),
+        _pool(width),
+        _upsample(width),
+        _decode(width),
+        _run(width),
+    ]
     return "\n".join(parts)
 
 
@@ -138,9 +146,7 @@ def _tile(width: int, block: int, many: int) -> str:
     f.lines[phis] = "  %s = phi ptr [ %s.group, %sum.start ], [ %s.next, %sum ]"
     f.lines[phis + 1] = "  %i = phi i64 [ 0, %sum.start ], [ %i.next, %sum ]"
     for k, pair in enumerate(pairs):
-        f.lines[phis + 2 + k] = (
-            f"  {accumulators[pair]} = phi {v} [ {begin[pair]}, %sum.start ], [ {new[pair]}, %sum ]"
-        )
+        f.lines[phis + 2 + k] = f"  {accumulators[pair]} = phi {v} [ {begin[pair]}, %sum.start ], [ {new[pair]}, %sum ]"
     f.label("sum.end")
     f.do("%s.after = phi ptr [ %s.group, %sum.start ], [ %s.next, %sum ]")
     done = {pair: f.op(f"phi {v} [ {begin[pair]}, %sum.start ], [ {new[pair]}, %sum ]") for pair in pairs}
@@ -168,8 +174,8 @@ def _tile(width: int, block: int, many: int) -> str:
 
 def _finish(width: int) -> str:
     """Sums of a tile, which are still near, become results: activation, addition, and zeros between the rows."""
-    arguments = [("ptr", "out"), ("i64", "plane"), ("i64", "rows"), ("i64", "pixels"), ("ptr", "mask"), ("ptr", "added"),
-                 ("i64", "added_plane"), ("i64", "activation"), ("i64", "where"), ("float", "slope")]  # fmt: skip
+    arguments = [("ptr", "out"), ("i64", "plane"), ("i64", "rows"), ("i64", "pixels"), ("ptr", "mask"),
+                 ("ptr", "added"), ("i64", "added_plane"), ("i64", "activation"), ("i64", "where"), ("float", "slope")]  # fmt: skip
     f = Function("finish", arguments, width)
     v, aligned = f.vector, width * 4
     slope = f.splat("%slope")
@@ -333,7 +339,9 @@ def _pack_rows(width: int) -> str:
     f = Function("pack_rows", arguments, width)
     v = f.vector
     height, columns = _field(f, HEIGHT), _field(f, WIDTH)
-    source = f.at(_pointer(f, SOURCE), f.add(f.mul("%image", _field(f, IMAGE_IN)), f.mul("%channel", _field(f, SOURCE_PLANE))))
+    source = f.at(
+        _pointer(f, SOURCE), f.add(f.mul("%image", _field(f, IMAGE_IN)), f.mul("%channel", _field(f, SOURCE_PLANE)))
+    )
     source_row, target_row, phase_plane = (_field(f, i) for i in (SOURCE_ROW, TARGET_ROW, PHASE_OUT))
     down, right = _field(f, STRIDE), _field(f, STRIDE_COLUMNS)
     above, left = _field(f, PADDING_ROWS), _field(f, PADDING_COLUMNS)
@@ -395,7 +403,9 @@ def _pool(width: int) -> str:
     v, minus = f.vector, number(float("-inf"))
     channels, height, columns = (_field(f, i) for i in (CHANNELS, HEIGHT, WIDTH))
     image, channel = f.divided("%unit", channels)
-    source = f.at(_pointer(f, SOURCE), f.add(f.mul(image, _field(f, IMAGE_IN)), f.mul(channel, _field(f, SOURCE_PLANE))))
+    source = f.at(
+        _pointer(f, SOURCE), f.add(f.mul(image, _field(f, IMAGE_IN)), f.mul(channel, _field(f, SOURCE_PLANE)))
+    )
     target = f.at(_pointer(f, TARGET), f.add(f.mul(image, _field(f, IMAGE_OUT)), f.mul(channel, _field(f, PLANE_OUT))))
     line = _base(f, WORKSPACE, f.add(_field(f, SCRATCH), f.mul("%thread", _field(f, SCRATCH_SIZE))))
     above, left = _field(f, PADDING_ROWS), _field(f, PADDING_COLUMNS)
@@ -436,7 +446,9 @@ def _upsample(width: int) -> str:
     v = f.vector
     channels, height, columns = (_field(f, i) for i in (CHANNELS, HEIGHT, WIDTH))
     image, channel = f.divided("%unit", channels)
-    source = f.at(_pointer(f, SOURCE), f.add(f.mul(image, _field(f, IMAGE_IN)), f.mul(channel, _field(f, SOURCE_PLANE))))
+    source = f.at(
+        _pointer(f, SOURCE), f.add(f.mul(image, _field(f, IMAGE_IN)), f.mul(channel, _field(f, SOURCE_PLANE)))
+    )
     target = f.at(_pointer(f, TARGET), f.add(f.mul(image, _field(f, IMAGE_OUT)), f.mul(channel, _field(f, PLANE_OUT))))
     down, right = _field(f, STRIDE), _field(f, STRIDE_COLUMNS)
     source_row, target_row = _field(f, SOURCE_ROW), _field(f, TARGET_ROW)
@@ -528,9 +540,9 @@ def _decode(width: int) -> str:
             for usual in (False, True):
                 f.label(f"{kind}.{'usual' if usual else 'any'}")
                 square = f.transpose([one(f.add(c, i), j, usual) for i in range(width)])
-                for i, vector in enumerate(square):
-                    with f.when(f.less(i, there)):
-                        f.store(vector, f.at(out, f.add(f.mul(i, channels), c)), v)
+                for lane, vector in enumerate(square):
+                    with f.when(f.less(lane, there)):
+                        f.store(vector, f.at(out, f.add(f.mul(lane, channels), c)), v)
                 f.jump(f"{kind}.end")
             f.label(f"{kind}.end")
         f.jump(f"{name}.end")

@@ -233,4 +233,6 @@ class Program:
 
 def _seen(memory: Tensor, value: Value, place: Place) -> Tensor:
     """A map in memory as torch sees it."""
-    return memory.as_strided(value.shape, (place.image, place.plane, place.row, 1), memory.storage_offset() + place.offset // 4)
+    return memory.as_strided(
+        value.shape, (place.image, place.plane, place.row, 1), memory.storage_offset() + place.offset // 4
+    )
