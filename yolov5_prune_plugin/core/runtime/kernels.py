@@ -175,7 +175,8 @@ def _tile(width: int, block: int, many: int) -> str:
 def _finish(width: int) -> str:
     """Sums of a tile, which are still near, become results: activation, addition, and zeros between the rows."""
     arguments = [("ptr", "out"), ("i64", "plane"), ("i64", "rows"), ("i64", "pixels"), ("ptr", "mask"),
-                 ("ptr", "added"), ("i64", "added_plane"), ("i64", "activation"), ("i64", "where"), ("float", "slope")]  # fmt: skip
+                 ("ptr", "added"), ("i64", "added_plane"), ("i64", "activation"), ("i64", "where"),
+                 ("float", "slope")]  # fmt: skip
     f = Function("finish", arguments, width)
     v, aligned = f.vector, width * 4
     slope = f.splat("%slope")
