@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--level", help="kernels: avx512, avx2 or sse; by default the processor's best")
+    parser.add_argument("--processor-time", action="store_true", help="for a busy machine, one thread")
     parser.add_argument("--layers", action="store_true", help="each layer of the last model too")
     parser.add_argument("--only", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -97,7 +99,8 @@ def measure(name: str, options: argparse.Namespace) -> None:
                 fast[key] = runs[key] = api.fast(zeroed(model, share, block), level=options.level)
                 fast[key](x)
     with torch.no_grad():
-        times = in_turns({key: (lambda run=run: run(x)) for key, run in runs.items()}, options.rounds)  # type: ignore[misc]
+        times = in_turns({key: (lambda run=run: run(x)) for key, run in runs.items()}, options.rounds,  # type: ignore[misc]
+                         clock=time.process_time if options.processor_time else time.perf_counter)  # fmt: skip
     base = min(("onnx", "openvino"), key=lambda key: statistics.median(times[key]))
     rows = []
     for key, of in times.items():
@@ -106,19 +109,20 @@ def measure(name: str, options: argparse.Namespace) -> None:
     level = next(iter(fast.values())).level
     print_table(
         f"{name}, imgsz {options.imgsz}, batch {options.batch}, threads: {threads}, {level} kernels,"
-        f" {options.rounds} rounds; ratio to {base}",
+        f" {options.rounds} rounds{' of processor time' if options.processor_time else ''}; ratio to {base}",
         ("", "ms", "times as fast", "quartiles"),
         rows,
     )
     if options.layers:
         for key in fast:
             layers = [
-                (one.name, one.kernel, f"{one.before:.2f}", f"{one.ms:.2f}", f"{one.multiplications / one.ms / 1e6:.0f}",
+                (one.name, one.kernel, f"{one.before:.2f}", f"{one.ms:.2f}",
+                 f"{one.multiplications / one.ms / 1e6:.0f}",
                  f"{one.multiplications * (1 - one.zeros) / one.ms / 1e6:.0f}")
                 for one in fast[key].layers(x)
             ]  # fmt: skip
-            print_table(f"{name}, {key}, threads: {threads}: billions of multiplications a second, with and without zeros",
-                        ("layer", "kernel", "PyTorch ms", "ms", "with", "without"), layers)  # fmt: skip
+            title = f"{name}, {key}, threads: {threads}: billions of multiplications a second, with and without zeros"
+            print_table(title, ("layer", "kernel", "PyTorch ms", "ms", "with", "without"), layers)  # fmt: skip
 
 
 def _model(name: str) -> torch.nn.Module:

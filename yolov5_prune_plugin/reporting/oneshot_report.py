@@ -49,7 +49,7 @@ class Record:
             **facts,
             **totals_of(sparsity),
             "skipped": {layer.name: layer.skipped for layer in sparsity.layers if layer.skipped},
-            "note": NOTE,
+            "note": "" if getattr(run.options, "sparse_runtime", False) else NOTE,
             "versions": {"yolov5_prune_plugin": __version__, "torch": torch.__version__},
             **_data_of(run),
         }
@@ -65,7 +65,8 @@ class Record:
         whole = bool(getattr(self.run.options, "prune_verbose", False))
         said = f"{title}; {self.content['pruned_weights']} weights, {self._seconds:.2f} s"
         self._console.print(layers_table(self.sparsity, said, whole))
-        self._console.print(NOTE, style="dim")
+        if self.content["note"]:
+            self._console.print(self.content["note"], style="dim")
         if self.run.main and self.run.folder:
             amounts = amounts_of(self.sparsity, Granularity.parse(self.content["granularity"]))
             write_report(self.run.folder, {

@@ -37,8 +37,8 @@ def report(content: dict[str, Any], folder: Optional[Path]) -> None:
 def summary(content: dict[str, Any]) -> str:
     """One line on the whole model, from what runtime.json holds."""
     shape = "x".join(map(str, content["shape"]))
-    text = (f"sparse runtime ({content['kernels']}, threads: {content['threads']}): {content['ms']:.1f} ms for {shape}, PyTorch"
-            f" {content['pytorch_ms']:.1f} ms in turns with it: {content['faster']:.2f} times as fast"
+    text = (f"sparse runtime ({content['kernels']}, threads: {content['threads']}): {content['ms']:.1f} ms for {shape},"
+            f" PyTorch {content['pytorch_ms']:.1f} ms in turns with it: {content['faster']:.2f} times as fast"
             f" ({content['faster_low']:.2f}-{content['faster_high']:.2f})")  # fmt: skip
     if content["left_to_pytorch"]:
         text += f"; left to PyTorch: {', '.join(sorted(set(content['left_to_pytorch'])))}"
@@ -54,8 +54,9 @@ def runtime_table(content: dict[str, Any]) -> Table:
     for column in ("shape", "zeros", "PyTorch ms", "ms", "share"):
         table.add_column(column, justify="right")
     for row in content["layers"]:
-        table.add_row(Text(row["name"].removesuffix(".weight")), row["kernel"], "x".join(map(str, row["shape"])),
-                      f"{row['zeros']:.3f}", f"{row['before']:.3f}", f"{row['ms']:.3f}", f"{row['share']:.3f}")  # fmt: skip
+        numbers = (f"{row['zeros']:.3f}", f"{row['before']:.3f}", f"{row['ms']:.3f}", f"{row['share']:.3f}")
+        shape = "x".join(map(str, row["shape"]))
+        table.add_row(Text(row["name"].removesuffix(".weight")), row["kernel"], shape, *numbers)
     return table
 
 

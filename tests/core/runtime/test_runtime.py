@@ -372,6 +372,20 @@ def test_changed_weights_are_noticed() -> None:
         check(fast(x), model(x))
 
 
+def test_copies() -> None:
+    import copy
+    import pickle
+
+    model, x = small(), torch.randn(1, 3, 16, 16)
+    model[3].train()  # modes stay as they are
+    fast = FastModel(model)
+    assert model[3].training
+    with torch.no_grad():
+        wanted = fast(x)
+        for other in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
+            assert torch.equal(other(x), wanted)
+
+
 def test_outputs_stay_what_they_are() -> None:
     """Memory is used again when nobody holds the tensor, and not before; also if only a view of it is held."""
     torch.manual_seed(0)

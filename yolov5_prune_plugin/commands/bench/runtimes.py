@@ -18,8 +18,8 @@ from yolov5_prune_plugin.errors import NoResultError
 from yolov5_prune_plugin.yolov5.seams.quiet import quiet
 
 Run = Callable[[Tensor], Any]
-NAMES = {"pytorch": "PyTorch", "sparse": "sparse runtime", "cuda": "PyTorch CUDA", "onnx": "ONNX Runtime", "openvino": "OpenVINO",
-         "tensorrt": "TensorRT"}  # fmt: skip
+NAMES = {"pytorch": "PyTorch", "sparse": "sparse runtime", "cuda": "PyTorch CUDA", "onnx": "ONNX Runtime",
+         "openvino": "OpenVINO", "tensorrt": "TensorRT"}  # fmt: skip
 NEEDS = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino"), "tensorrt": ("onnx", "onnxruntime")}
 ON_GPU = ("cuda", "tensorrt")
 TENSORRT = (

@@ -67,8 +67,8 @@ def measured(planner: Planner) -> dict[Convolution, Choice]:
             blob = Blob()
             rows = planner.convolution(c, way, blob)
             steps = np.array(rows, np.int64)
-            plan = Plan(planner.graph, steps, blob.buffer(), workspace, [], planner.places, planner.fresh, planner.decoded,
-                        planner.bases, planner.threads)  # fmt: skip
+            plan = Plan(planner.graph, steps, blob.buffer(), workspace, [], planner.places, planner.fresh,
+                        planner.decoded, planner.bases, planner.threads)  # fmt: skip
             program = Program(plan, kernels)
             made: dict[Value, torch.Tensor] = {}
             bases = program.bases(inputs, made)

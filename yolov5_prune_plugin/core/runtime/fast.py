@@ -81,13 +81,21 @@ class FastModel(nn.Module):
         self._programs: OrderedDict[Any, Program] = OrderedDict()
         self._seen: Any = None
         self.reasons: dict[str, int] = {}
-        self.train(model.training)
+        self.training = model.training
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("model"), name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy makes its own programs."""
+        return {**self.__dict__, "_programs": OrderedDict(), "_seen": None, "_kernels": self._kernels.target}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._kernels = kernels(state["_kernels"])
 
     @property
     def level(self) -> str:
@@ -218,8 +226,8 @@ class FastModel(nn.Module):
             dense = entries(weight, choice.block) * choice.block >= 0.97 * weight.size
             kernel = "dense" if dense else "sparse" + (f" {choice.block}x1" if choice.block > 1 else "")
             found.append(
-                LayerTimes(c.name or str(i), tuple(weight.shape), float((weight == 0).mean()), weight.size * places, kernel,
-                           _torch_ms(c, repeats), ms, ms / (times.sum() * 1e3))
+                LayerTimes(c.name or str(i), tuple(weight.shape), float((weight == 0).mean()), weight.size * places,
+                           kernel, _torch_ms(c, repeats), ms, ms / (times.sum() * 1e3))
             )  # fmt: skip
         return found
 

@@ -266,11 +266,11 @@ class _Note:
     outputs: list[Optional[Value]]
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes operations whose arguments come of the inputs; everything else is a constant when it is used."""
 
     def __init__(self, inputs: Sequence[Tensor], names: dict[int, str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names = names
         self.notes: list[_Note] = []
         self._known: dict[int, tuple[Any, Value]] = {}
@@ -298,7 +298,7 @@ class _Recorder(TorchDispatchMode):
             raise PruneError("the sparse runtime cannot follow a model that looks at the values of its input")
         flat = list(result) if isinstance(result, (tuple, list)) else [result]
         outputs = [self._new(x) if isinstance(x, Tensor) else None for x in flat]
-        self.notes.append(_Note(func, *given, outputs))
+        self.notes.append(_Note(func, given[0], given[1], outputs))
         return result
 
 
@@ -438,8 +438,11 @@ class _Lowering:
             return False
         weight_name = self.recorder.names.get(id(weight), "")
         bias = torch.zeros(len(weight)) if bias is None else bias.detach()
-        two = [_pair(given[key]) for key in ("stride", "padding", "dilation")]
-        return self._emit(Convolution(source, target, weight.detach(), bias, *two, given["groups"], name=weight_name))  # type: ignore[arg-type]
+        stride, padding, dilation = (_pair(given[key]) for key in ("stride", "padding", "dilation"))
+        assert target is not None
+        made = Convolution(source, target, weight.detach(), bias, stride, padding, dilation, given["groups"])
+        made.name = weight_name
+        return self._emit(made)
 
     def _norm(self, given: dict[str, Any], outputs: list[Optional[Value]]) -> bool:
         source, target = given["input"], outputs[0]
@@ -457,7 +460,7 @@ class _Lowering:
         made = self._fusable(source)
         plain = made is not None and made.activation == "none" and made.added is None
         if not plain:
-            made = self._identity(source, target)  # type: ignore[arg-type]
+            made = self._identity(source, target)
         assert made is not None
         made.weight = (made.weight.double() * scale.view(-1, 1, 1, 1)).float()
         made.bias = (made.bias.double() * scale + shift).float()
@@ -728,7 +731,7 @@ class _Lowering:
         if tuple(target.shape[1:]) != shape[1:]:
             return None
         try:
-            pieces = constant.expand(shape).split(sizes, -1)
+            pieces = torch.split(constant.expand(shape), sizes, -1)
         except RuntimeError:
             return None
         made = []

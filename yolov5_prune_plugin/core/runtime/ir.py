@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 LOG2E = 1.4426950408889634
@@ -83,15 +83,30 @@ class Function:
     # whole numbers, all i64
 
     def add(self, a: str | int, b: str | int) -> str:
-        """a + b."""
+        """a + b.
+
+        Args:
+            a: One number.
+            b: The other.
+        """
         return self.op(f"add i64 {a}, {b}")
 
     def sub(self, a: str | int, b: str | int) -> str:
-        """a - b."""
+        """a - b.
+
+        Args:
+            a: One number.
+            b: The other.
+        """
         return self.op(f"sub i64 {a}, {b}")
 
     def mul(self, a: str | int, b: str | int) -> str:
-        """a * b."""
+        """a * b.
+
+        Args:
+            a: One number.
+            b: The other.
+        """
         return self.op(f"mul i64 {a}, {b}")
 
     def divided(self, a: str | int, b: str | int) -> tuple[str, str]:
@@ -105,15 +120,30 @@ class Function:
         return quotient, self.sub(a, self.mul(quotient, b))
 
     def less(self, a: str | int, b: str | int) -> str:
-        """a < b, signed."""
+        """a < b, signed.
+
+        Args:
+            a: One number.
+            b: The other.
+        """
         return self.op(f"icmp slt i64 {a}, {b}")
 
     def minimum(self, a: str | int, b: str | int) -> str:
-        """The smaller one."""
+        """The smaller one.
+
+        Args:
+            a: One number.
+            b: The other.
+        """
         return self.op(f"call i64 @llvm.smin.i64(i64 {a}, i64 {b})")
 
     def maximum(self, a: str | int, b: str | int) -> str:
-        """The larger one."""
+        """The larger one.
+
+        Args:
+            a: One number.
+            b: The other.
+        """
         return self.op(f"call i64 @llvm.smax.i64(i64 {a}, i64 {b})")
 
     # memory
@@ -206,7 +236,13 @@ class Function:
         return "<" + ", ".join([f"i32 {value}"] * self.width) + ">"
 
     def fma(self, a: str, b: str, c: str) -> str:
-        """a * b + c, rounded once where the processor can."""
+        """a * b + c, rounded once where the processor can.
+
+        Args:
+            a: A factor.
+            b: The other.
+            c: What is added.
+        """
         v = self.vector
         return self.op(f"call {v} @llvm.fmuladd.v{self.width}f32({v} {a}, {v} {b}, {v} {c})")
 
@@ -221,17 +257,33 @@ class Function:
         return self.op(f"{name} {self.vector} {a}, {b}")
 
     def clamp_low(self, a: str, low: str) -> str:
-        """Not below ``low``; NaN becomes ``low``."""
+        """Not below ``low``; NaN becomes ``low``.
+
+        Args:
+            a: Any numbers.
+            low: The least.
+        """
         test = self.op(f"fcmp ogt {self.vector} {a}, {low}")
         return self.op(f"select <{self.width} x i1> {test}, {self.vector} {a}, {self.vector} {low}")
 
     def clamp_high(self, a: str, high: str) -> str:
-        """Not above ``high``; NaN becomes ``high``."""
+        """Not above ``high``; NaN becomes ``high``.
+
+        Args:
+            a: Any numbers.
+            high: The most.
+        """
         test = self.op(f"fcmp olt {self.vector} {a}, {high}")
         return self.op(f"select <{self.width} x i1> {test}, {self.vector} {a}, {self.vector} {high}")
 
     def shuffle(self, a: str, b: str, indices: Sequence[int]) -> str:
-        """Lanes of two vectors, one after the other, by their indices."""
+        """Lanes of two vectors, one after the other, by their indices.
+
+        Args:
+            a: The first vector.
+            b: The second.
+            indices: Of lanes; those of ``b`` follow those of ``a``.
+        """
         listed = ", ".join(f"i32 {i}" for i in indices)
         return self.op(f"shufflevector {self.vector} {a}, {self.vector} {b}, <{len(indices)} x i32> <{listed}>")
 
@@ -262,6 +314,3 @@ class Function:
                     a, b = found[i], found[i + size]
                     found[i], found[i + size] = self.shuffle(a, b, low), self.shuffle(a, b, high)
         return found
-
-
-Emit = Callable[[Function], None]

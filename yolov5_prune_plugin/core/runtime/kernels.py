@@ -16,8 +16,8 @@ AFTER, BEFORE = 1, 2  # where a sum is added: to the activation's result or to w
 # Fields of all steps
 KIND, UNITS, MEET, SOURCE, SOURCE_BASE, TARGET, TARGET_BASE = range(7)
 # of a convolution; offsets are bytes, strides floats
-(SOURCE_IMAGE, TARGET_IMAGE, TARGET_PLANE, PANELS, PANEL_TILES, TILES, TILE, KERNEL, TAIL_KERNEL, CHUNKS, BLOCKS, GROUPS,
- STREAMS, COUNTS, CHUNK_STARTS, BIAS, MASK, ADDED, ADDED_BASE, ADDED_IMAGE, ADDED_PLANE, ACTIVATION, ADD_WHERE,
+(SOURCE_IMAGE, TARGET_IMAGE, TARGET_PLANE, PANELS, PANEL_TILES, TILES, TILE, KERNEL, TAIL_KERNEL, CHUNKS, BLOCKS,
+ GROUPS, STREAMS, COUNTS, CHUNK_STARTS, BIAS, MASK, ADDED, ADDED_BASE, ADDED_IMAGE, ADDED_PLANE, ACTIVATION, ADD_WHERE,
  SLOPE, ROWS, AHEAD, AHEAD_COUNTS, PACKING, AHEAD_OUT) = range(7, 36)  # fmt: skip
 # of the others
 (CHANNELS, HEIGHT, WIDTH, SOURCE_ROW, SOURCE_PLANE, OUT_HEIGHT, OUT_WIDTH, TARGET_ROW, STRIDE, PADDING_ROWS,
@@ -174,8 +174,9 @@ def _tile(width: int, block: int, many: int) -> str:
 
 def _finish(width: int) -> str:
     """Sums of a tile, which are still near, become results: activation, addition, and zeros between the rows."""
-    arguments = [("ptr", "out"), ("i64", "plane"), ("i64", "rows"), ("i64", "pixels"), ("ptr", "mask"), ("ptr", "added"),
-                 ("i64", "added_plane"), ("i64", "activation"), ("i64", "where"), ("float", "slope")]  # fmt: skip
+    arguments = [("ptr", "out"), ("i64", "plane"), ("i64", "rows"), ("i64", "pixels"), ("ptr", "mask"),
+                 ("ptr", "added"), ("i64", "added_plane"), ("i64", "activation"), ("i64", "where"),
+                 ("float", "slope")]  # fmt: skip
     f = Function("finish", arguments, width)
     v, aligned = f.vector, width * 4
     slope = f.splat("%slope")
@@ -540,9 +541,9 @@ def _decode(width: int) -> str:
             for usual in (False, True):
                 f.label(f"{kind}.{'usual' if usual else 'any'}")
                 square = f.transpose([one(f.add(c, i), j, usual) for i in range(width)])
-                for i, vector in enumerate(square):
-                    with f.when(f.less(i, there)):
-                        f.store(vector, f.at(out, f.add(f.mul(i, channels), c)), v)
+                for lane, vector in enumerate(square):
+                    with f.when(f.less(lane, there)):
+                        f.store(vector, f.at(out, f.add(f.mul(lane, channels), c)), v)
                 f.jump(f"{kind}.end")
             f.label(f"{kind}.end")
         f.jump(f"{name}.end")

@@ -109,7 +109,7 @@ def _machine(target: Target) -> Any:
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     found = llvm.Target.from_triple(target.triple or llvm.get_process_triple())
-    given = {"opt": 3, "jit": not target.triple}
+    given: dict[str, Any] = {"opt": 3, "jit": not target.triple}
     if target.triple:
         given["reloc"] = "pic"
     return found.create_target_machine(cpu=target.cpu, features=target.features, **given)

@@ -222,7 +222,8 @@ class Planner:
             choices: For each convolution.
             workspace: To use; None makes one.
         """
-        blob, rows = Blob(), []
+        blob = Blob()
+        rows: list[list[int]] = []
         sequence: list[Union[Span, Torch]] = []
         layers = []
         for operation in self.graph.operations:
@@ -321,17 +322,13 @@ class Planner:
             self.decoded[target] = self.bases
             self.bases += 1
         torch_only = self._only_torch()
+        viewed = {parent for parent, _ in self.parents.values()}
         for root in roots:
             if root in torch_only:
                 continue
             layout = self.layouts[root.shape[2], root.shape[3]]
             uses = users.get(root, set())
-            if (
-                root in convolved
-                and "Torch" in uses
-                and uses <= {"Torch", "Decode"}
-                and root not in self.parents.values()
-            ):
+            if root in convolved and "Torch" in uses and uses <= {"Torch", "Decode"} and root not in viewed:
                 self.fresh[root] = self.bases, self.batch * root.shape[1] * layout.plane + TILE
                 channels = root.shape[1]
                 self.places[root] = Place(
@@ -478,7 +475,7 @@ class Planner:
         """
         planes = c.source.shape[1] * c.stride[0] * c.stride[1]
         stream = np.count_nonzero(c.weight[span].numpy()) * 8
-        layout, rows, whole = self._packed(c)
+        layout, _, whole = self._packed(c)
         if whole * planes * 4 < PACKED_LARGE or stream > SECOND_CACHE:
             return None
         sizes = self.kernels.tiles[block]
@@ -543,7 +540,7 @@ class Planner:
         row[k.MASK] = self.masks[layout.height, layout.width]
 
     def _lines(self, offsets: np.ndarray, cuts: list[int], pixels: int, ahead: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Lines of the cache that a tile reads, by blocks of input channels: they are fetched while the one before runs."""
+        """Lines of the cache that a tile reads, by blocks of input channels."""
         made, counts = [np.zeros(0, np.int32)], [0]
         for start, stop in zip(cuts, cuts[1:]) if ahead else []:
             runs = (offsets[start:stop, None] + np.arange(0, pixels + 15, 16)[None]).reshape(-1)

@@ -35,7 +35,6 @@ class Team:
     def __init__(self, threads: int) -> None:
         self.threads, self.process = threads, os.getpid()
         self._orders: list[queue.SimpleQueue[Any]] = []
-        self._done: queue.SimpleQueue[None] = queue.SimpleQueue()
         for number in range(1, threads):
             orders: queue.SimpleQueue[Any] = queue.SimpleQueue()
             self._orders.append(orders)
@@ -43,12 +42,13 @@ class Team:
 
     def _work(self, number: int, orders: queue.SimpleQueue[Any]) -> None:
         while True:
-            call = orders.get()
-            if call is None:
+            order = orders.get()
+            if order is None:
                 return
-            call(number)
-            del call
-            self._done.put(None)
+            function, done = order
+            function(number)
+            del function, order
+            done.put(None)
 
     def call(self, function: Callable[[int], object]) -> None:
         """Call a function with the number of the thread, in all threads at once.
@@ -56,11 +56,12 @@ class Team:
         Args:
             function: Must end in all of them.
         """
+        done: queue.SimpleQueue[None] = queue.SimpleQueue()  # of this call: an interrupted one leaves its own
         for orders in self._orders:
-            orders.put(function)
+            orders.put((function, done))
         function(0)
         for _ in self._orders:
-            self._done.get()
+            done.get()
 
     def close(self) -> None:
         """Let the threads go."""

@@ -1,4 +1,4 @@
-"""Weights as kernels read them: for each block of output channels its non-zeros, (values, offset) one after the other."""
+"""Weights as kernels read them: the non-zeros of each block of output channels, (values, offset) in a row."""
 
 from __future__ import annotations
 

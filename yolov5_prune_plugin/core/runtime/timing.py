@@ -10,7 +10,11 @@ Call = Callable[[], object]
 
 
 def in_turns(
-    calls: Mapping[str, Call], rounds: int, warm: int = 2, progress: Call = lambda: None
+    calls: Mapping[str, Call],
+    rounds: int,
+    warm: int = 2,
+    progress: Call = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Milliseconds of each call in each round; in a round each has one turn, and every other round goes backwards.
 
@@ -19,15 +23,16 @@ def in_turns(
         rounds: How many are timed.
         warm: How many go before that are not.
         progress: Called after each round.
+        clock: Seconds; ``time.process_time`` counts what the processor worked for this process, not what it waited.
     """
     found: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
     for number in range(-warm, rounds):
         for name in order if number % 2 else reversed(order):
-            started = time.perf_counter()
+            started = clock()
             calls[name]()
             if number >= 0:
-                found[name].append((time.perf_counter() - started) * 1e3)
+                found[name].append((clock() - started) * 1e3)
         if number >= 0:
             progress()
     return found
