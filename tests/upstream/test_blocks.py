@@ -44,7 +44,7 @@ def test_one_shot_packed_and_inspected(shapes: Path, tmp_path: Path) -> None:
     assert 0.29 < said["multiplication_sparsity"] - 1e-9 < 0.32
     assert said["zeros_in_4x1"] == pytest.approx(1, abs=1e-4)  # a few were zero before
     whole, broken = blocks_in(saved)
-    assert whole >= said["conv_zeros"]
+    assert whole >= 0.999 * said["conv_zeros"]
     assert broken < 100  # a few weights that fp16 rounds to zero
     packed = tmp_path / "p.y5z"
     printed = run("-m", "yolov5_prune_plugin", "compress", saved, "-o", packed, "--lossless", cwd=tmp_path)
