@@ -151,9 +151,9 @@ def test_a_budget(clone: Release, shapes: Path, tmp_path: Path) -> None:
     sizes = [int(line.split(" bytes")[0].split()[-1].replace(",", "")) for line in trials if line.endswith(": inside")]
     assert min(sizes) == (tmp_path / "a.y5z").stat().st_size
     kept = next(line for line in trials if f"{min(sizes):,} bytes" in line)
-    figure = kept.split("map ")[1].split(",")[0]
-    floor = float(printed.split(f"{WEIGHTS}: map ")[1].split()[0]) - 0.2
-    assert f"squares; map was measured, no less than {floor:.4f}" in printed
+    figure = kept.split("mAP50-95 ")[1].split(",")[0]
+    floor = float(printed.split(f"{WEIGHTS}: mAP50-95 ")[1].split()[0]) - 0.2
+    assert f"squares; mAP50-95 was measured, no less than {floor:.4f}" in printed
     assert float(figure) >= floor
     printed = clone.launch("val.py", *val_arguments(shapes, tmp_path, tmp_path / "a.y5z"), cwd=tmp_path)
     line = next(line for line in printed.splitlines() if line.split()[:1] == ["all"])

@@ -104,7 +104,7 @@ def test_a_measurement_that_fails(clone: Release, shapes: Path, tmp_path: Path) 
     assert printed.endswith("exit code 1\n")
     assert "Traceback" not in printed
     assert printed.count("again with --batch-size") == 3
-    assert "dense (not a measurement)" in printed
+    assert "as given (not a measurement)" in printed
     found = report(tmp_path)
     assert found["failed"].startswith("pruned: upstream's NMS ran into its time limit")
     assert found["baseline"]["failed"].endswith("even of --batch-size 1; run it on a faster or idle machine")

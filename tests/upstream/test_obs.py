@@ -134,7 +134,7 @@ def test_export(clone: Release, shapes: Path, tmp_path: Path) -> None:
     weights.write_bytes(WEIGHTS.read_bytes())
     clone.launch("export.py", "--weights", weights, "--data", shapes, "--imgsz", 64, "--include", "torchscript",
                  "--device", "cpu", "--prune", 0.3, *OBS, *FEW, cwd=tmp_path)  # fmt: skip
-    assert weights.with_suffix(".torchscript").stat().st_size > 1_000_000
+    assert weights.with_name(f"{weights.stem}_pruned.torchscript").stat().st_size > 1_000_000
     assert json.loads((tmp_path / "w_prune" / "report.json").read_text())["calibration"]["images"] == 4
 
 

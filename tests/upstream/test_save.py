@@ -81,7 +81,7 @@ def test_zeros_are_in_the_exported_onnx(release: Release, tmp_path: Path) -> Non
     weights.write_bytes(WEIGHTS.read_bytes())
     release.launch("export.py", "--weights", weights, "--imgsz", 64, "--include", "onnx", "--device", "cpu",
                    "--prune", 0.5, cwd=tmp_path)  # fmt: skip
-    printed = run("-c", EXPORTED, weights.with_suffix(".onnx"), cwd=tmp_path)
+    printed = run("-c", EXPORTED, weights.with_name("w_pruned.onnx"), cwd=tmp_path)
     assert float(printed.split()[-1]) == pytest.approx(0.5, abs=0.01)
     assert (tmp_path / "w_prune" / "report.json").is_file()
 

@@ -32,11 +32,11 @@ class Drift:
         self._hook = model.register_forward_hook(self._note)
 
     def _note(self, model: nn.Module, inputs: Any, outputs: Any) -> None:
-        x, before = inputs[0] if inputs else None, self._before
-        if x is None or before is None or not _images(x):
+        before = self._before
+        if before is None or not inputs or not _images(inputs[0]):
             return
         self._before = None  # the passes below come by here too
-        x = x[: IMAGES - self._seen]
+        x = inputs[0][: IMAGES - self._seen]
         with torch.no_grad():
             self._total += len(x) * float(distance(before.to(x.device, x.dtype)(x), model(x)))
             self._seen += len(x)
