@@ -14,6 +14,7 @@ from yolov5_prune_plugin.methods.oneshot.calibration import CalibrationOptions
 from yolov5_prune_plugin.methods.oneshot.obs import Obs
 from yolov5_prune_plugin.methods.oneshot.oneshot import BaselineOptions, PruneOptions
 from yolov5_prune_plugin.methods.oneshot.sensitivity import SensitivityOptions
+from yolov5_prune_plugin.methods.runtime.sparse_runtime import RuntimeOptions
 from yolov5_prune_plugin.methods.slim.bn_l1 import BnL1Options
 from yolov5_prune_plugin.methods.slim.flags import SlimOptions
 from yolov5_prune_plugin.methods.slim.slim import SlimTrainingOptions
@@ -94,9 +95,10 @@ def test_a_plug_in_with_an_unknown_argument_is_left_out_with_a_warning(
 
 def test_each_role_is_offered_its_flags() -> None:
     manager = load_plugins()
-    validate = [PruneOptions, BaselineOptions, BudgetOptions, SensitivityOptions, Obs, CalibrationOptions]
+    validate = [PruneOptions, BaselineOptions, BudgetOptions, SensitivityOptions, Obs, CalibrationOptions,
+                RuntimeOptions]  # fmt: skip
     assert offered(manager, "val.py", "validate") == validate
-    assert offered(manager, "detect.py", "use") == [PruneOptions, Obs, CalibrationOptions]
+    assert offered(manager, "detect.py", "use") == [PruneOptions, Obs, CalibrationOptions, RuntimeOptions]
     assert offered(manager, "export.py", "export") == [PruneOptions, Obs, CalibrationOptions]
     train = [DnsOptions, GmpOptions, RetrainOptions, KeepOptions, ShareOptions, Obs, SlimTrainingOptions, SlimOptions,
              DistillOptions, BnL1Options, CalibrationOptions]  # fmt: skip

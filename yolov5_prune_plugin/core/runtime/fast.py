@@ -94,7 +94,7 @@ class FastModel(nn.Module):
         return {**self.__dict__, "_programs": OrderedDict(), "_seen": None, "_kernels": self._kernels.target}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._kernels = kernels(state["_kernels"])
 
     @property

@@ -122,7 +122,8 @@ class Program:
             if isinstance(item, Torch):
                 name = item.function._schema.name.split("::")[-1]
                 given = item.arguments[0] if item.arguments else None
-                if isinstance(given, Value) and given in views and name in ("view", "permute", "clone"):
+                five = all(t is not None and len(t.shape) == 5 for t in item.targets)  # of a detector's head
+                if five and isinstance(given, Value) and given in views and name in ("view", "permute", "clone"):
                     views |= {t for t in item.targets if t is not None}
                     if name == "clone":
                         fresh_clones.add(id(item))

@@ -18,7 +18,7 @@ WHAT = ("flops", "params", "latency")
 BY_IMAGES = ("taylor", "second")
 IMPORTANCES = ("l1", "l2", "bn", "lamp", *BY_IMAGES)
 ALLOCATIONS = ("uniform", "global", "sensitivity")
-RUNTIMES = ("pytorch", "cuda", "onnx", "openvino", "tensorrt")
+RUNTIMES = ("pytorch", "sparse", "cuda", "onnx", "openvino", "tensorrt")
 
 
 def parse_target(text: str) -> tuple[str, float]:
