@@ -73,8 +73,8 @@ def measure(name: str, options: argparse.Namespace) -> None:
         name: Of a model, or a checkpoint.
         options: Of the command line.
     """
-    import onnxruntime  # both have to be there before anything is timed
-    import openvino
+    import onnxruntime  # noqa: F401  # both have to be there before anything is timed
+    import openvino  # noqa: F401
 
     from yolov5_prune_plugin import api
     from yolov5_prune_plugin.commands.bench.runtimes import export_onnx, open_runtime

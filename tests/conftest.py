@@ -13,7 +13,7 @@ from hypothesis import settings
 from torch import nn
 
 from tests.processes import restore_ctrl_c
-from yolov5_prune_plugin.yolov5.checkout import heads  # has core read the outputs of detectors
+from yolov5_prune_plugin.yolov5.checkout import heads  # noqa: F401  # has core read the outputs of detectors
 
 # The same examples each time; pytest --hypothesis-profile=search looks for others.
 settings.register_profile("quick", deadline=None, max_examples=60, derandomize=True)

@@ -57,6 +57,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
     """Script, weights, data file, and no traps yet."""
     monkeypatch.setattr(study, "RUNNER", (str(FAKE),))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")  # tables are as wide as the terminal
     (tmp_path / "traps").mkdir()
     monkeypatch.setenv("FAKE", str(tmp_path / "traps"))
     (tmp_path / "val.py").write_text("# stands for upstream's\n")

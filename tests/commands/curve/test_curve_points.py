@@ -94,7 +94,8 @@ def test_measured_point_is_kept(bench: Bench) -> None:
     store, result = ended(REPORT, model=bytes(100_000))
     assert store.kept(point(), False) is None
     outcome = store.ended(point(), result, 3, keep_model=False)
-    assert outcome.content == {**REPORT, "bytes": 100_000, "zip_bytes": outcome.content["zip_bytes"], "seconds": 2.0}
+    assert outcome.content == {**REPORT, "flops": 1.0, "bytes": 100_000, "seconds": 2.0,
+                               "zip_bytes": outcome.content["zip_bytes"]}  # fmt: skip
     assert outcome.content["zip_bytes"] < 1_000
     assert not (result.job.folder / "model.pt").exists()
     kept = store.kept(point(), False)

@@ -56,7 +56,12 @@ class Work:
         return sorted(self.errors, key=lambda name: -self.errors[name])
 
     def made(self, kept: Sequence[str], name: str) -> Path:
-        """Quantise all layers but some; a file or folder of this name in a folder of its own."""
+        """Quantise all layers but some.
+
+        Args:
+            kept: Layers that stay in floating point.
+            name: Of the file or folder, which lies in a folder of its own.
+        """
         from yolov5_prune_plugin.commands.quantize.backends import quantise_onnx, quantise_openvino
 
         place = self.folder / f"made{len(kept)}"
@@ -134,12 +139,11 @@ def quantize(options: argparse.Namespace) -> int:
 
 
 def _model(upstream: Any, weights: Path) -> Any:
-    from yolov5_prune_plugin import api
-    from yolov5_prune_plugin.yolov5.checkpoints.y5z import SUFFIX
+    from yolov5_prune_plugin.yolov5.checkpoints.y5z import SUFFIX, open_model
 
     if weights.suffix != SUFFIX:
         return upstream.load(weights)[1]
-    return api.load(weights, repo=None if upstream.package else upstream.root)
+    return open_model(weights, upstream.package)[1].float().eval()
 
 
 def _size(given: Sequence[int], task: str, stride: int) -> tuple[int, int]:

@@ -191,7 +191,7 @@ def _units_to_remove(
     if config.what == "latency":
         measured = _latency(model, dense, plan.channels.groups, sized, runnable, result, bar)
     else:
-        measured = lambda removed: cost.of(removed)[config.what] / result.before[config.what]
+        measured = lambda removed: cost.of(removed)[config.what] / result.before[config.what]  # noqa: E731
     removed = gone_after(plan.order, fewest(plan.order, measured, share, config.what))
     if config.what == "latency":
         measured(removed)

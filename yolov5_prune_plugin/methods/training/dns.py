@@ -142,7 +142,8 @@ class Dns(TrainingMethod):
         groups = groups_of(options.dns_groups, names)
         wanted = None if rates is not None or grain.m else drops
         return DnsRule(groups, options.dns_start, options.dns_stop, rates, wanted, self.hysteresis, options.dns_gamma,
-                       options.dns_power, self.seed, grain, {t.name: t.groups for t in targets})  # fmt: skip
+                       options.dns_power, self.seed, grain=grain,
+                       channel_groups={t.name: t.groups for t in targets})  # fmt: skip
 
 
 @hookimpl

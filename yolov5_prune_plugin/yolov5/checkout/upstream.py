@@ -15,7 +15,7 @@ from torch import nn
 
 from yolov5_prune_plugin.errors import PruneError, did_you_mean, named, near_file
 from yolov5_prune_plugin.plugin_api.run import Calibration, Run
-from yolov5_prune_plugin.yolov5.checkout import heads  # has core read the outputs of its models
+from yolov5_prune_plugin.yolov5.checkout import heads  # noqa: F401  # has core read the outputs of its models
 from yolov5_prune_plugin.yolov5.checkpoints.checkpoint import EXPORTED, OFFICIAL, check_file
 from yolov5_prune_plugin.yolov5.checkpoints.folding import fold_checkpoint
 from yolov5_prune_plugin.yolov5.compat.apply import apply

@@ -13,7 +13,7 @@ import pluggy
 from torch import nn
 
 from yolov5_prune_plugin.plugin_api.run import Calibration, Run, Saved
-from yolov5_prune_plugin.yolov5.checkout import heads  # has core read the outputs of its models
+from yolov5_prune_plugin.yolov5.checkout import heads  # noqa: F401  # has core read the outputs of its models
 from yolov5_prune_plugin.yolov5.checkpoints.folding import fold_when_loaded
 from yolov5_prune_plugin.yolov5.checkpoints.unpacking import names_given
 from yolov5_prune_plugin.yolov5.seams.seams import STARTED, Script
