@@ -72,8 +72,11 @@ def layers_table(sparsity: Sparsity, title: str) -> Table:
     if counted:
         millions = [f"{count / 1e6:,.1f}" for count in (sparsity.multiplications, sparsity.zero_multiplications)]
         table.add_row("zeros / multiplications", "", "", "", f"{sparsity.multiplication_sparsity:.3f}", *millions)
-    inside = "".join(f", {sparsity.zeros_in_blocks(rows):.3f} of {rows}x1" for rows in _block_sizes(sparsity))
-    table.add_row(f"zeros in blocks / zeros: {inside[2:]}")
+    for rows in _block_sizes(sparsity):
+        zeros = sum(layer.zeros for layer in sparsity.layers)
+        inside = sum(layer.blocks[rows].zeros for layer in sparsity.layers if rows in layer.blocks)
+        label = f"zeros in blocks of {rows}x1 / zeros"
+        table.add_row(label, "", f"{zeros:,}", f"{inside:,}", f"{sparsity.zeros_in_blocks(rows):.3f}")
     for kind, count in sparsity.others.items():
         reason = f"not a {any_of(sparsity.linear)} weight"
         table.add_row(Text(kind), "", f"{count:,}", "", "", *([""] * (3 if counted else 1)), reason, style="dim")
