@@ -52,7 +52,8 @@ def layers_table(sparsity: Sparsity, title: str, whole: bool = False) -> Table:
     if counted:
         table.column("mult. M", spare=3)
         table.column("zero M", spare=4)
-    table.column(f"in {block}x1", spare=5)
+    if _block_sizes(sparsity):
+        table.column(f"in {block}x1", spare=5)
     if any(layer.skipped for layer in sparsity.layers) or sparsity.others:
         table.column("left alone because", "text", spare=2)
 
@@ -63,8 +64,9 @@ def layers_table(sparsity: Sparsity, title: str, whole: bool = False) -> Table:
         if counted:
             numbers += [f"{sum(getattr(layer, what) for layer in layers) / 1e6:,.1f}"
                         for what in ("multiplications", "zero_multiplications")]  # fmt: skip
-        inside = sum(layer.blocks[block].zeros for layer in layers if block in layer.blocks)
-        numbers.append(f"{inside / zeros:.2f}" if zeros else "")
+        if _block_sizes(sparsity):
+            inside = sum(layer.blocks[block].zeros for layer in layers if block in layer.blocks)
+            numbers.append(f"{inside / zeros:.2f}" if zeros else "")
         table.row(name, shape, *numbers, why, style=style)
 
     shown = set(sorted(range(len(sparsity.layers)), key=lambda i: (-sparsity.layers[i].zeros, i))[:SHOWN])
@@ -90,10 +92,13 @@ def layers_table(sparsity: Sparsity, title: str, whole: bool = False) -> Table:
     if counted:
         millions = [f"{count / 1e6:,.1f}" for count in (sparsity.multiplications, sparsity.zero_multiplications)]
         table.row("zeros / multiplications", "", "", "", *before, f"{sparsity.multiplication_sparsity:.3f}", *millions)
-    inside = ", ".join(f"{sparsity.zeros_in_blocks(rows):.3f} of {rows}x1" for rows in _block_sizes(sparsity))
-    table.row(f"zeros in blocks / zeros: {inside}")
+    for count in _block_sizes(sparsity):
+        zeros = sum(layer.zeros for layer in sparsity.layers)
+        inside = sum(layer.blocks[count].zeros for layer in sparsity.layers if count in layer.blocks)
+        share = f"{sparsity.zeros_in_blocks(count):.3f}"
+        table.row(f"zeros in blocks of {count}x1 / zeros", "", f"{zeros:,}", f"{inside:,}", *before, share)
     for kind, count in sparsity.others.items():
-        table.row(kind, "", f"{count:,}", "", *before, "", *([""] * (3 if counted else 1)),
+        table.row(kind, "", f"{count:,}", "", *before, "", *([""] * (2 * counted + bool(_block_sizes(sparsity)))),
                   f"not a {any_of(sparsity.linear)} weight", style="dim")  # fmt: skip
     return table
 

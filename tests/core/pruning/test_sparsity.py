@@ -158,7 +158,8 @@ def test_zeros_in_blocks_by_hand() -> None:
     assert measured.layers[0].blocks[3] == Blocks(4, 2, 5)
     assert measured.layers[0].blocks[4] == Blocks(4, 1, 1)
     assert measured.zeros_in_blocks(2) == 5 / 6
-    assert "zeros in blocks / zeros: 0.833 of 2x1, 0.833 of 3x1, 0.167 of 4x1" in printed(measured)
+    assert "zeros in blocks of 2x1 / zeros 6 5 0.833" in printed(measured)
+    assert "zeros in blocks of 4x1 / zeros 6 1 0.167" in printed(measured)
 
 
 def test_plot_is_a_picture(tmp_path: Path) -> None:
