@@ -49,7 +49,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="yolov5-prune-") as place:
         for name in options.commands:
             tried, calls, wrong = kill(name, Path(place) / name, options.most)
-            rows.append((name, f"{calls:,}", f"{tried:,}", len(wrong)))
+            rows.append((name, f"{calls:,}", f"{tried:,}", str(len(wrong))))
             faults += wrong
     print_table("killed at calls that write", ("command", "calls", "kills", "faults"), rows)
     for fault in faults:
