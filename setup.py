@@ -25,7 +25,7 @@ setup(
     package_dir={f"{NAME}.patches": "patches", f"{NAME}.data": "data"},
     package_data={f"{NAME}.patches": ["*.yaml"], f"{NAME}.data": DATA},
     install_requires=[
-        "torch>=2.0",
+        "torch>=2.1",
         "torchvision",
         "opencv-python",
         "pyyaml",
@@ -59,6 +59,7 @@ setup(
         "completion": ["shtab"],
         "slim": ["torch-pruning>=1.6"],
         "runtime": ["llvmlite>=0.44"],
+        "int8": ["onnx", "onnxruntime", "openvino", "nncf"],
         "bench": ["onnx", "onnxruntime", "openvino"],
         "ray": ["ray>=2"],
         "lint": ["ruff", "mypy"],

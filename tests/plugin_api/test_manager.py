@@ -10,7 +10,7 @@ import pytest
 
 from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.methods.oneshot.budget import BudgetOptions
-from yolov5_prune_plugin.methods.oneshot.calibration import CalibrationOptions
+from yolov5_prune_plugin.methods.oneshot.calibration import CalibrationOptions, ShowOptions
 from yolov5_prune_plugin.methods.oneshot.obs import Obs
 from yolov5_prune_plugin.methods.oneshot.oneshot import BaselineOptions, PruneOptions
 from yolov5_prune_plugin.methods.oneshot.sensitivity import SensitivityOptions
@@ -96,12 +96,12 @@ def test_a_plug_in_with_an_unknown_argument_is_left_out_with_a_warning(
 def test_each_role_is_offered_its_flags() -> None:
     manager = load_plugins()
     validate = [PruneOptions, BaselineOptions, BudgetOptions, SensitivityOptions, Obs, CalibrationOptions,
-                RuntimeOptions]  # fmt: skip
+                ShowOptions, RuntimeOptions]  # fmt: skip
     assert offered(manager, "val.py", "validate") == validate
-    assert offered(manager, "detect.py", "use") == [PruneOptions, Obs, CalibrationOptions, RuntimeOptions]
-    assert offered(manager, "export.py", "export") == [PruneOptions, Obs, CalibrationOptions]
+    assert offered(manager, "detect.py", "use") == [PruneOptions, Obs, CalibrationOptions, ShowOptions, RuntimeOptions]
+    assert offered(manager, "export.py", "export") == [PruneOptions, Obs, CalibrationOptions, ShowOptions]
     train = [DnsOptions, GmpOptions, RetrainOptions, KeepOptions, ShareOptions, Obs, SlimTrainingOptions, SlimOptions,
-             DistillOptions, BnL1Options, CalibrationOptions]  # fmt: skip
+             DistillOptions, BnL1Options, CalibrationOptions, ShowOptions]  # fmt: skip
     assert offered(manager, "train.py", "train") == train
 
 

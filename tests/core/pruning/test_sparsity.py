@@ -111,7 +111,7 @@ def printed(measured: Sparsity, title: str = "a title") -> list[str]:
 def test_table_ends_with_both_totals_and_what_is_no_conv_weight() -> None:
     lines = printed(sparsity())
     assert "0.weight 4x1x1x1 4 3 0.750 0.00" in lines
-    assert "zeros / conv weights 8 3 0.375" in lines
+    assert "zeros / conv weights 8 3 0.375 0.00" in lines
     assert "zeros / all parameters 20 8 0.400" in lines
     assert "Conv2d bias 4 not a Conv2d weight" in lines
 

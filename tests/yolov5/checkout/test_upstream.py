@@ -15,8 +15,7 @@ def test_errors_name_the_file_and_no_flag_of_a_script(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("<html>404</html>")
     torch.save({"other": 1}, tmp_path / "other.pt")
     for name, what in (
-        ("no.pt", "no such file here; download it first, official weights come from upstream's releases"),
-        ("yolov5n.pt", "no such file here; download it first, official weights come from upstream's releases"),
+        ("no.pt", f"no such file, and no official name such as yolov5n.pt; did you mean {tmp_path}/other.pt?"),
         ("best.onnx", "is an exported model; give the PyTorch weights (.pt) it was made from"),
         (".", "is a directory; name a .pt file in it"),
         ("text.pt", "is not a PyTorch checkpoint (16 bytes); copy or download it again, or give a .pt file"),
