@@ -191,8 +191,8 @@ def fails(made: Script, capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("--prune 30%", "argument --prune: sparsity must be a number in [0, 1), for example 0.3; got '30%'"),
         ("--prune", "argument --prune: expected one argument"),
         ("--prune .5 --prune-granularity 4:2",
-         "argument --prune-granularity: must be weight, channel, Ax1 with A > 1 such as 4x1 (blocks of output channels),"
-         " or N:M with 0 < N < M such as 2:4, got '4:2'"),
+         "argument --prune-granularity: must be weight, channel, Ax1 with A > 1 such as 4x1 (blocks of output"
+         " channels), or N:M with 0 < N < M such as 2:4, got '4:2'"),
     ],
 )  # fmt: skip
 def test_a_wrong_flag_is_one_line(
