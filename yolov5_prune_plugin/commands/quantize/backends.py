@@ -9,7 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from yolov5_prune_plugin.commands.quantize.graph import ALONG, LAYERS, Array, decoding_of
+from yolov5_prune_plugin.commands.quantize.graph import (
+    ALONG,
+    LAYERS,
+    SILU_FLOOR,
+    Array,
+    before_silu,
+    decoding_of,
+    last_of,
+    with_activation,
+)
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.yolov5.seams.quiet import quiet
 
@@ -36,17 +45,36 @@ def backend_of(output: Path) -> str:
 def quantise_onnx(source: Path, output: Path, images: Sequence[Array], kept: Sequence[str]) -> None:
     """Write an ONNX model with QuantizeLinear and DequantizeLinear, by ONNX Runtime's static quantisation.
 
-    Weights are INT8 by output channel, symmetric, so zeros stay zeros; activations UINT8 by tensor. What a layer gives
-    stays in floating point, as the activation behind it computes there.
+    Weights are INT8 by output channel, symmetric, so zeros stay zeros; in the range of 7 bits, as CPUs without VNNI add
+    two products in 16 bits and would overflow. Activations are UINT8 by tensor; what goes into a SiLU is cut where it
+    gives next to nothing, as a few large negative values would take most of the range.
 
     Args:
         source: The model in floating point, opset 13 or later.
         output: Where to.
         images: Calibration images [B, 3, H, W], in the shape that the model takes.
-        kept: Names of nodes that stay in floating point, beside the decoding.
+        kept: Names of layers that stay in floating point, beside the last ones and the decoding.
     """
     import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    model = onnx.load(str(source))
+    left = with_activation(model.graph, [*last_of(model.graph), *kept])
+    with _silent(), quiet(stderr=True):
+        ranges = _silu_ranges(source, output.with_name("calibration.onnx"), images)
+        quantize_static(
+            str(source), str(output), _reader(model, images), quant_format=QuantFormat.QDQ, per_channel=True,
+            reduce_range=True, op_types_to_quantize=[*LAYERS, *ALONG],
+            nodes_to_exclude=[*decoding_of(model.graph), *left], activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8, extra_options={"TensorQuantOverrides": ranges},
+        )  # fmt: skip
+    _with_facts(output, {one.key: one.value for one in model.metadata_props})
+
+
+def _reader(model: Any, images: Sequence[Array]) -> Any:
+    from onnxruntime.quantization import CalibrationDataReader
+
+    name = model.graph.input[0].name
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -56,16 +84,28 @@ def quantise_onnx(source: Path, output: Path, images: Sequence[Array], kept: Seq
             image = next(self._images, None)
             return None if image is None else {name: image}
 
+    return Reader()
+
+
+def _silu_ranges(source: Path, augmented: Path, images: Sequence[Array]) -> dict[str, list[dict[str, Any]]]:
+    """Ranges of what goes into SiLUs, as ONNX Runtime takes them."""
+    import numpy as np
+    import onnx
+    from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
+
     model = onnx.load(str(source))
-    name = model.graph.input[0].name
-    with _silent(), quiet(stderr=True):
-        quantize_static(
-            str(source), str(output), Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-            op_types_to_quantize=[*LAYERS, *ALONG], nodes_to_exclude=[*decoding_of(model.graph), *kept],
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-            extra_options={"OpTypesToExcludeOutputQuantization": list(LAYERS)},
-        )  # fmt: skip
-    _with_facts(output, {one.key: one.value for one in model.metadata_props})
+    names = before_silu(model.graph)
+    if not names:
+        return {}
+    calibrator = create_calibrator(str(source), list(LAYERS), augmented_model_path=str(augmented),
+                                   calibrate_method=CalibrationMethod.MinMax)  # fmt: skip
+    calibrator.collect_data(_reader(model, images))
+    found = calibrator.compute_data()
+    ranges = {}
+    for name in names:
+        low, high = (float(np.ravel(end)[0]) for end in found[name].range_value)
+        ranges[name] = [{"rmin": np.float32(max(low, SILU_FLOOR)), "rmax": np.float32(max(high, 0.1))}]
+    return ranges
 
 
 def quantise_openvino(source: Path, folder: Path, images: Sequence[Array], kept: Sequence[str]) -> None:
@@ -84,7 +124,9 @@ def quantise_openvino(source: Path, folder: Path, images: Sequence[Array], kept:
     model = openvino.Core().read_model(str(source))
     there = {operation.get_friendly_name() for operation in model.get_ops()}
     facts = onnx.load(str(source))
-    names = [name for name in [*decoding_of(facts.graph), *kept] if name in there]
+    # a convolution with a bias is two operations there, NAME/WithoutBiases and NAME
+    names = [one for name in [*decoding_of(facts.graph), *kept]
+             for one in (name, f"{name}/WithoutBiases") if one in there]  # fmt: skip
     with _silent(), quiet(stderr=True):
         done = nncf.quantize(model, nncf.Dataset(list(images)), subset_size=len(images),
                              ignored_scope=nncf.IgnoredScope(names=names, validate=False))  # fmt: skip

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
 from yolov5_prune_plugin.commands.quantize.flags import QuantizeOptions
-from yolov5_prune_plugin.errors import NoResultError, PruneError, named
-from yolov5_prune_plugin.files import check_new_file
+from yolov5_prune_plugin.errors import NoResultError, PruneError
+from yolov5_prune_plugin.files import new_file, temporary_folder, written_together
 from yolov5_prune_plugin.options import build
 from yolov5_prune_plugin.reporting.console import bar, plain_console
+from yolov5_prune_plugin.reporting.run_folder import check_place
 
 LEFT = 0.5  # of the estimated error: layers are kept in floating point until no more is left
 MOST = 0.2  # of the layers, at most, without --budget
@@ -94,8 +94,8 @@ def quantize(options: argparse.Namespace) -> int:
     from yolov5_prune_plugin.commands.quantize.backends import backend_of
 
     config: QuantizeOptions = build(options, QuantizeOptions)
-    check_new_file("-o", options.output)
     kind = backend_of(options.output)
+    check_place("-o", options.output)
     if config.budget is not None and (config.no_val or config.keep_fp32 is not None):
         raise PruneError("--budget validates, and finds how many layers stay; leave --no-val and --keep-fp32 out")
     if config.budget is not None and not 0 <= config.budget <= 100:
@@ -111,7 +111,7 @@ def quantize(options: argparse.Namespace) -> int:
     task, stride = task_of(model), stride_of(model)
     size = _size(options.imgsz, task, stride)
     figure = load_scripts()[f"{task}val.py"].figure
-    with tempfile.TemporaryDirectory(prefix="yolov5-prune-") as place:
+    with temporary_folder() as place:
         folder = Path(place)
         drawn = upstream.calibration(task, model, options.data, max(size), config.calib + HELD_OUT, "train",
                                      config.seed)  # fmt: skip
@@ -288,22 +288,16 @@ def _times(work: Work, made: Path, rounds: int) -> dict[str, Any]:
 
 def _keep(made: Path, output: Path) -> None:
     """Move what was made to its place; whole, or not at all."""
-    from yolov5_prune_plugin.files import written_whole
-
+    if made.is_file():
+        with new_file("-o", output) as place:
+            shutil.copyfile(made, place)
+        return
     try:
-        if made.is_file():
-            with written_whole(output, overwrite=False) as temporary:
-                shutil.copyfile(made, temporary)
-            return
-        with tempfile.TemporaryDirectory(prefix=".yolov5-prune-", dir=output.parent) as place:
-            copy = Path(place) / output.name
-            shutil.copytree(made, copy)
-            if output.exists():
-                raise FileExistsError(f"{output} exists already")
-            copy.rename(output)
+        with written_together(output) as place:
+            shutil.copytree(made, place, dirs_exist_ok=True)
     except OSError as error:
-        with named(default=f"-o {output}"):
-            raise PruneError(f"cannot be written: {error.strerror or error}; nothing was left there") from error
+        raise PruneError(f"cannot be written: {error.strerror or error}; nothing was left there", f"-o {output}"
+                         ) from error  # fmt: skip
 
 
 def _bytes(place: Path) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 LAYERS = ("Conv", "Gemm", "MatMul")
-ALONG = ("Concat", "MaxPool", "Resize")  # what passes values on as they are, so that INT8 need not be left for it
+ALONG = ("Concat", "MaxPool", "Resize", "Sigmoid", "Mul", "Add")  # what is between layers, so that INT8 goes on
+SILU_FLOOR = -4.0  # below it SiLU gives less than 0.08, so a range of 8 bits need not go further down
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,37 @@ def decoding_of(graph: Any) -> list[str]:
     return behind[::-1]
 
 
+def last_of(graph: Any) -> list[str]:
+    """Name the layers that the decoding reads: their outputs are logits, for which 8 bits are too few."""
+    behind = set(decoding_of(graph))
+    read = {name for node in graph.node if node.name in behind for name in node.input}
+    layers = {layer.name for layer in layers_of(graph)}
+    return [node.name for node in graph.node if node.name in layers and read & set(node.output)]
+
+
+def with_activation(graph: Any, layers: Collection[str]) -> list[str]:
+    """Name layers and what computes the activation right behind them.
+
+    Args:
+        graph: The ONNX graph.
+        layers: Names of layers.
+    """
+    found = list(layers)
+    given = {name for node in graph.node if node.name in set(layers) for name in node.output}
+    for node in graph.node:
+        if node.op_type in ("Sigmoid", "Mul") and given & set(node.input):
+            found.append(node.name)
+            given.update(node.output if node.op_type == "Sigmoid" else ())
+    return found
+
+
+def before_silu(graph: Any) -> list[str]:
+    """Name the tensors that layers give to a Sigmoid, which is half of a SiLU."""
+    layers = {layer.name for layer in layers_of(graph)} - set(last_of(graph))
+    read = {name for node in graph.node if node.op_type == "Sigmoid" for name in node.input}
+    return [name for node in graph.node if node.name in layers for name in node.output if name in read]
+
+
 def scales_in(quantised: Any, layers: Sequence[Layer]) -> dict[str, tuple[Any, Any, Any]]:
     """Read how a QDQ graph quantises layers.
 
@@ -73,8 +105,8 @@ def scales_in(quantised: Any, layers: Sequence[Layer]) -> dict[str, tuple[Any, A
     found = {}
     for layer in layers:
         node = nodes.get(layer.name)
-        ends = [makers.get(name) for name in node.input[:2]] if node is not None else []
-        if len(ends) == 2 and all(end is not None and end.op_type == "DequantizeLinear" for end in ends):
+        ends = [makers[name] for name in node.input[:2] if name in makers] if node is not None else []
+        if len(ends) == 2 and all(end.op_type == "DequantizeLinear" for end in ends):
             activation, weight = ends
             axis = next((one.i for one in weight.attribute if one.name == "axis"), 0)
             found[layer.name] = (values[activation.input[1]], values[activation.input[2]],

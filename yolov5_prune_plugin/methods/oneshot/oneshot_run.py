@@ -56,6 +56,7 @@ class OneShotRun:
     def model_loaded(self, run: Run, model: nn.Module) -> None:
         """Prune, report, save."""
         watched = run.role in ("validate", "use") and not run.needs_baseline and run.main
+        watched &= not getattr(run.options, "sparse_runtime", False)  # its graph has no place for who looks on
         before = copy.deepcopy(model) if watched else None
         pruned = self.prune(model, self.request, self.options.prune_target)
         self.record = self.report(run, pruned)

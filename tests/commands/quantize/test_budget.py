@@ -1,0 +1,64 @@
+"""How many layers a budget leaves in floating point, with validations that are made up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from yolov5_prune_plugin.commands.quantize.command import Work, _costly, _within
+from yolov5_prune_plugin.errors import NoResultError
+
+LAYERS = 10
+
+
+class Made(Work):
+    """Ten layers; each of those that cost most is worth a hundredth of mAP, which is .6 in floating point."""
+
+    def made(self, kept: Any, name: str) -> Path:
+        assert list(kept) == self.ranked()[: len(kept)]
+        return Path(str(len(kept)))
+
+    def figures(self, model: Path) -> dict[str, float]:
+        return {"map": 0.5 + 0.01 * int(str(model))}
+
+
+class Said:
+    """Stands for the report."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+
+    def tried(self, number: int, before: float, after: float) -> None:
+        self.numbers.append(number)
+
+
+@pytest.fixture
+def work() -> Made:
+    return Made(
+        None, "", "d.yaml", (64, 64), Path("m.onnx"), [], [], "onnx", Path(), {f"l{i}": 2.0**-i for i in range(LAYERS)}
+    )
+
+
+@pytest.mark.parametrize(("points", "number"), [(0.1, 0), (0.095, 1), (0.07, 3), (0.05, 5), (0.031, 7)])
+def test_the_fewest_layers(work: Made, points: float, number: int) -> None:
+    """Doubling, then halving between."""
+    kept, made, figures = _within(work, 0.6, points, "map", "q.onnx", Said())
+    assert len(kept) == number
+    assert (made, figures["map"]) == (Path(str(number)), pytest.approx(0.5 + 0.01 * number))
+
+
+def test_a_budget_that_cannot_be_kept(work: Made) -> None:
+    said = Said()
+    with pytest.raises(NoResultError, match=r"--budget 1: map is 0\.6000 in floating point and 0\.5800 at best"):
+        _within(work, 0.6, 0.01, "map", "q.onnx", said)
+    assert said.numbers == [0, 1, 2, 4, 8]
+
+
+def test_without_a_budget(work: Made) -> None:
+    """Half of the error is in the first of ten layers; a number that is given counts."""
+    assert _costly(work, None) == ["l0"]
+    assert _costly(work, 3) == ["l0", "l1", "l2"]
+    work.errors = dict.fromkeys(work.errors, 1.0)
+    assert len(_costly(work, None)) == 2, "at most a fifth"
