@@ -184,9 +184,9 @@ def test_bench_compares(clone: Release, slimmed: Path, tmp_path: Path) -> None:
     assert found["models"]["s"]["flops"] == pytest.approx(report["after"]["flops"])
     assert found["models"]["s"]["bytes"] == slimmed.stat().st_size
     rows = {(row["runtime"], row["model"]): row for row in found["latency"]}
-    assert {runtime for runtime, _ in rows} >= {"pytorch", "onnx", "openvino"}
-    for runtime in ("pytorch", "onnx", "openvino"):
+    assert {runtime for runtime, _ in rows} >= {"pytorch", "sparse", "onnx", "openvino"}
+    for runtime in ("pytorch", "sparse", "onnx", "openvino"):
         assert rows[runtime, "shapes-yolov5n"]["speedup"] == 1
         assert rows[runtime, "s"]["peak_bytes"] > 0
-    assert all(rows[runtime, "s"]["difference"] <= 1e-4 for runtime in ("onnx", "openvino"))
+    assert all(rows[runtime, "s"]["difference"] <= 1e-4 for runtime in ("sparse", "onnx", "openvino"))
     assert (tmp_path / "b" / "bench.png").stat().st_size > 3000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -135,10 +135,19 @@ def difference(model: nn.Module, run: Run, size: int, seed: int = 0) -> float:
     x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         ours = list(tensors(model(x)))
-    theirs = [torch.as_tensor(one) for one in run(x)]
+    theirs = [torch.as_tensor(one) for one in _flat(run(x))]
     if [y.shape for y in ours] != [y.shape for y in theirs]:
         return float("inf")
     return max(float((y - z).abs().max() / y.abs().max().clamp_min(1e-12)) for y, z in zip(ours, theirs))
+
+
+def _flat(outputs: Any) -> Iterator[Any]:
+    """Tensors and arrays in nested outputs, in their order."""
+    if isinstance(outputs, (list, tuple)):
+        for one in outputs:
+            yield from _flat(one)
+    else:
+        yield outputs
 
 
 @torch.no_grad()
