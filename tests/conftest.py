@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch: threads of tests side by side wait for one another's
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -29,6 +30,16 @@ def _no_strangers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     """Plug-ins that happen to be installed here stay out, except where the real scripts are run with one."""
     if not request.node.get_closest_marker("upstream"):
         monkeypatch.setenv("YOLOV5_PRUNE_PLUGINS", "off")
+
+
+@pytest.fixture(autouse=True)
+def _environment_as_before() -> Iterator[None]:
+    """What a test's code sets in the environment, such as a shim's switch for torch, is gone in the next test."""
+    before = dict(os.environ)
+    yield
+    if os.environ != before:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @pytest.fixture
