@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytest.importorskip("torch_pruning")
 from tests.upstream.conftest import WEIGHTS, Release, run, val_arguments
@@ -91,26 +92,18 @@ def test_stock_detect_and_export_open_it(clone: Release, slimmed: Path, shapes: 
     assert (tmp_path / "s.torchscript").stat().st_size > 100_000
 
 
-def test_training_keeps_it(clone: Release, slimmed: Path, training_shapes: Path, tmp_path: Path) -> None:
-    """All tensors of its compressed form are taken over, and last.pt is as slim; test_train_slim.py starts from .pt."""
-    run("-m", "yolov5_prune_plugin", "compress", slimmed, "-o", tmp_path / "s.y5z", "--repo", clone.folder,
-        cwd=tmp_path)  # fmt: skip
-    arguments = train_arguments(training_shapes, tmp_path, weights=tmp_path / "s.y5z")
-    printed = clone.launch("train.py", *arguments, "--epochs", 1, "--noval", cwd=tmp_path)
-    transferred = next(line for line in printed.splitlines() if "Transferred" in line)
-    taken, of = transferred.split("Transferred ")[1].split()[0].split("/")
-    assert taken == of
-    slim_count, last = counts(clone, slimmed, tmp_path / "t" / "weights" / "last.pt", cwd=tmp_path)
-    assert slim_count[0] == last[0]
-
-
 def test_an_interrupted_training_is_resumed_slim(
     clone: Release, slimmed: Path, training_shapes: Path, tmp_path: Path
 ) -> None:
-    """No flag of ours is given, neither at first nor then."""
-    arguments = train_arguments(training_shapes, tmp_path, weights=slimmed)
+    """From its compressed form; no flag of ours is given, neither at first nor then. Others start from .pt."""
+    packed = tmp_path / "s.y5z"
+    run("-m", "yolov5_prune_plugin", "compress", slimmed, "-o", packed, "--repo", clone.folder, cwd=tmp_path)
+    arguments = train_arguments(training_shapes, tmp_path, weights=packed)
     # the first epoch's checkpoint is what an interruption would leave
-    clone.launch("train.py", *arguments, "--save-period", 1, cwd=tmp_path)
+    printed = clone.launch("train.py", *arguments, "--save-period", 1, cwd=tmp_path)
+    taken, of = printed.split("Transferred ")[1].split()[0].split("/")
+    assert taken == of
+    assert yaml.safe_load((tmp_path / "t" / "opt.yaml").read_text())["weights"] == str(packed)
     weights = tmp_path / "t" / "weights"
     (weights / "last.pt").write_bytes((weights / "epoch0.pt").read_bytes())
     printed = clone.launch("train.py", "--resume", weights / "last.pt", cwd=tmp_path)

@@ -64,6 +64,15 @@ def test_pruned_and_run_without_zeros(release: Release, shapes: Path, tmp_path: 
     assert (tmp_path / "read" / "val" / "prune" / "runtime.png").stat().st_size > 10_000
 
 
+def test_amounts_by_time(clone: Release, shapes: Path, tmp_path: Path) -> None:
+    """Layers are measured where the model runs, and lose what saves time."""
+    clone.launch("val.py", *val_arguments(shapes, tmp_path), "--imgsz", 128, "--prune-target", "latency=0.9",
+                 "--prune-granularity", "4x1", cwd=tmp_path)  # fmt: skip
+    target = json.loads((tmp_path / "val" / "prune" / "report.json").read_text())["target"]
+    assert target["latency"] == 0.9
+    assert 0 < target["chosen_ms"] <= 0.9 * target["dense_ms"] + 0.001  # they are rounded
+
+
 def test_other_scripts(clone: Release, shapes: Path, others: Path, tmp_path: Path) -> None:
     """detect.py, and the scripts of segmentation and classification."""
     images = shapes.parent / "shapes" / "images" / "val"

@@ -18,6 +18,8 @@ from yolov5_prune_plugin.reporting.console import plain_console
 from yolov5_prune_plugin.reporting.next_steps import ours, say_next
 from yolov5_prune_plugin.reporting.tables import Table
 
+QUICK = ("--prune-calib", 64, "--prune-tune", 0)  # of 128 images and 200 steps: a demo is for a minute or two
+
 
 def lay_out(folder: Path) -> Path:
     """Copy the embedded data set, so that upstream's label caches stay out of ours.
@@ -62,7 +64,7 @@ def demo(sparsity: float, out: Path) -> int:
     steps = {
         "the smallest weights of each layer go": (*prune, "--name", "magnitude", "--prune-baseline"),
         "second order: some training images say which weights go, and the others make up for them":
-            (*prune, "--name", "obs", "--prune-method", "obs", "--prune-save", sparse),
+            (*prune, "--name", "obs", "--prune-method", "obs", *QUICK, "--prune-save", sparse),
         "zeros take next to no room, and the others share 64 values a layer":
             ("compress", sparse, "-o", packed, "--data", data, "--imgsz", 320),
     }  # fmt: skip

@@ -31,6 +31,7 @@ class Evaluation:
         coco: The twelve COCO figures by name; empty if they can't be had.
         batch_size: Images in a batch of the run that counts; None if the script has no such argument.
         failed: Why the figures are not a measurement; empty if they are one.
+        images: How many were measured on; None if that is not known.
     """
 
     figures: dict[str, float]
@@ -38,6 +39,7 @@ class Evaluation:
     coco: dict[str, float] = field(default_factory=dict)
     batch_size: Optional[int] = None
     failed: str = ""
+    images: Optional[int] = None
 
 
 @dataclass(frozen=True)

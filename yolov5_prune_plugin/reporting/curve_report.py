@@ -15,6 +15,7 @@ from yolov5_prune_plugin.reporting.html_page import html_page, svg
 from yolov5_prune_plugin.reporting.labels import GIVEN, label
 from yolov5_prune_plugin.reporting.tables import Table
 
+BY_SIZE = ("multiplications_left", "ms")  # smaller images have less of it
 MARKERS = "os^Dv*PX"
 SMALLER = "dense, smaller images"
 _STYLE = "th:nth-child(2), td:nth-child(2), th:last-child, td:last-child { text-align: left; }"
@@ -54,8 +55,9 @@ def _axes(rows: Sequence[dict[str, Any]]) -> list[tuple[str, float, str]]:
     """What is drawn across, in which unit, under which words: what some row has."""
     found = [("conv_sparsity", 1.0, "share of the conv weights that is zero"),
              ("multiplications_left", 1e9, "billion multiplications by weights that are not zero"),
+             ("ms", 1.0, "ms for an image in the sparse runtime"),
              ("zip_bytes", 1e6, "MB of the file: of checkpoints (fp16) when zipped, of .y5z as it is")]  # fmt: skip
-    found = [one for one in found if one[0] != "multiplications_left" or _has(rows, one[0])]
+    found = [one for one in found if one[0] not in BY_SIZE or _has(rows, one[0])]
     if _has_flops(rows) and not _has(rows, "multiplications_left"):
         found.append(("flops", 1.0, "share of the FLOPs that is left"))
     return found
@@ -72,7 +74,7 @@ def _has_flops(rows: Sequence[dict[str, Any]]) -> bool:
 def _panel(axes: Any, lines: dict[str, list[dict[str, Any]]], name: str, across: str, unit: float) -> None:
     for index, (line, rows) in enumerate(lines.items()):
         smaller = line == SMALLER  # the same weights: a point alone but for their multiplications
-        points = [] if smaller and across != "multiplications_left" else [
+        points = [] if smaller and across not in BY_SIZE else [
             (row[across] / unit, row[name]) for row in rows if row.get(across) is not None]  # fmt: skip
         axes.plot(*zip(*sorted(points)) if points else ((), ()), marker=MARKERS[index % len(MARKERS)], markersize=4,
                   color="black" if smaller else f"C{index % 10}", linestyle="--" if smaller else "-", linewidth=1.4,
@@ -115,8 +117,9 @@ def curve_table(rows: Sequence[dict[str, Any]], figures: Sequence[str]) -> Table
     for column in ("method", "distribution"):
         table.column(column, "text")
     sized, counted = any(row.get("imgsz") for row in rows), _has(rows, "multiplications_left")
+    timed = _has(rows, "ms")
     spare = {"MB fp16": 1, "P": 2, "R": 3, "amount": 4}
-    some = [*(["size"] if sized else []), "sparsity", *(["mult. G"] if counted else [])]
+    some = [*(["size"] if sized else []), "sparsity", *(["mult. G"] if counted else []), *(["ms"] if timed else [])]
     for column in ("amount", *some, *(label(name, figures) for name in figures), "MB fp16", "MB zipped"):
         table.column(column, spare=spare.get(column, 0))
     if _has_flops(rows):
@@ -134,6 +137,7 @@ def curve_table(rows: Sequence[dict[str, Any]], figures: Sequence[str]) -> Table
         note = row["state"].replace("done", "")  # why one failed was said above, and is in the files
         size = [str(row.get("imgsz") or "")] if sized else []
         left = [_number(row.get("multiplications_left"), 3, 1e9)] if counted else []
+        left += [_number(row.get("ms"), 1)] if timed else []
         table.row(row["method"] or GIVEN, row["distribution"] or "", f"{row['amount']:g}", *size,
                   _number(row["conv_sparsity"], 3), *left, *numbers, *sizes, note)  # fmt: skip
     return table
@@ -166,7 +170,7 @@ def _table(rows: Sequence[dict[str, Any]], figures: Sequence[str]) -> str:
     shown = [
         {"method": row["method"] or GIVEN, "distribution": row["distribution"] or "", "amount": f"{row['amount']:g}",
          "size": row.get("imgsz") or "", "sparsity": _number(row["conv_sparsity"], 3),
-         "mult. G": _number(row.get("multiplications_left"), 3, 1e9),
+         "mult. G": _number(row.get("multiplications_left"), 3, 1e9), "ms": _number(row.get("ms"), 1),
          **{label(name, figures): _number(row[name], 4) for name in figures},
          "MB": _number(row["bytes"], 2, 1e6), "MB zipped": _number(row["zip_bytes"], 2, 1e6),
          "FLOPs left": _number(row.get("flops"), 3),

@@ -238,6 +238,8 @@ def _data_of(run: Run) -> dict[str, Any]:
 
 def _numbers(evaluation: Evaluation) -> dict[str, Any]:
     numbers: dict[str, Any] = dict(evaluation.figures)
+    if evaluation.images is not None:
+        numbers["images"] = evaluation.images
     if evaluation.batch_size:
         numbers["batch_size"] = evaluation.batch_size
     if evaluation.failed:

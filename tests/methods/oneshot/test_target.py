@@ -14,8 +14,11 @@ from tests.methods.oneshot.test_sensitivity import start
 from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.pruning.parameters import Target
+from yolov5_prune_plugin.core.pruning.target import SpeedTarget
+from yolov5_prune_plugin.core.runtime.costs import AMOUNTS, Costs
 from yolov5_prune_plugin.errors import PruneError
-from yolov5_prune_plugin.methods.oneshot.target import flops_target
+from yolov5_prune_plugin.methods.oneshot import target as module
+from yolov5_prune_plugin.methods.oneshot.target import speed_target
 from yolov5_prune_plugin.plugin_api.methods import Method
 
 
@@ -73,6 +76,31 @@ def test_zeros_stand_where_the_multiplications_are() -> None:
     assert shares["0.weight"] > shares["2.weight"] > 0
 
 
+def test_a_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By times as if the last layer were the slow one; all of the layers are measured, at the image size."""
+    asked = []
+
+    def times(model: nn.Module, size: tuple[int, int], names: list[str], grain: Any, progress: Any) -> Costs:
+        asked.append((size, names, str(grain)))
+        layers = {
+            name: tuple((1.0 + 6.0 * (name == "4.weight")) * (1 - amount) for amount in AMOUNTS) for name in names
+        }
+        return Costs(layers, 1.0, "avx2")
+
+    monkeypatch.setattr(module, "measured_costs", times)
+    net = network()
+    record = pruned(net, "--prune-target", "latency=0.6", "--prune-granularity", "2x1")
+    assert asked == [((8, 8), ["0.weight", "2.weight", "4.weight"], "2x1")]
+    assert record.content["distribution"] == "latency"
+    target = record.content["target"]
+    assert (target["latency"], target["dense_ms"], target["kernels"], target["threads"]) == (0.6, 10.0, "avx2", 1)
+    assert 5.9 < target["chosen_ms"] <= 6.0
+    shares = {layer.name: layer.sparsity for layer in record.sparsity.layers}
+    assert shares["4.weight"] > 0.4
+    taken = 1 + sum((7 if name == "4.weight" else 1) * (1 - share) for name, share in shares.items())
+    assert taken == pytest.approx(target["chosen_ms"], abs=0.05)
+
+
 def test_losses_by_sensitivity() -> None:
     """Of obs's masks too; images are read."""
     net = network()
@@ -127,11 +155,16 @@ def test_blocks_of_a_third_party() -> None:
     assert part.record.content["conv_sparsity"] == 0.5
 
 
-@pytest.mark.parametrize("text", ["0.5", "flops=0", "flops=1", "flops=x", "params=0.5", "flops=nan", ""])
+@pytest.mark.parametrize("text", ["0.5", "flops=0", "latency=1", "flops=x", "params=0.5", "latency=nan", ""])
 def test_what_is_no_target(text: str) -> None:
-    with pytest.raises(PruneError, match="must be flops=S with S above 0 and below 1"):
-        flops_target(text)
-    assert flops_target("flops=0.25") == 0.25
+    with pytest.raises(PruneError, match="must be flops=S or latency=S with S above 0 and below 1"):
+        speed_target(text)
+
+
+@pytest.mark.parametrize("text", ["flops=0.25", "latency=0.5"])
+def test_what_is_a_target(text: str) -> None:
+    assert str(speed_target(text)) == text
+    assert speed_target(text) == SpeedTarget(text.split("=")[0], float(text.split("=")[1]))
 
 
 @pytest.mark.parametrize(

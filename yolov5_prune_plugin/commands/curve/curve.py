@@ -16,6 +16,7 @@ from yolov5_prune_plugin.commands.curve.measure import Measured, locked, measure
 from yolov5_prune_plugin.commands.curve.study import Study, fail, open_study
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.oneshot import Request
+from yolov5_prune_plugin.core.pruning.target import FLOPS, LATENCY
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.jobs.options import EngineOptions
 from yolov5_prune_plugin.methods.oneshot.target import check_target
@@ -30,13 +31,13 @@ TAKEN = {
     "--prune": "the curve sets it; give --amounts, such as 0:0.9:0.1",
     "--prune-method": "the curve sets it; give --methods",
     "--prune-distribution": "the curve sets it; give --distributions",
-    "--prune-target": "the curve sets it; give --distributions flops, and --amounts",
+    "--prune-target": "the curve sets it; give --distributions flops or latency, and --amounts",
     "--prune-save": "the curve sets it; --keep-models keeps each point's checkpoint",
     "--prune-baseline": "the curve measures the dense model once; give the amount 0 in --amounts",
 }
 DENSE = "as given"
 LITTLE = 0.01  # of the figure
-FLOPS = "flops"  # beside the distributions: amounts by layer for a share of the multiplications
+TARGETS = (FLOPS, LATENCY)  # beside the distributions: amounts by layer for a share of multiplications or time
 
 
 def curve(target: str, arguments: Sequence[str], before: argparse.Namespace, command: Sequence[str]) -> int:
@@ -74,7 +75,7 @@ def curve(target: str, arguments: Sequence[str], before: argparse.Namespace, com
 def _points(study: Study, options: CurveOptions) -> list[CurvePoint]:
     """Dense first, then the amounts from low to high, so that an interrupted curve has all its lines begun."""
     study.check_methods("--methods", options.methods)
-    named_ones = [name for name in options.distributions if name != FLOPS]
+    named_ones = [name for name in options.distributions if name not in TARGETS]
     study.check_distributions("--distributions", named_ones, options.methods)
     if options.sparse_sizes and not options.sizes:
         raise PruneError("--sparse-sizes needs --sizes, such as 512,448")
@@ -87,12 +88,12 @@ def _points(study: Study, options: CurveOptions) -> list[CurvePoint]:
             continue
         for method in options.methods:
             known = study.distributions_of(method, "--distributions", named_ones) if named_ones else []
-            for distribution in [*known, *([FLOPS] if FLOPS in options.distributions else [])]:
+            for distribution in [*known, *(one for one in TARGETS if one in options.distributions)]:
                 how = ("--prune", f"{amount:.12g}", "--prune-method", method, "--prune-distribution", distribution)
                 try:
-                    if distribution == FLOPS:
-                        how = ("--prune-target", f"flops={1 - amount:.12g}", "--prune-method", method)
-                        check_target(str(grain), f"--distributions {FLOPS}")
+                    if distribution in TARGETS:
+                        how = ("--prune-target", f"{distribution}={1 - amount:.12g}", "--prune-method", method)
+                        check_target(str(grain), f"--distributions {distribution}")
                     else:
                         Request(amount, distribution, grain)
                 except PruneError as error:
@@ -179,8 +180,10 @@ def _steps(study: Study, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
         return {}
     best = max(inside, key=lambda row: (row["conv_sparsity"], row[figure]))
     name = f"{study.weights.stem}-pruned.pt"
-    how = ("--prune", f"{best['amount']:.12g}", "--prune-method", best["method"], "--prune-distribution",
-           best["distribution"], "--prune-save", name)  # fmt: skip
+    how = ("--prune", f"{best['amount']:.12g}", "--prune-distribution", best["distribution"])
+    if best["distribution"] in TARGETS:
+        how = ("--prune-target", f"{best['distribution']}={1 - best['amount']:.12g}")
+    how = (*how, "--prune-method", best["method"], "--prune-save", name)
     what = f"the sparsest of these that loses at most {100 * LITTLE:g} points"
     return {
         what: ours(*own, *how),
@@ -196,8 +199,8 @@ def _data(study: Study) -> str:
 
 
 def _row(outcome: Outcome, figures: Sequence[str]) -> dict[str, Any]:
-    names = (*figures, "conv_sparsity", "flops", "multiplications", "multiplications_left", "bytes", "zip_bytes",
-             "seconds")  # fmt: skip
+    names = (*figures, "conv_sparsity", "flops", "multiplications", "multiplications_left", "ms", "bytes",
+             "zip_bytes", "seconds")  # fmt: skip
     return {**outcome.point.asked, **{name: outcome.content.get(name) for name in names}, "state": _state(outcome),
             "reason": outcome.failed}  # fmt: skip
 

@@ -50,7 +50,7 @@ class Outcome:
 
     Attributes:
         point: The point.
-        content: Its figures by name, ``conv_sparsity``, ``multiplications_left``, ``bytes``, ``zip_bytes``,
+        content: Its figures by name, ``conv_sparsity``, ``multiplications_left``, ``ms``, ``bytes``, ``zip_bytes``,
             ``seconds``; empty until known.
         failed: Why there are none, if it failed.
         reused: Whether an earlier run had measured it.
@@ -178,7 +178,17 @@ def _read(point: CurvePoint, result: Result, figures: tuple[str, ...]) -> Outcom
     if _is_number(report.get("multiplications")):
         left = report["multiplications"] - report["zero_multiplications"]
         measured |= {"multiplications": float(report["multiplications"]), "multiplications_left": float(left)}
+    measured |= _time(result.job.folder / "val" / "prune" / "runtime.json")
     return Outcome(point, {**measured, "bytes": None, "zip_bytes": None, "seconds": round(result.seconds, 2)})
+
+
+def _time(file: Path) -> dict[str, float]:
+    """Milliseconds for an image in the sparse runtime, where the study's flags ask for it."""
+    try:
+        ms = json.loads(file.read_text(encoding="utf-8"))["ms"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {"ms": float(ms)} if _is_number(ms) else {}
 
 
 def _flops_left(model: Path) -> float:

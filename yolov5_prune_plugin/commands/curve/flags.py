@@ -121,7 +121,8 @@ class CurveOptions:
         metavar="NAMES")  # fmt: skip
     distributions: tuple[str, ...] = flag(
         ("uniform", "global"), "distributions of --prune-distribution, with commas (default uniform,global); also"
-        " flops: amounts by layer chosen for speed, and an amount is then the share of the multiplications that goes",
+        " flops and latency: amounts by layer chosen for speed, and an amount is then the share of the multiplications,"
+        " or of the time in the sparse runtime, that goes",
         type=checked(names), metavar="NAMES")  # fmt: skip
     slim: tuple[float, ...] = flag(
         (), "models with this share of their FLOPs left too, by yolov5-prune slim: A,B,C; needs --data",

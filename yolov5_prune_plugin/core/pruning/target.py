@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -13,7 +14,28 @@ from yolov5_prune_plugin.core.pruning.sensitivity import Sensitivity
 from yolov5_prune_plugin.core.pruning.sparsity import zeros_in
 from yolov5_prune_plugin.errors import PruneError
 
+FLOPS, LATENCY = "flops", "latency"
 AMOUNTS = (0.0, *(round(1 - 0.94**step, 6) for step in range(1, 75)))  # up to 0.99
+
+
+@dataclass(frozen=True)
+class SpeedTarget:
+    """How much is left of what a model costs.
+
+    Attributes:
+        what: ``flops`` (multiplications by weights) or ``latency`` (time in the sparse runtime on this machine).
+        left: Share, in (0, 1).
+    """
+
+    what: str
+    left: float
+
+    def __str__(self) -> str:
+        return f"{self.what}={self.left:g}"
+
+    def facts(self) -> dict[str, object]:
+        """Say it for a report, in place of a sparsity and a distribution."""
+        return {"target": {self.what: self.left}, "distribution": self.what}
 
 
 def tables_by_scores(
@@ -90,3 +112,31 @@ def amounts_for(
         raise PruneError(f"a share of {left:g} of the multiplications cannot be reached: at least"
                          f" {least / total:.4f} is left{stays}")  # fmt: skip
     return choose(tables, left * total - fixed)
+
+
+def amounts_for_time(
+    left: float, tables: Mapping[str, Table], times: Callable[[str, Sequence[float]], Sequence[float]], rest: float
+) -> tuple[dict[str, float], float]:
+    """Choose amounts by layer such that so much of the time is left, at the least loss.
+
+    Args:
+        left: Share of the time of the whole model, in (0, 1).
+        tables: Of the layers that are pruned; their own costs are not used.
+        times: Milliseconds of a layer at amounts, by its name.
+        rest: Milliseconds of all else.
+
+    Returns:
+        Amount by name, and milliseconds of the whole model with them.
+
+    Raises:
+        PruneError: If so little cannot be reached; the message has what can.
+    """
+    timed = {name: replace(table, costs=tuple(times(name, table.amounts))) for name, table in tables.items()}
+    total = rest + sum(table.costs[0] for table in timed.values())
+    least = rest + sum(min(table.costs) for table in timed.values())
+    if least > left * total:
+        raise PruneError(f"a share of {left:g} of the time cannot be reached: at least {least / total:.3f} of"
+                         f" {total:.2f} ms is left; {rest / total:.3f} is not in layers that are pruned")  # fmt: skip
+    chosen = choose(timed, left * total - rest)
+    costs = {name: dict(zip(table.amounts, table.costs)) for name, table in timed.items()}
+    return chosen, rest + sum(costs[name][amount] for name, amount in chosen.items())

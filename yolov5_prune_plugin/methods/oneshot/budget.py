@@ -14,6 +14,7 @@ from torch import nn
 from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.core.pruning.budget import ASSUMES, Bisection, Trial
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
+from yolov5_prune_plugin.core.pruning.target import FLOPS, LATENCY, SpeedTarget
 from yolov5_prune_plugin.errors import NoResultError, PruneError
 from yolov5_prune_plugin.files import new_file
 from yolov5_prune_plugin.methods.oneshot.oneshot_run import OneShotRun, Pruned
@@ -43,8 +44,9 @@ class BudgetOptions:
         0.01, "distance of the sparsities that are tried (default 0.01)", type=checked(_step), metavar="STEP"
     )
     prune_budget_of: str = flag(
-        "weights", "what is to be zero as much as can be: weights (default), or flops: the fewest multiplications, with"
-        " amounts by layer chosen as for --prune-target", choices=("weights", "flops"))  # fmt: skip
+        "weights", "what is to be zero as much as can be: weights (default); flops: the fewest multiplications, or"
+        " latency: the least time in the sparse runtime, with amounts by layer chosen as for --prune-target",
+        choices=("weights", FLOPS, LATENCY))  # fmt: skip
 
 
 def check_budget(options: BudgetOptions, granularity: str, run: Run) -> None:
@@ -63,8 +65,8 @@ def check_budget(options: BudgetOptions, granularity: str, run: Run) -> None:
     if Granularity.parse(granularity).m:
         raise PruneError(f"{asked} --prune-granularity {granularity}: the pattern sets the sparsity, nothing is left to"
                          " search for; give --prune S, or the granularity weight or channel")  # fmt: skip
-    if options.prune_budget_of == "flops" and hasattr(run.options, "prune_distribution"):
-        raise PruneError(f"{asked} --prune-budget-of flops chooses what each layer drops; leave out"
+    if options.prune_budget_of != "weights" and hasattr(run.options, "prune_distribution"):
+        raise PruneError(f"{asked} --prune-budget-of {options.prune_budget_of} chooses what each layer drops; leave out"
                          " --prune-distribution")  # fmt: skip
     if task not in ("train", "val", "test"):
         raise PruneError(f"{asked} --task {task}: it measures on one split; give --task train, val or test")
@@ -86,7 +88,7 @@ class BudgetRun:
 
         self.run, self.oneshot = run, oneshot
         self.asked = f"--prune-budget {options.prune_budget:g}"
-        self.flops = options.prune_budget_of == "flops"
+        self.what = options.prune_budget_of
         self.search = Bisection(options.prune_budget_step)
         self.trials = BudgetRecord(run, options.prune_budget or 0.0, self.search.step)
         self.amount = 0.0
@@ -97,8 +99,9 @@ class BudgetRun:
     @hookimpl
     def model_loaded(self, model: nn.Module) -> None:
         """Prune by the amount that is tried."""
-        if self.flops:
-            self.pruned = self.oneshot.prune(model, self.oneshot.request, 1 - self.amount)
+        if self.what != "weights":
+            wanted = SpeedTarget(self.what, 1 - self.amount)
+            self.pruned = self.oneshot.prune(model, self.oneshot.request, wanted)
         else:
             self.pruned = self.oneshot.prune(model, replace(self.oneshot.request, sparsity=self.amount))
 
@@ -195,12 +198,14 @@ class BudgetRun:
 
     def _flag(self, amount: float) -> str:
         """What prunes so much, as a command line has it."""
-        return f"--prune-target flops={1 - amount:g}" if self.flops else f"--prune {amount:g}"
+        if self.what == "weights":
+            return f"--prune {amount:g}"
+        return f"--prune-target {SpeedTarget(self.what, 1 - amount)}"
 
     def _add(self, evaluation: Evaluation, amount: float, pruned: Pruned, started: float, kind: str) -> bool:
         score, seconds = self._score(evaluation), time.perf_counter() - started
         inside = score >= self.trials.floor - 1e-9  # false for NaN
-        sparsity = pruned.sparsity.multiplication_sparsity if self.flops else pruned.sparsity.conv_sparsity
+        sparsity = pruned.sparsity.multiplication_sparsity if self.what != "weights" else pruned.sparsity.conv_sparsity
         self.trials.add(Trial(amount, sparsity, score, inside, evaluation.batch_size, seconds, kind))
         return inside
 

@@ -13,8 +13,9 @@ from yolov5_prune_plugin.core.pruning.distribution import LOSS, NAMES, check_spa
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.pruning.parameters import Selection, find_targets
+from yolov5_prune_plugin.core.pruning.target import SpeedTarget
 from yolov5_prune_plugin.errors import PruneError, did_you_mean, named
-from yolov5_prune_plugin.methods.oneshot.target import LOSSES, check_target, flops_target
+from yolov5_prune_plugin.methods.oneshot.target import LOSSES, check_target, speed_target
 from yolov5_prune_plugin.options import checked, flag, seed
 from yolov5_prune_plugin.plugin_api.methods import Method
 from yolov5_prune_plugin.plugin_api.run import Run
@@ -50,10 +51,11 @@ class WhatOptions:
     prune_amounts: Optional[Path] = flag(
         None, "instead of --prune S and a distribution: how much of each layer, from a YAML mapping of parameter names"
         " to shares, or CSV with columns name and amount", type=Path, metavar="FILE")  # fmt: skip
-    prune_target: Optional[float] = flag(
+    prune_target: Optional[SpeedTarget] = flag(
         None, "instead of --prune S and a distribution: amounts by layer chosen for speed, so that this share of the"
-        " multiplications by weights is left (at --imgsz) at the least loss; such as flops=0.5",
-        type=checked(flops_target), metavar="flops=S")  # fmt: skip
+        " multiplications by weights, or of the time in the sparse runtime as measured here, is left (at --imgsz) at"
+        " the least loss; such as flops=0.5",
+        type=checked(speed_target), metavar="flops=S|latency=S")  # fmt: skip
     prune_target_losses: str = flag(
         "", "what layers lose, for --prune-target: scores (the method's, added up: squares of magnitude, curvature of"
         " obs; default, but obs looks at what its other weights make up for too) or sensitivity (each layer pruned"
@@ -129,9 +131,9 @@ def check_how_much(run: Run, options: WhatOptions, asked: Mapping[str, object]) 
         if value is not None and hasattr(run.options, "prune_distribution"):
             raise PruneError(f"{flag_} says what each layer drops; leave out --prune-distribution")
     if options.prune_target is None and hasattr(run.options, "prune_target_losses"):
-        raise PruneError("--prune-target-losses needs --prune-target flops=S")
+        raise PruneError("--prune-target-losses needs --prune-target flops=S or latency=S")
     if options.prune_target is not None:
-        check_target(options.prune_granularity, f"--prune-target flops={options.prune_target:g}")
+        check_target(options.prune_granularity, f"--prune-target {options.prune_target}")
 
 
 def request_of(options: WhatOptions, method: type[Method]) -> Request:

@@ -17,6 +17,7 @@ from yolov5_prune_plugin.core.pruning.multiplications import uses_at
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.pruning.parameters import Selection
 from yolov5_prune_plugin.core.pruning.sparsity import Sparsity, measure, zeros_by_name
+from yolov5_prune_plugin.core.pruning.target import SpeedTarget
 from yolov5_prune_plugin.errors import named
 from yolov5_prune_plugin.methods.oneshot.flags import PruneOptions, find
 from yolov5_prune_plugin.methods.oneshot.target import chosen_amounts
@@ -24,6 +25,7 @@ from yolov5_prune_plugin.plugin_api.methods import Method
 from yolov5_prune_plugin.plugin_api.run import Evaluation, Run, Saved
 
 if TYPE_CHECKING:
+    from yolov5_prune_plugin.core.runtime.costs import Costs
     from yolov5_prune_plugin.reporting.oneshot_report import Record
 
 
@@ -50,6 +52,7 @@ class OneShotRun:
     def __init__(self, run: Run, options: PruneOptions, method: Method, request: Request) -> None:
         self.run, self.options, self.method, self.request = run, options, method, request
         self.record: Optional[Record] = None
+        self._times: list[Costs] = []  # of the model's layers, once measured
         self.drift: Optional[Drift] = None  # of the outputs, where the model as given is not measured
 
     @hookimpl
@@ -65,13 +68,13 @@ class OneShotRun:
             self.record.saved(self.save(run, pruned, self.options.prune_save))
         self.drift = Drift(before, model) if before is not None else None
 
-    def prune(self, model: nn.Module, request: Request, left: Optional[float] = None) -> Pruned:
+    def prune(self, model: nn.Module, request: Request, wanted: Optional[SpeedTarget] = None) -> Pruned:
         """Prune a model in place.
 
         Args:
             model: As the script loaded it.
             request: How much, spread how, in what grain.
-            left: Instead of how much, the share of the multiplications that is left.
+            wanted: Instead of how much, what is left of the multiplications or the time.
         """
         options = self.options
         selection = find(model, options)
@@ -80,15 +83,18 @@ class OneShotRun:
         before = zeros_by_name(model)
         started = time.perf_counter()
         self.method.calibrate(self.run, model, selection.targets)
-        if left is not None:
-            with named(f"--prune-target flops={left:g}"):
-                amounts = chosen_amounts(left, options.prune_target_losses, self.run, model, selection, self.method,
-                                         request)  # fmt: skip
+        target: dict[str, Any] = {}
+        if wanted is not None:
+            with named(f"--prune-target {wanted}"):
+                amounts, measured = chosen_amounts(wanted, options.prune_target_losses, self.run, model, selection,
+                                                   self.method, request, self._times)  # fmt: skip
+            target = {wanted.what: wanted.left, "losses": options.prune_target_losses or "the method's default"}
+            target |= measured
             request = replace(request, amounts=amounts).fitted(selection)
         self.method.prune(selection.targets, request)
         seconds = time.perf_counter() - started
         fused = not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-        how = "flops" if left is not None else "amounts" if request.amounts else request.distribution
+        how = wanted.what if wanted else "amounts" if request.amounts else request.distribution
         facts = {
             "method": options.prune_method, "distribution": how,
             "granularity": options.prune_granularity, "requested_sparsity": request.sparsity, "seed": request.seed,
@@ -97,8 +103,8 @@ class OneShotRun:
         facts |= self.method.facts
         if options.prune_linear:
             facts["linear"] = True
-        if left is not None:
-            facts["target"] = {"flops": left, "losses": options.prune_target_losses or "the method's default"}
+        if target:
+            facts["target"] = target
         if request.amounts:
             file = {"amounts_file": str(options.prune_amounts)} if options.prune_amounts else {}
             facts |= {**file, "amounts": dict(request.amounts)}

@@ -1,9 +1,9 @@
-"""--prune-target flops=S: amounts by layer chosen for speed, so that this share of the multiplications is left."""
+"""--prune-target: amounts by layer chosen for speed, so that this share of the multiplications or time is left."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Optional
 
 from torch import nn
 
@@ -11,7 +11,16 @@ from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.multiplications import uses_at
 from yolov5_prune_plugin.core.pruning.oneshot import Request, prune_by_scores
 from yolov5_prune_plugin.core.pruning.parameters import Selection, Target
-from yolov5_prune_plugin.core.pruning.target import amounts_for, tables_by_scores, tables_by_sensitivity
+from yolov5_prune_plugin.core.pruning.target import (
+    FLOPS,
+    LATENCY,
+    SpeedTarget,
+    amounts_for,
+    amounts_for_time,
+    tables_by_scores,
+    tables_by_sensitivity,
+)
+from yolov5_prune_plugin.core.runtime.costs import Costs, measured_costs
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.plugin_api.methods import Method
 from yolov5_prune_plugin.plugin_api.run import Run
@@ -23,29 +32,30 @@ IMAGES = 16
 BATCH = 8
 
 
-def flops_target(text: str) -> float:
-    """Read ``flops=0.5``: the share of the multiplications that is left.
+def speed_target(text: str) -> SpeedTarget:
+    """Read ``flops=0.5`` or ``latency=0.5``: the share of the multiplications, or of the time, that is left.
 
     Raises:
         PruneError: If it is none.
     """
     what, _, share = text.partition("=")
     try:
-        if what == "flops" and 0 < float(share) < 1:
-            return float(share)
+        if what in (FLOPS, LATENCY) and 0 < float(share) < 1:
+            return SpeedTarget(what, float(share))
     except ValueError:
         pass
-    raise PruneError("must be flops=S with S above 0 and below 1, the share of the multiplications that is left, such"
-                     f" as flops=0.5; got {text!r}")  # fmt: skip
+    raise PruneError("must be flops=S or latency=S with S above 0 and below 1, the share of the multiplications or of"
+                     f" the time in the sparse runtime that is left, such as flops=0.5; got {text!r}")  # fmt: skip
 
 
 def chosen_amounts(
-    left: float, losses: str, run: Run, model: nn.Module, selection: Selection, method: Method, request: Request
-) -> dict[str, float]:
-    """Choose amounts by layer for a share of the multiplications.
+    wanted: SpeedTarget, losses: str, run: Run, model: nn.Module, selection: Selection, method: Method,
+    request: Request, known: Optional[list[Costs]] = None,
+) -> tuple[dict[str, float], dict[str, Any]]:  # fmt: skip
+    """Choose amounts by layer for a share of the multiplications, or of the time.
 
     Args:
-        left: The share.
+        wanted: The share.
         losses: ``scores`` adds up what the method says of each weight, ``sensitivity`` prunes each layer alone and
             measures; empty takes the method's own tables, or sensitivity where it has no scores.
         run: Gives the image size, and images for sensitivity.
@@ -53,9 +63,13 @@ def chosen_amounts(
         selection: Its layers.
         method: Was calibrated for them.
         request: Gives the granularity and the seed.
+        known: Where times are kept from one call to the next, for the same model.
+
+    Returns:
+        Amounts by parameter name, and what was measured for them: plain values for the report.
 
     Raises:
-        PruneError: If the share can't be reached, or there is no image size to count multiplications at.
+        PruneError: If the share can't be reached, there is no image size to count at, or no runtime to measure with.
     """
     size = run.image_size(model)
     if size is None:
@@ -63,6 +77,11 @@ def chosen_amounts(
     uses = uses_at(model, *size)
     if losses == "scores" and not method.has_scores():
         raise PruneError(f"the method {method.name} has no scores to add up; take sensitivity")
+    costs = None
+    if wanted.what == LATENCY:
+        costs = known[0] if known else _times(run, model, size, selection, request.granularity)
+        if known is not None:
+            known[:] = [costs]
     if losses == "sensitivity" or not method.has_scores():
         tables = _by_sensitivity(run, model, selection, method, request, uses)
     elif losses == "scores":
@@ -71,7 +90,19 @@ def chosen_amounts(
         )
     else:
         tables = method.tables(selection.targets, request, uses)
-    return amounts_for(left, tables, model, selection, uses)
+    if costs is None:
+        return amounts_for(wanted.left, tables, model, selection, uses), {}
+    tables = {name: table for name, table in tables.items() if name in costs.layers}
+    amounts, ms = amounts_for_time(wanted.left, tables, costs.at, costs.rest)
+    facts = {"kernels": costs.kernels, "threads": 1, "dense_ms": round(costs.dense, 3), "chosen_ms": round(ms, 3)}
+    return {target.name: 0.0 for target in selection.targets} | amounts, facts
+
+
+def _times(run: Run, model: nn.Module, size: tuple[int, int], selection: Selection, grain: Granularity) -> Costs:
+    names = [target.name for target in selection.targets]
+    convolutions = sum(isinstance(layer, nn.Conv2d) for layer in model.modules())
+    with lasting_bar("target: times of layers", convolutions, shown=run.main) as advance:
+        return measured_costs(model, size, names, grain, advance)
 
 
 def check_target(granularity: str, asked: str) -> None:

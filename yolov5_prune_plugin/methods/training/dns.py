@@ -15,10 +15,11 @@ from yolov5_prune_plugin.core.pruning.distribution import NAMES
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.oneshot import Request, units_to_drop
 from yolov5_prune_plugin.core.pruning.parameters import Selection, find_targets
+from yolov5_prune_plugin.core.pruning.target import SpeedTarget
 from yolov5_prune_plugin.core.training.dns import DnsRule
 from yolov5_prune_plugin.core.training.thresholds import Hysteresis
 from yolov5_prune_plugin.errors import PruneError, named
-from yolov5_prune_plugin.methods.oneshot.target import flops_target
+from yolov5_prune_plugin.methods.oneshot.target import speed_target
 from yolov5_prune_plugin.methods.training.target import check_grain, training_amounts
 from yolov5_prune_plugin.options import (
     at_least_zero,
@@ -55,10 +56,11 @@ class DnsOptions:
     dns_granularity: str = flag(
         "weight", "what goes and comes back together: weight (default), channel, Ax1 (blocks of A output channels) or"
         " N:M, such as 2:4", type=checked(lambda text: str(Granularity.parse(text))), metavar="GRAIN")  # fmt: skip
-    dns_target: Optional[float] = flag(
+    dns_target: Optional[SpeedTarget] = flag(
         None, "instead of a sparsity and a distribution: amounts by layer such that this share of the multiplications"
-        " by weights is left in the end, where the outputs lose least at the start; such as flops=0.3; looks at images"
-        " of --data", type=checked(flops_target), metavar="flops=S")  # fmt: skip
+        " by weights, or of the time in the sparse runtime, is left in the end, where the outputs lose least at the"
+        " start; such as flops=0.3; looks at images of --data", type=checked(speed_target),
+        metavar="flops=S|latency=S")  # fmt: skip
     dns_c_rate: tuple[str, ...] = flag(
         (), "instead of a sparsity the paper's thresholds, max(mu + c * sigma, 0) of each layer at the start: c for all"
         " layers, or GLOB=c by parameter name; the last that matches counts", nargs="+", type=checked(_rate),
@@ -113,7 +115,10 @@ class Dns(TrainingMethod):
         if self.grain.m:
             how = {"requested_sparsity": 1 - self.grain.n / self.grain.m, "distribution": "uniform"}
         if options.dns_target is not None:
-            how = {"target": {"flops": options.dns_target}, "distribution": "flops"}
+            how = {
+                "target": {options.dns_target.what: options.dns_target.left},
+                "distribution": options.dns_target.what,
+            }
         return {"method": "dns", **how, "granularity": str(self.grain), "gamma": options.dns_gamma,
                 "power": options.dns_power, "start": options.dns_start, "stop": options.dns_stop,
                 "seed": self.seed}  # fmt: skip

@@ -14,10 +14,11 @@ from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.importance import magnitude
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.pruning.parameters import Selection, find_targets
+from yolov5_prune_plugin.core.pruning.target import SpeedTarget
 from yolov5_prune_plugin.core.training.gradual import Gradual, gradual_plan
 from yolov5_prune_plugin.core.training.rule import ENOUGH
 from yolov5_prune_plugin.errors import named
-from yolov5_prune_plugin.methods.oneshot.target import flops_target
+from yolov5_prune_plugin.methods.oneshot.target import speed_target
 from yolov5_prune_plugin.methods.training.target import check_grain, training_amounts
 from yolov5_prune_plugin.options import check_order, checked, flag, fraction_of, schedule_point, whole_from
 from yolov5_prune_plugin.plugin_api.methods import Method, TrainingMethod
@@ -36,10 +37,11 @@ class GmpOptions:
     gmp_granularity: str = flag(
         "weight", "what goes together: weight (default), channel, Ax1 (blocks of A output channels) or N:M, such as"
         " 2:4",        type=checked(lambda text: str(Granularity.parse(text))), metavar="GRAIN")  # fmt: skip
-    gmp_target: Optional[float] = flag(
+    gmp_target: Optional[SpeedTarget] = flag(
         None, "instead of a sparsity and a distribution: amounts by layer such that this share of the multiplications"
-        " by weights is left in the end, where the outputs lose least at the start; such as flops=0.3; looks at images"
-        " of --data", type=checked(flops_target), metavar="flops=S")  # fmt: skip
+        " by weights, or of the time in the sparse runtime, is left in the end, where the outputs lose least at the"
+        " start; such as flops=0.3; looks at images of --data", type=checked(speed_target),
+        metavar="flops=S|latency=S")  # fmt: skip
     gmp_start: float = flag(
         0.05, "the first pruning: a share of the training up to 1, or a number of optimizer steps (default 0.05)",
         type=checked(schedule_point), metavar="WHEN")  # fmt: skip
@@ -70,7 +72,10 @@ class Gmp(TrainingMethod):
         options = self.options
         how: dict[str, object] = {"requested_sparsity": options.gmp_sparsity, "distribution": options.gmp_distribution}
         if options.gmp_target is not None:
-            how = {"target": {"flops": options.gmp_target}, "distribution": "flops"}
+            how = {
+                "target": {options.gmp_target.what: options.gmp_target.left},
+                "distribution": options.gmp_target.what,
+            }
         elif self.grain.m:
             how = {"requested_sparsity": 1 - self.grain.n / self.grain.m, "distribution": "uniform"}
         return {"method": "gmp", **how, "granularity": str(self.grain), "start": options.gmp_start,

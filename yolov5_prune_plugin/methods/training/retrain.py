@@ -15,6 +15,7 @@ from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.pruning.parameters import Selection, Target, find_targets
 from yolov5_prune_plugin.core.pruning.sparsity import zeros_in
+from yolov5_prune_plugin.core.pruning.target import SpeedTarget
 from yolov5_prune_plugin.core.training.gradual import Gradual, rounds
 from yolov5_prune_plugin.core.training.ranks import of_the_first
 from yolov5_prune_plugin.errors import PruneError, named
@@ -86,7 +87,10 @@ class Retrain(TrainingMethod):
         if options.prune_amounts:
             how["distribution"] = "amounts"
         elif options.prune_target is not None:
-            how = {"target": {"flops": options.prune_target}, "distribution": "flops"}
+            how = {
+                "target": {options.prune_target.what: options.prune_target.left},
+                "distribution": options.prune_target.what,
+            }
         return {"method": f"prune and retrain: {options.prune_method}", **how,
                 "granularity": options.prune_granularity, "iterations": options.prune_iterations,
                 "seed": options.prune_seed, **self.method.facts}  # fmt: skip
@@ -111,15 +115,17 @@ class Retrain(TrainingMethod):
             return Gradual(selection.targets, method.scores, request, plan, first)
         return Gradual(selection.targets, None, request, plan, first, method.prune)
 
-    def _amounts(self, left: float, training: Training, selection: Selection) -> dict[str, float]:
+    def _amounts(self, wanted: SpeedTarget, training: Training, selection: Selection) -> dict[str, float]:
         """Amounts by layer for --prune-target; the first process chooses for all."""
         options, model, run = self.options, training.model, self.run
 
         def choose() -> dict[str, float]:
             method = chosen_method(run, self.methods, options.prune_method)
-            with named(f"--prune-target flops={left:g}"), evaluating(model):
+            with named(f"--prune-target {wanted}"), evaluating(model):
                 method.calibrate(run, model, selection.targets)
-                return chosen_amounts(left, options.prune_target_losses, run, model, selection, method, self.request)
+                return chosen_amounts(wanted, options.prune_target_losses, run, model, selection, method, self.request)[
+                    0
+                ]
 
         found: dict[str, float] = of_the_first(choose)
         return found

@@ -9,6 +9,7 @@ from yolov5_prune_plugin.core.outputs.modes import evaluating
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.pruning.parameters import Selection
+from yolov5_prune_plugin.core.pruning.target import SpeedTarget
 from yolov5_prune_plugin.core.training.ranks import of_the_first
 from yolov5_prune_plugin.errors import PruneError, named
 from yolov5_prune_plugin.methods.oneshot.obs import Obs
@@ -16,13 +17,13 @@ from yolov5_prune_plugin.methods.oneshot.target import chosen_amounts
 from yolov5_prune_plugin.plugin_api.run import Run, Training
 
 
-def check_grain(way: str, grain: Granularity, left: Optional[float], given: Sequence[str]) -> None:
+def check_grain(way: str, grain: Granularity, wanted: Optional[SpeedTarget], given: Sequence[str]) -> None:
     """Refuse flags that say what a pattern or a target says already.
 
     Args:
         way: ``dns`` or ``gmp``.
         grain: Of its granularity flag.
-        left: Of its target flag; None if it was not given.
+        wanted: Of its target flag; None if it was not given.
         given: Its flags that were given.
 
     Raises:
@@ -34,18 +35,18 @@ def check_grain(way: str, grain: Granularity, left: Optional[float], given: Sequ
         if grain.m and flag in pattern:
             raise PruneError(f"--{way}-granularity {grain} keeps {grain.n} of every {grain.m} in every layer; leave out"
                              f" {flag}")  # fmt: skip
-        if left is not None and flag in fixed:
+        if wanted is not None and flag in fixed:
             raise PruneError(f"--{way}-target says how much each layer loses; leave out {flag}")
 
 
 def training_amounts(
-    flag: str, left: float, run: Run, training: Training, selection: Selection, grain: Granularity
+    flag: str, wanted: SpeedTarget, run: Run, training: Training, selection: Selection, grain: Granularity
 ) -> dict[str, float]:
-    """Choose amounts by layer for a share of the multiplications, by the curvature of the model's outputs as it is now.
+    """Choose amounts by layer for a target of speed, by the curvature of the model's outputs as it is now.
 
     Args:
         flag: The target's, for errors.
-        left: Share of the multiplications that is left.
+        wanted: What is left.
         run: Gives images and their size.
         training: The training that begins; the first process chooses for all.
         selection: The layers.
@@ -57,9 +58,9 @@ def training_amounts(
 
     def choose() -> dict[str, float]:
         obs, model = Obs(), training.model
-        with named(f"{flag} flops={left:g}"), evaluating(model):
+        with named(f"{flag} {wanted}"), evaluating(model):
             obs.calibrate(run, model, selection.targets)
-            return chosen_amounts(left, "", run, model, selection, obs, Request(0.0, granularity=grain))
+            return chosen_amounts(wanted, "", run, model, selection, obs, Request(0.0, granularity=grain))[0]
 
     found: dict[str, float] = of_the_first(choose)
     return found

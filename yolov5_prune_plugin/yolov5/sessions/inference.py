@@ -69,6 +69,7 @@ class InferenceSession(Session):
         self._limit = TimeLimit()
         self._loaded: Optional[tuple[Any, torch.dtype]] = None  # what was loaded for it
         self._objects: Optional[int] = None  # labelled ones in the data set; None if that is not known
+        self._images: Optional[int] = None  # in the data set; None if that is not known
         self._repeating = False
         self._inference = False  # whether it was loaded in inference mode
         self._base: Optional[Path] = None  # the script's run folder
@@ -179,13 +180,16 @@ class InferenceSession(Session):
         return ((), {**kwargs, "weights": name}) if "weights" in kwargs else ((name, *args[1:]), kwargs)
 
     def _counting(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap the loader of images: without any label nothing can be measured on them."""
+        """Wrap the loader of images, to count them and their labels: without any label nothing can be measured."""
 
         @functools.wraps(original)
         def create(*args: Any, **kwargs: Any) -> Any:
             made = original(*args, **kwargs)
-            labels = getattr(made[1], "labels", None) if isinstance(made, tuple) and len(made) > 1 else None
+            detection = isinstance(made, tuple) and len(made) > 1
+            dataset = made[1] if detection else getattr(made, "dataset", None)
+            labels = getattr(dataset, "labels", None)
             self._objects = None if labels is None else sum(len(of_image) for of_image in labels)
+            self._images = len(dataset) if hasattr(dataset, "__len__") else None
             return made
 
         return create
@@ -247,7 +251,7 @@ class InferenceSession(Session):
                 args, kwargs = _given(original, args, kwargs, batch_size=self._batch)
             self._limit.dropped = 0
             returned, evaluation = self._once(original, args, kwargs, what.coco)
-            evaluation = replace(evaluation, batch_size=self._batch)
+            evaluation = replace(evaluation, batch_size=self._batch, images=self._images)
             if self._objects == 0:
                 return returned, replace(evaluation, failed=NO_LABELS)
             if not self._limit.dropped:
