@@ -47,6 +47,8 @@ def test_upstreams_own_pass() -> None:
         (("head",), [[-1, 1, "Conv", [8]]] * 3000),
         (("nc",), "exec"),
         (("anchors",), "print()"),
+        (("head", -1, 3, 1), 1 << 20),
+        (("head", -1, 3, 1), [[10, 13], [16]]),
         (("ch",), {}),
         (("depth_multiple",), 1e9),
         (("width_multiple",), float("nan")),

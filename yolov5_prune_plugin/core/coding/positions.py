@@ -91,7 +91,7 @@ class Positions:
                 if at > size:  # a skip to the end is none either
                     raise outside
             else:
-                places = at + np.flatnonzero(np.unpackbits(symbols))
+                places = at + np.flatnonzero(np.unpackbits(symbols).view(bool))
                 at += 8 * len(symbols)
                 if len(places) and int(places[-1]) >= size:
                     raise outside
@@ -103,7 +103,7 @@ def places_in(bitmap: Bits) -> Iterator[Places]:
     """List the positions of bits that are set, ascending, piece by piece; the last may be empty."""
     step = entropy.PIECE // 8
     for start in range(0, len(bitmap), step):
-        yield 8 * start + np.flatnonzero(np.unpackbits(bitmap[start : start + step]))
+        yield 8 * start + np.flatnonzero(np.unpackbits(bitmap[start : start + step]).view(bool))
 
 
 def write(mask: NDArray[np.bool_], coder: str = "best") -> bytes:

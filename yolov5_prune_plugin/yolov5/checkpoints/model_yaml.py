@@ -93,6 +93,8 @@ def check_yaml(yaml: Any, own: frozenset[str] = frozenset(), task: str = "") -> 
         for one in source if isinstance(source, (list, tuple)) and source else [source]:
             _check_whole(f"{field}, from", one, min(-index, -1), max(index - 1, -1))
         _check_value(_list(f"{field}, args", arguments), f"{field}, args")
+        if module in HEADS.values() and len(arguments) > 1 and arguments[1] != "anchors":
+            _check_anchors(arguments[1], f"{field}, args[1]")  # of a number upstream makes a list
         if module in HEADS.values() and (module != HEADS.get(task, module) or index != len(layers) - 1):
             raise PruneError(f"its architecture has {module} at {field}; it must be the last layer of a model that"
                              f" {'detects' if module == 'Detect' else 'segments'}")  # fmt: skip
@@ -158,17 +160,17 @@ def _check_whole(field: str, value: Any, least: int, most: int) -> None:
         raise _wrong(field, value, f"a whole number from {least} to {most}")
 
 
-def _check_anchors(anchors: Any) -> None:
+def _check_anchors(anchors: Any, field: str = "anchors") -> None:
     if not isinstance(anchors, (list, tuple)):
-        _check_whole("anchors", anchors, 1, 16)
+        _check_whole(field, anchors, 1, 16)
         return
     if not 1 <= len(anchors) <= 10 or len({len(one) if isinstance(one, (list, tuple)) else 0 for one in anchors}) > 1:
-        raise _wrong("anchors", anchors, "a number, or 1 to 10 lists of one length")
+        raise _wrong(field, anchors, "a number, or 1 to 10 lists of one length")
     for index, one in enumerate(anchors):
         if not isinstance(one, (list, tuple)) or not 2 <= len(one) <= 32 or len(one) % 2:
-            raise _wrong(f"anchors[{index}]", one, "a list of widths and heights")
+            raise _wrong(f"{field}[{index}]", one, "a list of widths and heights")
         if not all(is_number(side) and side > 0 for side in one):
-            raise _wrong(f"anchors[{index}]", one, f"numbers above 0, up to {_NUMBER}")
+            raise _wrong(f"{field}[{index}]", one, f"numbers above 0, up to {_NUMBER}")
 
 
 def _list(field: str, value: Any) -> list[Any]:
