@@ -241,11 +241,13 @@ def seeds(folder: Path) -> list[Path]:
 
     pattern = weight((4, 60), 0.5, 8).repeat(20, 1)
     dead = weight((40, 90), 0.6, 16) * (torch.arange(40) % 3 == 0)[:, None]
+    shared = weight((20, 150), 0.7, 1).repeat_interleave(4, 0)[:78] * weight((78, 150), 0.01, 8)
     tensors = {
         "small": {"w": weight((4, 3, 3, 3), 0.5, 4)},
         "gaps": {"w": weight((32, 16, 3, 3), 0.9, 16), "v": weight((16, 8, 1, 1), 0, 32)},
         "pattern": {"w": pattern, "dead": dead, "none": torch.zeros(9, 9)},
         "blocks": {"w": weight((160, 125), 0.02, 32)},
+        "shared": {"w": shared},
         "own": {"w": torch.randn(20, 30, generator=some), "v": torch.randn(6, 5, generator=some).bfloat16()},
     }
     others = {"b": torch.randn(30, generator=some).half(), "n": torch.tensor(3), "m": torch.zeros(4, dtype=torch.bool)}

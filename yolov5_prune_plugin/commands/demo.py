@@ -65,8 +65,8 @@ def demo(sparsity: float, out: Path) -> int:
         "the smallest weights of each layer go": (*prune, "--name", "magnitude", "--prune-baseline"),
         "second order: some training images say which weights go, and the others make up for them":
             (*prune, "--name", "obs", "--prune-method", "obs", *QUICK, "--prune-save", sparse),
-        "zeros take next to no room, and the others share 64 values a layer":
-            ("compress", sparse, "-o", packed, "--data", data, "--imgsz", 320),
+        "zeros take next to no room, and the others share 256 values a layer":
+            ("compress", sparse, "-o", packed, "--bits", 8, "--data", data, "--imgsz", 320),
     }  # fmt: skip
     for file in (sparse, packed):
         file.unlink(missing_ok=True)  # of an earlier demo

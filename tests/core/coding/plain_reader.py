@@ -130,8 +130,14 @@ def weight(source: Bytes, shape: list[int], width: int) -> list[int]:
     if kept < size:
         columns = size // rows
         form = source.take(1)[0]
+        a, strays, at = 1, set(), -1
+        if form & 8:
+            a = source.take(1)[0]
+            for _ in range(source.number()):
+                at += source.number() + 1
+                strays.add(at)
         live = []
-        for flag, count in ((1, rows), (2, columns)):
+        for flag, count in ((1, ceil(rows / a)), (2, columns)):
             bits = (
                 [b for byte in stream(source, ceil(count / 8), 256) for b in bits_of(bytes([byte]))]
                 if form & flag
@@ -150,6 +156,8 @@ def weight(source: Bytes, shape: list[int], width: int) -> list[int]:
                 if symbol < 2**w - 1:
                     places.append(inner[at])
                     at += 1
+        blocks = {(place // columns * a + i) * columns + place % columns for place in places for i in range(a)}
+        places = sorted(place for place in blocks - strays if place < size)
     assert len(places) == kept
     k = source.number()
     if k:
@@ -171,7 +179,7 @@ def read(data: bytes) -> tuple[dict[str, tuple[str, list[int], list[int]]], dict
     """By name: type, shape and entries as numbers with their bits; and the content."""
     assert data[:8] == bytes.fromhex("8959355a0d0a1a0a")
     version, stored, inflated, crc = struct.unpack("<4I", data[8:24])
-    assert version == 1
+    assert version in (1, 2)
     assert crc == zlib.crc32(data[24 : 24 + stored], zlib.crc32(data[:20]))
     text = zlib.decompress(data[24 : 24 + stored])
     assert len(text) == inflated

@@ -73,7 +73,7 @@ def test_the_bytes_of_a_small_file(tmp_path: Path) -> None:
     assert section == kept + bitmap + byte + b"\x01\x00\x3c"
 
 
-@pytest.mark.parametrize("kind", ["2:4", "repeated filters", "blocks", "dense", "mixed"])
+@pytest.mark.parametrize("kind", ["2:4", "repeated filters", "blocks", "shared", "dense", "mixed"])
 def test_a_reader_written_from_the_docs_reads_it(tmp_path: Path, kind: str) -> None:
     """tests/core/plain_reader.py imports nothing of ours; all coders and forms of positions come by."""
     weights = {"w": patterned(kind)} if kind != "mixed" else {
@@ -82,6 +82,7 @@ def test_a_reader_written_from_the_docs_reads_it(tmp_path: Path, kind: str) -> N
         "columns": sparse((9, 400), 0.5, 3) * (torch.arange(400) % 3 == 0), "empty": torch.zeros(0, 3),
     }  # fmt: skip
     file = written(tmp_path, weights)
+    assert struct.unpack_from("<I", file.read_bytes(), 8)[0] == (2 if kind in ("shared", "blocks") else 1)
     found, content = plain_reader.read(file.read_bytes())
     assert content == {"names": ["é"]}
     for name, tensor in {**weights, **OTHERS}.items():
@@ -319,8 +320,8 @@ def test_gaps_are_summed_without_wrapping(where: str) -> None:
 def test_an_unknown_version_and_another_file(tmp_path: Path) -> None:
     file = written(tmp_path)
     data = file.read_bytes()
-    file.write_bytes(data[:8] + struct.pack("<I", 2) + data[12:])
-    with pytest.raises(PruneError, match="version 2 of the format, this program knows 1; upgrade"):
+    file.write_bytes(data[:8] + struct.pack("<I", 3) + data[12:])
+    with pytest.raises(PruneError, match="version 3 of the format, this program knows 1 to 2; upgrade"):
         container.read(file)
     file.write_bytes(b"PK\x03\x04")
     with pytest.raises(PruneError, match=r"is no \.y5z file"):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from yolov5_prune_plugin.core.coding import entropy, packing, positions
-from yolov5_prune_plugin.core.coding.cursor import Cursor
+from yolov5_prune_plugin.core.coding.cursor import Cursor, number
 from yolov5_prune_plugin.errors import PruneError
 
 
@@ -96,6 +96,65 @@ def test_gap_width_is_chosen_per_layer(sparsity: float, chosen: int) -> None:
     assert where.stream.size <= 1.01 * min(sizes)
 
 
+def in_blocks(rows: int, columns: int, block: int, sparsity: float, strays: int, seed: int = 0) -> Tensor:
+    """Rows that share their zeros block by block, but for a few zeros more."""
+    some = torch.Generator().manual_seed(seed)
+    kept = torch.rand((-(-rows // block), columns), generator=some) >= sparsity
+    found = sparse((rows, columns), 0, 16, seed).half() * kept.repeat_interleave(block, 0)[:rows]
+    inside = found.flatten().nonzero().flatten()
+    found.view(-1)[inside[torch.randperm(len(inside), generator=some)[:strays]]] = 0
+    return found
+
+
+@settings(max_examples=80)
+@given(
+    st.integers(2, 40), st.integers(1, 60), st.integers(2, 9), st.sampled_from([0.3, 0.7, 0.95]), st.integers(0, 4),
+    st.sampled_from(entropy.CHOICES), st.integers(0, 99),
+)  # fmt: skip
+def test_blocks_come_back(
+    rows: int, columns: int, block: int, sparsity: float, strays: int, coder: str, seed: int
+) -> None:
+    """Whatever the last block is, and with zeros inside of blocks."""
+    tensor = in_blocks(rows, columns, block, sparsity, strays, seed)
+    found = coded(tensor, coder)
+    assert torch.equal(found.decode(), tensor)
+    assert found.kept == int(tensor.count_nonzero())
+
+
+@pytest.mark.parametrize(("block", "strays"), [(2, 0), (4, 0), (4, 5), (8, 3)])
+def test_positions_of_blocks_take_less(block: int, strays: int) -> None:
+    """One position a block, and some bytes for each zero inside; less than LZMA makes of the rows that repeat."""
+    tensor = in_blocks(254, 1152, block, 0.8, strays)
+    mask = tensor.numpy() != 0
+    found = coded(tensor)
+    assert found.where is not None
+    assert found.where.block == block
+    assert len(found.where.strays) == strays
+    blocks = found.position_bytes
+    assert blocks <= 0.97 * len(positions._write(mask, "best"))
+    reduced = mask[::block] | (mask[1::block] if strays else False)
+    assert blocks <= len(positions._write(reduced, "best")) * 1.02 + 5 * strays + 4
+    assert coded(sparse((254, 1152), 0.8, 16).half()).where.block == 1  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("block", "strays", "error"),
+    [(1, [], "blocks of 1 rows"), (99, [], "blocks of 99 rows in a matrix of 8"), (8, [0] * 50, "50 zeros inside"),
+     (8, [1 << 40], "outside its matrix"), (8, [2], "where no block is"), (8, [0, 0], "other than 192 positions"),
+     (4, [], "has gaps of|other than 192 positions")],
+)  # fmt: skip
+def test_blocks_that_cannot_be(block: int, strays: list[int], error: str) -> None:
+    """Of a matrix [8, 50] of which 24 columns are kept, the first two among them and the third not."""
+    mask = np.zeros((8, 50), bool)
+    mask[:, [0, 1, 5, 7, 8, 12, 13, 14, 19, 20, 21, 22, 26, 28, 29, 30, 33, 35, 38, 39, 40, 44, 46, 47]] = True
+    data = positions.write(mask)
+    assert data[0] & 8
+    assert data[1] == 8
+    changed = bytes([data[0], block, len(strays)]) + b"".join(map(number, strays)) + data[3:]
+    with pytest.raises(PruneError, match=error):
+        positions.read(Cursor(memoryview(changed)), 8, 50, 192).bitmap()
+
+
 def patterned(kind: str) -> Tensor:
     """Weights whose zeros or values follow a pattern that only a search for repetitions finds."""
     some = sparse((96, 64, 3, 3), 0, 16, 5).half()
@@ -106,12 +165,14 @@ def patterned(kind: str) -> Tensor:
     elif kind == "blocks":
         some *= (torch.rand(12, 8, 1, 1, generator=torch.Generator().manual_seed(0)) > 0.7).repeat_interleave(
             8, 0).repeat_interleave(8, 1).half()  # fmt: skip
+    elif kind == "shared":
+        some = in_blocks(96, 64 * 9, 4, 0.8, 5).reshape(96, 64, 3, 3)
     elif kind == "dense":
         some = sparse((96, 64, 3, 3), 0, 0, 5).half()
     return some
 
 
-@pytest.mark.parametrize("kind", ["2:4", "repeated filters", "blocks", "dense", "0.5", "0.9", "0.99"])
+@pytest.mark.parametrize("kind", ["2:4", "repeated filters", "blocks", "shared", "dense", "0.5", "0.9", "0.99"])
 @pytest.mark.parametrize("clusters", [4, 32])
 def test_never_larger_than_zstd(kind: str, clusters: int) -> None:
     """zstd -19 of the tensor, and of its mask (bits), indices (bytes) and codebook each by itself.

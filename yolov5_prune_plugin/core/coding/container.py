@@ -6,7 +6,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Optional
@@ -14,13 +14,14 @@ from typing import Any, BinaryIO, Optional
 from torch import Tensor
 
 from yolov5_prune_plugin.core.coding import packing, schema
+from yolov5_prune_plugin.core.coding.cursor import Cursor
 from yolov5_prune_plugin.core.coding.sections import FLOATS, Section, checked, entry_of
 from yolov5_prune_plugin.errors import PruneError, named
 from yolov5_prune_plugin.files import open_regular, written_whole
 from yolov5_prune_plugin.options import size_in_bytes
 
 MAGIC = b"\x89Y5Z\r\n\x1a\n"  # as PNG's: a transfer that changes bytes or line ends is seen at once
-VERSION = 1
+VERSION = 2  # of files with positions of blocks; others are of version 1, which older readers know
 LIMIT = 4 << 30  # bytes of memory that reading a file may take
 VARIABLE = "YOLOV5_PRUNE_MAX_MEMORY"  # raises it
 FACTOR = 2  # reading takes at most so often what the tensors take
@@ -110,7 +111,7 @@ def write(
     if len(text) > _HEADER or sum(map(text.count, (b",", b"[", b"{"))) > _VALUES:
         raise PruneError(f"a header of {len(text):,} bytes is too long; at most {_HEADER:,}, and {_VALUES:,} values")
     stored = zlib.compress(text, 9)
-    start = _PREAMBLE.pack(MAGIC, VERSION, len(stored), len(text), 0)[:-4]
+    start = _PREAMBLE.pack(MAGIC, _version(sections, weights), len(stored), len(text), 0)[:-4]
     with written_whole(file) as place, open(place, "wb") as stream:
         stream.write(start + struct.pack("<I", zlib.crc32(stored, zlib.crc32(start))) + stored)
         for _, data in sections:
@@ -180,6 +181,15 @@ class _Bytes:
         return found
 
 
+def _version(sections: Sequence[tuple[Any, bytes]], weights: Mapping[str, Tensor]) -> int:
+    """The lowest version that has what the first sections, those of weights, have."""
+    for (_, data), tensor in zip(sections, weights.values()):
+        coded = packing.read_weight(Cursor(memoryview(data)), tuple(tensor.shape), packing.dtype_name(tensor))
+        if coded.where is not None and coded.where.block > 1:
+            return VERSION
+    return 1
+
+
 def _facts(opened: os.stat_result) -> tuple[int, ...]:
     return opened.st_dev, opened.st_ino, opened.st_size, opened.st_mtime_ns
 
@@ -192,8 +202,8 @@ def _read(file: Path, stream: BinaryIO, limit: int) -> Container:
     if len(preamble) < _PREAMBLE.size:
         raise PruneError(f"is cut short: {size} bytes; copy it again")
     _, version, stored, inflated, checksum = _PREAMBLE.unpack(preamble)
-    if version != VERSION:
-        raise PruneError(f"has version {version} of the format, this program knows {VERSION}; upgrade it")
+    if not 1 <= version <= VERSION:
+        raise PruneError(f"has version {version} of the format, this program knows 1 to {VERSION}; upgrade it")
     if inflated > _HEADER or stored > min(size - _PREAMBLE.size, 2 * _HEADER):
         raise PruneError(f"announces a header of {stored:,} bytes, {inflated:,} inflated: it is cut short or damaged")
     text = stream.read(stored)

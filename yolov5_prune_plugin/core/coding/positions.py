@@ -1,4 +1,7 @@
-"""Positions of weights that are not zero: gaps as in Deep Compression, or a bitmap; empty rows and columns apart."""
+"""Positions of weights that are not zero: gaps as in Deep Compression, or a bitmap; empty rows and columns apart.
+
+Where rows share their zeros, block by block, the positions of blocks are stored, and the few zeros inside of them.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from yolov5_prune_plugin.core.coding.cursor import Cursor, number
 from yolov5_prune_plugin.errors import PruneError
 
 WIDTHS = range(1, 9)  # bits of a gap
-_ROWS, _COLUMNS, _BITMAP = 1, 2, 4  # bits of the byte that says the form
+_ROWS, _COLUMNS, _BITMAP, _BLOCKS = 1, 2, 4, 8  # bits of the byte that says the form
+_STRAY = 0.02  # share of what is kept that may be zeros inside of blocks
 _TABLE = 5  # bits that an entry of a coder's table is taken to cost when forms are compared
 _NEAR = 1.002  # ratio of sizes within which the faster form is taken
 _FEW = 1 << 20  # gaps below this are counted in an array
@@ -34,6 +38,8 @@ class Positions:
         live: Streams of the bitmaps of rows and columns with something in them; None if none was left out.
         width: Bits of a gap; 0 for a bitmap.
         stream: Gaps or bitmap.
+        block: Rows that share their zeros; the last block may have fewer.
+        strays: Flat positions that are zero all the same, ascending.
     """
 
     rows: int
@@ -42,6 +48,8 @@ class Positions:
     live: tuple[Optional[entropy.Stream], Optional[entropy.Stream]]
     width: int
     stream: Optional[entropy.Stream]
+    block: int = 1
+    strays: tuple[int, ...] = ()
 
     def decode(self) -> Places:
         """Decode the flat positions, ascending, [kept].
@@ -59,22 +67,46 @@ class Positions:
         Raises:
             PruneError: If there are not ``kept`` positions, or they are not in the matrix.
         """
-        rows, columns = (_live(s, n) for s, n in zip(self.live, (self.rows, self.columns)))
-        height = self.rows if rows is None else len(rows)
+        rows, columns = (_live(s, n) for s, n in zip(self.live, (-(-self.rows // self.block), self.columns)))
+        height = -(-self.rows // self.block) if rows is None else len(rows)
         wide = self.columns if columns is None else len(columns)
+        other = PruneError(f"has other than {self.kept:,} positions within {height} x {wide}")
         found, kept = np.zeros(-(-self.rows * self.columns // 8), np.uint8), 0
         for places in self._inner(height * wide):
-            kept += len(places)
-            if kept > self.kept:
-                break
             if rows is not None or columns is not None:
                 row, column = np.divmod(places, wide)
                 row = row if rows is None else rows[row].astype(np.int64)
                 places = row * self.columns + (column if columns is None else columns[column])
-            _set(found, places)
-        if kept != self.kept:
-            raise PruneError(f"has other than {self.kept:,} positions within {height} x {wide}")
+            for some in self._rows_of(places):
+                kept += len(some)
+                if kept > self.kept + len(self.strays):
+                    raise other
+                _set(found, some)
+        if kept - self._clear(found) != self.kept:
+            raise other
         return found
+
+    def _rows_of(self, places: Places) -> Iterator[Places]:
+        """Positions in the matrix, row after row of the blocks at these positions among blocks."""
+        if self.block == 1:
+            yield places
+            return
+        row, column = np.divmod(places, self.columns)
+        for under in range(self.block):
+            there = row * self.block + under
+            inside = there < self.rows
+            yield there[inside] * self.columns + column[inside]
+
+    def _clear(self, bitmap: Bits) -> int:
+        """Clear the bits of zeros inside of blocks; how many there were."""
+        if not self.strays:
+            return 0
+        places = np.array(self.strays, np.int64)
+        bits = np.right_shift(np.uint8(128), (places & 7).astype(np.uint8))
+        if not (bitmap[places >> 3] & bits).all():
+            raise PruneError("has a zero inside of a block where no block is")
+        np.bitwise_and.at(bitmap, places >> 3, ~bits)
+        return len(places)
 
     def _inner(self, size: int) -> Iterator[Places]:
         """Positions among the entries of rows and columns that are not empty, ascending, piece by piece."""
@@ -113,6 +145,45 @@ def write(mask: NDArray[np.bool_], coder: str = "best") -> bytes:
         mask: [rows, columns]; at least one entry is True and one False.
         coder: One of ``entropy.CHOICES``.
     """
+    single = _write(mask, coder)
+    block = _block_of(mask)
+    if block == 1:
+        return single
+    reduced = _reduced(mask, block)
+    if reduced.all():
+        return single
+    inside = np.flatnonzero(np.repeat(reduced, block, 0)[: len(mask)] & ~mask)
+    strays = b"".join(number(int(gap)) for gap in np.diff(inside, prepend=-1) - 1)
+    inner = _write(reduced, coder)
+    blocks = bytes([inner[0] | _BLOCKS, block]) + number(len(inside)) + strays + inner[1:]
+    return min(single, blocks, key=len)
+
+
+def _block_of(mask: NDArray[np.bool_]) -> int:
+    """Rows that share their zeros, nearly; 1 if none do."""
+    kept, found = int(np.count_nonzero(mask)), 1
+    for block in (2, 4, 8, 16) if len(mask) > 1 and _extra(mask, 2) <= int(_STRAY * kept) else (3,):
+        if block > len(mask) or _extra(mask, block) > int(_STRAY * kept):
+            break
+        found = block
+    return found
+
+
+def _reduced(mask: NDArray[np.bool_], block: int) -> NDArray[np.bool_]:
+    """Blocks that have an entry, [ceil(rows / block), columns]."""
+    found: NDArray[np.bool_] = np.logical_or.reduceat(mask, np.arange(0, len(mask), block), axis=0)
+    return found
+
+
+def _extra(mask: NDArray[np.bool_], block: int) -> int:
+    """Entries that blocks have beside those of the mask."""
+    counts = np.count_nonzero(_reduced(mask, block), axis=1)
+    counts[:-1] *= block
+    counts[-1] *= len(mask) - block * (len(counts) - 1)
+    return int(counts.sum()) - int(np.count_nonzero(mask))
+
+
+def _write(mask: NDArray[np.bool_], coder: str) -> bytes:
     rows, columns = mask.any(1), mask.any(0)
     forms = []
     for drop_rows in {False, not rows.all()}:
@@ -151,8 +222,10 @@ def read(cursor: Cursor, rows: int, columns: int, kept: int) -> Positions:
         PruneError: If they end early or have a form that is none of ours.
     """
     form = cursor.byte()
-    if form > (_ROWS | _COLUMNS | _BITMAP):
-        raise PruneError(f"has positions of form {form}; this version knows 0 to 7")
+    if form > (_ROWS | _COLUMNS | _BITMAP | _BLOCKS):
+        raise PruneError(f"has positions of form {form}; this version knows 0 to 15")
+    block, strays = _read_blocks(cursor, rows, columns, kept) if form & _BLOCKS else (1, ())
+    height, rows = rows, -(-rows // block)
     live_rows = entropy.read(cursor, -(-rows // 8), 256) if form & _ROWS else None
     live_columns = entropy.read(cursor, -(-columns // 8), 256) if form & _COLUMNS else None
     width = 0 if form & _BITMAP else cursor.byte()
@@ -162,7 +235,23 @@ def read(cursor: Cursor, rows: int, columns: int, kept: int) -> Positions:
     if not 0 < count <= (rows * columns if width else -(-rows * columns // 8)):
         raise PruneError(f"has {count:,} gaps in a matrix of {rows * columns:,}")
     stream = entropy.read(cursor, count, 256 if not width else 1 << width)
-    return Positions(rows, columns, kept, (live_rows, live_columns), width, stream)
+    return Positions(height, columns, kept, (live_rows, live_columns), width, stream, block, strays)
+
+
+def _read_blocks(cursor: Cursor, rows: int, columns: int, kept: int) -> tuple[int, tuple[int, ...]]:
+    """Rows in a block, and positions of zeros inside of blocks."""
+    block, many, size = cursor.byte(), cursor.number(), rows * columns
+    if not 2 <= block <= rows:
+        raise PruneError(f"has blocks of {block} rows in a matrix of {rows}")
+    if many > int(_STRAY * kept):
+        raise PruneError(f"has {many:,} zeros inside of blocks; it may have {int(_STRAY * kept):,}")
+    at, found = -1, []
+    for _ in range(many):
+        at += 1 + cursor.number()
+        if at >= size:
+            raise PruneError(f"has a zero inside of blocks at {at:,}, outside its matrix of {size:,}")
+        found.append(at)
+    return block, tuple(found)
 
 
 def _live(stream: Optional[entropy.Stream], size: int) -> Optional[NDArray[np.uint32]]:
