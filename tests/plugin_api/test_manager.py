@@ -100,8 +100,8 @@ def test_each_role_is_offered_its_flags() -> None:
     assert offered(manager, "val.py", "validate") == validate
     assert offered(manager, "detect.py", "use") == [PruneOptions, Obs, CalibrationOptions, ShowOptions, RuntimeOptions]
     assert offered(manager, "export.py", "export") == [PruneOptions, Obs, CalibrationOptions, ShowOptions]
-    train = [DnsOptions, GmpOptions, RetrainOptions, KeepOptions, ShareOptions, Obs, SlimTrainingOptions, SlimOptions,
-             DistillOptions, BnL1Options, CalibrationOptions, ShowOptions]  # fmt: skip
+    train = [DnsOptions, GmpOptions, RetrainOptions, KeepOptions, ShareOptions, Obs, DistillOptions,
+             SlimTrainingOptions, SlimOptions, BnL1Options, CalibrationOptions, ShowOptions]  # fmt: skip
     assert offered(manager, "train.py", "train") == train
 
 

@@ -173,6 +173,7 @@ def test_a_budget_of_other_tasks(clone: Release, others: Path, tmp_path: Path, s
         assert budget["figure"] == "top1"
         assert Path(budget["found"]["file"]) == tmp_path / "val" / "prune" / "model.pt"
         assert (tmp_path / "val" / "prune" / "model.pt").is_file()
+        assert report(tmp_path)["images"] == sum(1 for file in (data / "val").rglob("*.*"))
     else:
         assert "mAP50-95(M) of the model as given is 0.0000, so any model is inside" in printed
 

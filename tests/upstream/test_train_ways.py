@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.upstream.conftest import WEIGHTS, Release, run
 from tests.upstream.training import look, report, train_arguments
@@ -29,7 +30,9 @@ def test_prune_and_retrain_then_keep_zeros(training_shapes: Path, tmp_path: Path
     assert said["masked_sparsity"] == pytest.approx(0.6, abs=0.001)
     assert pruned[-3:] == [0, 0, 0]
     last = tmp_path / "t" / "weights" / "last.pt"
-    assert trained(training_shapes, tmp_path, "--keep-zeros", name="kept", weights=last) == pruned
+    taught = ("--keep-zeros", "--distill-from", WEIGHTS, "--noautoanchor")
+    assert trained(training_shapes, tmp_path, *taught, name="kept", weights=last) == pruned
+    assert "prune/distill" in (tmp_path / "kept" / "results.csv").read_text().splitlines()[0]
     assert sum(trained(training_shapes, tmp_path, name="lost", weights=last)) < sum(pruned) / 20
 
 
@@ -110,6 +113,7 @@ BAD = [  # what only shows once the script runs; the rest is in tests/methods/tr
     (["--dns", "--dns-c-rate", "model.99.*=1"], "--dns-c-rate model.99.*=1: no Conv2d weight matches 'model.99.*'"),
     (["--dns", "--dns-stop", "5000"], "masks would be frozen at step 5000, but the training has 4 optimizer steps"),
     (["--keep-zeros"], "--keep-zeros: only "),
+    (["--dns", "--distill-from", str(WEIGHTS), "--data", "OTHERS"], "a teacher needs the same, in the same order"),
     (["--dns", "--freeze", "25"], "--dns: all of the Conv2d weights are frozen"),
 ]
 
@@ -119,6 +123,10 @@ BAD = [  # what only shows once the script runs; the rest is in tests/methods/tr
 )
 def test_wrong_input(training_shapes: Path, tmp_path: Path, flags: list[str], message: str) -> None:
     """One line that names the flag, what was found and what would do; exit code 2."""
+    if "OTHERS" in flags:  # the same images, with classes of other names
+        content = {**yaml.safe_load(training_shapes.read_text()), "names": ["a", "b", "c", "d"]}
+        (tmp_path / "others.yaml").write_text(yaml.safe_dump(content))
+        flags = [*flags[:-1], str(tmp_path / "others.yaml")]
     arguments = [*train_arguments(training_shapes, tmp_path), "--noplots", *flags]
     printed = RELEASE.launch("train.py", *arguments, cwd=tmp_path, ok=False)
     assert message in printed.splitlines()[-1]

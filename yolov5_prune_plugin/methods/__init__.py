@@ -11,6 +11,7 @@ BUILT_IN = (
     "training.retrain",
     "training.shared_weights",
     "training.sparse_training",
+    "training.distill",  # before slim.slim: what is registered first begins last, and hears tryfirst events first
     "slim.slim",
     "slim.bn_l1",
     "oneshot.calibration",

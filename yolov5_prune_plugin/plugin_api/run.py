@@ -153,7 +153,7 @@ def _not_saved(model: Any, names: list[str], file: Path, facts: dict[str, Any]) 
 
 
 def _not_built(model: Any) -> Any:
-    raise RuntimeError("the dense architecture can be had in train.py")
+    raise RuntimeError("other models can be had in train.py")
 
 
 def _not_yet(images: int, split: str, seed: int) -> Calibration:
@@ -178,6 +178,7 @@ class Run:
         save: Writes the model as an upstream checkpoint: (model, names of changed weights, file, facts) -> Saved.
         dense: Builds the architecture of a model as it was before any channel of it was removed, with other weights; in
             train.py.
+        load: Loads the model of another checkpoint, in float32 and in eval mode; in train.py.
         given_names: What was given as weights, by the checkpoint that was made of it: of a .y5z file.
         started: What started the script: ``("python", "val.py")`` or ``("yolov5-prune", "run", "yolov5.val")``.
         words: The rest of its command line, our flags included.
@@ -195,6 +196,7 @@ class Run:
     figures: list[str] = field(default_factory=list)
     needs_baseline: bool = False
     dense: Callable[[Any], Any] = _not_built
+    load: Callable[[Path], Any] = _not_built
     given_names: Mapping[str, str] = field(default_factory=dict)
     started: tuple[str, ...] = ()
     words: tuple[str, ...] = ()

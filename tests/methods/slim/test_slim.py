@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 pytest.importorskip("torch_pruning")
 from tests.core.channels.networks import Chain
@@ -50,12 +49,6 @@ def test_names_are_those_of_core() -> None:
             "argument --slim: must be a share of FLOPs such as 0.5, flops=S or params=S; latency",
         ),
         (["--slim-round", "8"], "--slim-round needs --slim S"),
-        (["--distill"], "--distill needs --slim S"),
-        (["--slim", "0.5", "--distill-weight", "2"], "--distill-weight needs --distill"),
-        (
-            ["--slim", "0.5", "--distill", "--distill-weight", "0"],
-            "argument --distill-weight: must be a number above 0",
-        ),
         (["--bn-l1", "0"], "argument --bn-l1: must be a number above 0, got '0'"),
         (["--bn-l1-ready", "0.2"], "--bn-l1-ready needs --bn-l1 RATE"),
         (
@@ -86,17 +79,17 @@ def test_a_plain_share_is_one_of_flops() -> None:
 
 
 def test_a_training_begins(tmp_path: Path) -> None:
-    """The optimizer that was made before holds the smaller parameters; the dense model is kept until the end."""
+    """The optimizer that was made before holds the smaller parameters."""
     torch.manual_seed(0)
     net = Chain(["concat", "residual"], 16)
-    dense = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    whole = sum(p.numel() for p in net.parameters())
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
-    (plugin,), _ = configured(tmp_path, "--slim", "params=0.6", "--distill", "--slim-round", "2")
+    (plugin,), _ = configured(tmp_path, "--slim", "params=0.6", "--slim-round", "2")
     training = Training(net, {name for name, _ in net.named_parameters()}, 3, optimizer=optimizer)
     plugin.training_begins(training)
     assert net.training
     number = sum(p.numel() for p in net.parameters())
-    assert 0.4 * sum(t.numel() for t in dense.values()) < number <= 0.6 * sum(t.numel() for t in dense.values())
+    assert 0.4 * whole < number <= 0.6 * whole
     assert sum(p.numel() for group in optimizer.param_groups for p in group["params"]) == number
     layers = dict(net.named_modules())
     cut = [name for name, sides in training.widths.items() if sides.get("out", 16) < 16]
@@ -104,33 +97,6 @@ def test_a_training_begins(tmp_path: Path) -> None:
     assert all(len(layers[name].weight) == training.widths[name]["out"] for name in cut)
     net(torch.rand(2, 3, 32, 32))[0].sum().backward()
     optimizer.step()
-
-    # what was kept comes back as it was, in another process
-    (again,), _ = configured(tmp_path, "--slim", "params=0.6", "--distill", "--slim-round", "2", resume=True)
-    again.run.dense = lambda model: Chain(["concat", "residual"], 16)
-    resumed = Training(net, set(), 3, resumed=True)
-    again.training_begins(resumed)
-    assert all(torch.equal(dense[name], t) for name, t in again.teacher._model.state_dict().items())
-    assert not resumed.widths
-    again.run.dense = lambda model: Chain(["concat"], 16)
-    with pytest.raises(PruneError, match=r"dense\.safetensors does not hold the dense model of this run"):
-        again.training_begins(resumed)
-    plugin.training_ended()
-    assert not (tmp_path / "dense.safetensors").exists()
-    with pytest.raises(PruneError, match=r"dense\.safetensors, the dense model that --distill learns from, is missing"):
-        again.training_begins(resumed)
-
-
-def test_other_anchors_are_refused(tmp_path: Path) -> None:
-    """Raw boxes are relative to them."""
-    net = nn.Sequential(Chain(["plain"]))
-    net.register_buffer("anchors", torch.ones(3))
-    net[0].register_buffer("anchors", torch.ones(3))
-    (plugin,), _ = configured(tmp_path, "--slim", "params=0.9", "--distill", "--slim-no-repair", "--slim-round", "1")
-    plugin.training_begins(Training(net, set(), 3))
-    net[0].anchors[0] = 2
-    with pytest.raises(PruneError, match="add --noautoanchor"):
-        plugin.added_loss(torch.rand(1, 3, 32, 32), net(torch.rand(1, 3, 32, 32)))
 
 
 def test_an_unreachable_target_says_what_is(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""train.py --slim: channels are removed before the first step; --distill: the dense model teaches what is left."""
+"""train.py --slim: channels are removed before the first step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Optional
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.core.channels.widths import narrow
@@ -18,7 +18,6 @@ from yolov5_prune_plugin.core.outputs.modes import evaluating
 from yolov5_prune_plugin.core.training.ranks import of_the_first
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.methods.slim.flags import SlimOptions, parse_target, slim_errors
-from yolov5_prune_plugin.methods.training.distill import DistillOptions, Teacher
 from yolov5_prune_plugin.options import checked, flag
 from yolov5_prune_plugin.plugin_api.run import Run, Training
 
@@ -45,7 +44,7 @@ class SlimTrainingOptions:
 @hookimpl
 def options(role: str) -> list[type]:
     """In every train.py."""
-    return [SlimTrainingOptions, SlimOptions, DistillOptions] if role == "train" else []
+    return [SlimTrainingOptions, SlimOptions] if role == "train" else []
 
 
 @hookimpl
@@ -58,7 +57,7 @@ def configure(run: Run) -> Optional[object]:
     if run.role != "train":
         return None
     target = run.config(SlimTrainingOptions).slim
-    lonely = run.given(SlimOptions) + run.given(DistillOptions)
+    lonely = run.given(SlimOptions)
     if target is None:
         if lonely:
             raise PruneError(f"{lonely[0]} needs --slim S")
@@ -68,10 +67,7 @@ def configure(run: Run) -> Optional[object]:
     from yolov5_prune_plugin.core.channels.dependency_graph import tracer
 
     tracer()
-    distill: DistillOptions = run.config(DistillOptions)
-    if distill.distill_weight is not None and not distill.distill:
-        raise PruneError("--distill-weight needs --distill")
-    return (DistilledTraining if distill.distill else SlimTraining)(run, target)
+    return SlimTraining(run, target)
 
 
 class SlimTraining:
@@ -119,40 +115,6 @@ class SlimTraining:
         report.done(done)
         report.end({})
         return done.layers
-
-
-class DistilledTraining(SlimTraining):
-    """The same, with soft targets from the dense model."""
-
-    figures = ("distill",)
-
-    def __init__(self, run: Run, target: str) -> None:
-        super().__init__(run, target)
-        self.teacher = Teacher(run)
-
-    @hookimpl(tryfirst=True)
-    def training_begins(self, training: Training) -> None:
-        """Keep the dense model before it is cut."""
-        if training.resumed:
-            self.teacher.come_back(training.model)
-        else:
-            self.teacher.learn(training.model)
-        super().training_begins(training)
-
-    @hookimpl
-    def added_loss(self, images: Tensor, outputs: object) -> Tensor:
-        """What the dense model has to say."""
-        return self.teacher.loss(images, outputs)
-
-    @hookimpl(tryfirst=True)
-    def epoch_trained(self, training: Training) -> None:
-        """Note how far from the dense model it was."""
-        training.history[-1]["distill"] = self.teacher.epoch()
-
-    @hookimpl
-    def training_ended(self) -> None:
-        """The dense model is not needed any more."""
-        self.teacher.leave()
 
 
 def _folder(run: Run) -> Path:

@@ -109,11 +109,22 @@ class TrainingSession(Session):
         words: list[str],
     ) -> None:
         super().__init__(script, namespace, options, arguments, plugins)
-        self.words, self.run.dense = words, dense_of
+        self.words, self.run.dense, self.run.load = words, dense_of, self._other
         self._hyperparameters: Any = None
         self._batches: Optional[tuple[int, int]] = None  # in an epoch, and images in one over all ranks
         self._training: Optional[Training] = None
         self._logged, self._best, self._losses = LoggedFigures(self.run), Best(), Losses(self.run, plugins.hook)
+
+    def _other(self, file: Path) -> nn.Module:
+        """The model of another checkpoint, by the script's own YOLOv5."""
+        from yolov5_prune_plugin.yolov5.checkout.upstream import Upstream
+
+        if file.suffix == ".y5z":
+            from yolov5_prune_plugin.yolov5.checkpoints import y5z
+
+            return y5z.open_model(file, self._package)[1].float().eval()
+        root = Path(self.namespace["__file__"]).resolve().parents[self.script.path.count("/")]
+        return Upstream(root, self._package).load(file)[1]
 
     def install(self) -> None:
         """Wrap the names where its model, optimizer, average, loss and checkpoints are made.
