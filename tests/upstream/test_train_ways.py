@@ -24,7 +24,15 @@ def trained(training_shapes: Path, folder: Path, *flags: object, name: str = "t"
 def test_prune_and_retrain_then_keep_zeros(training_shapes: Path, tmp_path: Path) -> None:
     """--prune keeps its mask through training; fine-tuning keeps the zeros with --keep-zeros and loses them without."""
     pruned = trained(
-        training_shapes, tmp_path, "--prune", 0.6, "--prune-distribution", "lamp", "--prune-exclude", "model.24.*"
+        training_shapes,
+        tmp_path,
+        "--prune",
+        0.6,
+        "--prune-distribution",
+        "lamp",
+        "--prune-exclude",
+        "model.24.*",
+        "--noautoanchor",
     )
     said = report(tmp_path / "t")
     assert said["masked_sparsity"] == pytest.approx(0.6, abs=0.001)

@@ -54,6 +54,39 @@ def test_a_larger_limit_allows_more() -> None:
     architecture._check_cost(net, "classify", 4.0)
 
 
+def test_layers_without_end() -> None:
+    """A number may be one of repeats: what makes them is stopped on the way."""
+    made = []
+
+    def make() -> nn.Module:
+        made.extend(nn.Sequential(nn.Identity(), nn.Identity()) for _ in range(1 << 20))
+        return Net(*made)
+
+    with pytest.raises(PruneError, match="more than 10,000 modules"):
+        architecture._made(architecture, make, {"Own"}, None, 1)
+    assert len(made) == 5000
+    assert len(architecture._made(architecture, lambda: Net(*[nn.SiLU()] * 9000), set(), None, 1).model) == 9000
+
+
+@pytest.mark.parametrize(
+    ("layer", "what"),
+    [
+        (nn.Conv2d(3, 3, 3, dilation=0), "dilation of 0; the least is 1"),
+        (nn.Conv2d(3, 3, 3, padding=(1, -1)), "padding of -1; the least is 0"),
+        (nn.MaxPool2d(2, stride=-1), "stride of -1"),
+        (nn.MaxPool2d(0), "kernel_size of 0"),
+        (nn.Conv2d(3, 3, 3, padding="same"), ""),
+        (nn.Upsample(scale_factor=2), ""),
+    ],
+)
+def test_geometry_that_shapes_do_not_show(layer: nn.Module, what: str) -> None:
+    if what:
+        with pytest.raises(PruneError, match=f"has model.3 with a {what}"):
+            architecture._check_geometry("model.3", layer)
+    else:
+        architecture._check_geometry("model.3", layer)
+
+
 def test_layers_without_memory() -> None:
     """A layer of 4 TB is made in no time; what layers compute of small numbers stays real."""
     with architecture._Weightless():

@@ -249,8 +249,8 @@ def _check_pupil(teacher: nn.Module, pupil: nn.Module) -> None:
         raise PruneError(f"it has anchors of the shapes {shapes[0]}, the model {shapes[1]}; a teacher needs as many, on"
                          " maps of as many strides")  # fmt: skip
     if not all(torch.allclose(a.to(b.device), b, rtol=0.01) for a, b in zip(theirs, ours)):
-        raise PruneError("AutoAnchor gave the model other anchors than its teacher has, so the teacher's boxes are no"
-                         " targets; add --noautoanchor")  # fmt: skip
+        raise PruneError("the model has other anchors than its teacher, so the teacher's boxes are no targets; if"
+                         " AutoAnchor made them, add --noautoanchor")  # fmt: skip
 
 
 def _names(model: nn.Module) -> list[str]:

@@ -31,6 +31,8 @@ from yolov5_prune_plugin.yolov5.seams.quiet import quiet
 SLIMMED = 100  # how many times smaller than its dense architecture a slim model may be: a tenth of all channels
 SIDE = 256  # pixels of the image that upstream finds strides with, and that a pass is counted for
 POOLING = 50  # multiplications of a convolution that take as long as a comparison of a pooling
+MODULES = 10_000  # of a model, at most; those of upstream have some hundreds, the largest a thousand or two
+GEOMETRIC = (nn.Conv2d, nn.ConvTranspose2d, nn.MaxPool2d, nn.AvgPool2d)
 VALUES, PRODUCTS = 6e8, 6e10  # of a pass, at most: about three times those of the largest models there are
 
 
@@ -163,21 +165,33 @@ def bare(module: Any, content: Mapping[str, Any], most: Optional[int] = None) ->
     for name, layer in model.named_modules():
         if any(count > WIDE for count in channel_counts(layer).values()):
             raise PruneError(f"its architecture has {name} with more than {WIDE:,} channels")
+        _check_geometry(name, layer)
     names, _ = safe_names(content["names"], nc)
     model.names = names if content.get("names_are") == "dict" else [names[index] for index in range(nc)]
     model.nc = nc
     return model
 
 
+def _check_geometry(name: str, layer: nn.Module) -> None:
+    """Refuse what shapes alone do not show: torch finds it out when there are numbers."""
+    for what, least in (("kernel_size", 1), ("stride", 1), ("dilation", 1), ("padding", 0)):
+        sides = getattr(layer, what, None) if isinstance(layer, GEOMETRIC) else None
+        for side in sides if isinstance(sides, (list, tuple)) else [sides]:
+            if isinstance(side, (int, float)) and (side < least or side != int(side)):
+                raise PruneError(f"its architecture has {name} with a {what} of {side}; the least is {least}")
+
+
 def _made(module: Any, make: Callable[[], nn.Module], own: set[str], most: Optional[int], factor: int) -> nn.Module:
     act = getattr(getattr(module, "Conv", None), "default_act", None)
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), torch.no_grad(), _few_modules():
             try:
                 with _Weightless():
                     model = make()
                 _realize(model)
                 return model
+            except PruneError:
+                raise
             except Exception:
                 if not own:
                     raise
@@ -306,6 +320,24 @@ def _noted_widths(model: nn.Module, noted: Any) -> Widths:
             raise PruneError(f"its widths give {name} {channels} channels, its architecture has {[*there.values()]}")
         found[name] = dict(zip(there, channels))
     return found
+
+
+@contextmanager
+def _few_modules() -> Iterator[None]:
+    """Stop building a model that has layers without end: a number in a yaml may be one of repeats."""
+    left = MODULES
+
+    def count(parent: nn.Module, name: str, module: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise PruneError(f"its architecture has more than {MODULES:,} modules")
+
+    handle = nn.modules.module.register_module_module_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager
