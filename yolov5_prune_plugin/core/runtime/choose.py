@@ -68,7 +68,7 @@ def measured(planner: Planner) -> dict[Convolution, Choice]:
             rows = planner.convolution(c, way, blob)
             steps = np.array(rows, np.int64)
             plan = Plan(planner.graph, steps, blob.buffer(), workspace, [], planner.places, planner.fresh,
-                        planner.decoded, planner.bases, planner.threads)  # fmt: skip
+                        planner.decoded, planner.bases, planner.threads, planner.origins())  # fmt: skip
             program = Program(plan, kernels)
             made: dict[Value, torch.Tensor] = {}
             bases = program.bases(inputs, made)

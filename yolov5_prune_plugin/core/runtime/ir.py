@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 LOG2E = 1.4426950408889634
@@ -203,6 +203,27 @@ class Function:
         self.lines[place] = f"  {counter} = phi i64 [ {start}, %{before} ], [ {following}, %{self.block} ]"
         self.jump(f"{name}.head")
         self.label(f"{name}.end")
+
+    def fold(
+        self, start: str | int, stop: str | int, initial: str, kind: str, body: Callable[[str, str], str]
+    ) -> str:  # fmt: skip
+        """Count from start while less than stop, and carry a value on; its last one.
+
+        Args:
+            start: First number.
+            stop: Where it ends.
+            initial: What the value is first.
+            kind: Its type.
+            body: Makes the next value of the number and the value.
+        """
+        before, carried = self.block, f"%{self.fresh('fold')}"
+        with self.loop(start, stop) as counter:
+            head = f"{counter[1:-2]}.head"
+            place = max(i for i, line in enumerate(self.lines) if line == f"{head}:") + 2
+            self.lines.insert(place, "")
+            following = body(counter, carried)
+            self.lines[place] = f"  {carried} = phi {kind} [ {initial}, %{before} ], [ {following}, %{self.block} ]"
+        return carried
 
     @contextmanager
     def when(self, condition: str) -> Iterator[None]:

@@ -6,6 +6,8 @@ they meet. Whoever computes a number computes it in the same order, so results d
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from yolov5_prune_plugin.core.runtime.ir import Function, number
 
 FIELDS = 40  # of a step
@@ -22,7 +24,8 @@ KIND, UNITS, MEET, SOURCE, SOURCE_BASE, TARGET, TARGET_BASE = range(7)
 # of the others
 (CHANNELS, HEIGHT, WIDTH, SOURCE_ROW, SOURCE_PLANE, OUT_HEIGHT, OUT_WIDTH, TARGET_ROW, STRIDE, PADDING_ROWS,
  PADDING_COLUMNS, KERNEL_ROWS, KERNEL_COLUMNS, SCRATCH, SCRATCH_SIZE, TABLE, ANCHORS, IMAGE_IN, IMAGE_OUT, PLANE_OUT,
- PHASE_OUT, STRIDE_COLUMNS, USUAL_FROM, SCALES) = range(7, 31)  # fmt: skip
+ PHASE_OUT, STRIDE_COLUMNS, USUAL_FROM, SCALES, SCRATCH_ROW) = range(7, 32)  # fmt: skip
+BORDER, BORDER_FROM, BORDER_TO = range(36, 39)  # zeros of a target: floats before, and from where to where after
 WEIGHTS, WORKSPACE = 0, 1  # bases; the others are inputs and outputs
 
 
@@ -276,6 +279,16 @@ def _convolution(width: int, tiles: dict[int, tuple[int, ...]]) -> str:
     f.jump(f"{name}.end")
     f.label(f"{name}.end")
     source = f.op(f"phi ptr [ {source}, %{before} ], [ {packed}, %{inside} ]")
+    name = f.fresh("border")
+    border, border_from, border_to = (_field(f, i) for i in (BORDER, BORDER_FROM, BORDER_TO))
+    with f.when(f.op(f"icmp eq i64 {begin}, 0")), f.loop(0, f.mul(groups, rows)) as channel:
+        line = f.at(target, f.mul(channel, plane))
+        with f.loop(f.sub(0, border), 0, width) as pixel:
+            f.store(f.constant(0.0), f.at(line, pixel), f.vector, 4 * width)
+    with f.when(f.op(f"icmp eq i64 {end}, {count}")), f.loop(0, f.mul(groups, rows)) as channel:
+        line = f.at(target, f.mul(channel, plane))
+        with f.loop(border_from, border_to, width) as pixel:
+            f.store(f.constant(0.0), f.at(line, pixel), f.vector, 4 * width)
     with f.loop(0, blocks) as block:
         first = f.op(f"icmp eq i64 {block}, 0")
         last = f.op(f"icmp eq i64 {f.add(block, 1)}, {blocks}")
@@ -323,6 +336,17 @@ def _fill(f: Function, pointer: str, start: str | int, stop: str | int, value: f
         f.store(number(value), f.at(pointer, i), "float")
 
 
+def _border(f: Function, target: str) -> None:
+    """Zeros before and after a plane, and between its rows."""
+    border, start, stop = (_field(f, i) for i in (BORDER, BORDER_FROM, BORDER_TO))
+    with f.loop(f.sub(0, border), 0, f.width) as pixel:
+        f.store(f.constant(0.0), f.at(target, pixel), f.vector, 4 * f.width)
+    _fill(f, target, start, stop)
+    row, columns = _field(f, TARGET_ROW), _field(f, OUT_WIDTH)
+    with f.loop(0, f.op(f"select i1 {f.op(f'icmp eq i64 {stop}, 0')}, i64 0, i64 {_field(f, OUT_HEIGHT)}")) as line:
+        _fill(f, f.at(target, f.mul(line, row)), columns, row)
+
+
 def _pack(width: int) -> str:
     """All rows of a plane; a unit is (image, plane)."""
     f = Function("pack", _STEP, width)
@@ -331,6 +355,34 @@ def _pack(width: int) -> str:
     f.do(f"call void @pack_rows(ptr %step, ptr %bases, i64 {image}, i64 {channel}, i64 0, i64 {_field(f, OUT_HEIGHT)},"
          f" ptr {target})")  # fmt: skip
     return f.text()
+
+
+def _overlapping(
+    f: Function, start: str, stop: str, vector: Callable[[str], str], out: str, single: Callable[[str], str]
+) -> None:  # fmt: skip
+    """Write [start, stop) in vectors, the last of which overlaps the one before; one by one if there is no whole one.
+
+    Args:
+        f: That is written.
+        start: First float.
+        stop: After the last.
+        vector: Makes the vector from a place on.
+        out: Where to.
+        single: Makes one.
+    """
+    name = f.fresh("over")
+    last = f.sub(stop, f.width)
+    f.branch(f.less(last, start), f"{name}.few", f"{name}.many")
+    f.label(f"{name}.many")
+    with f.loop(start, last, f.width) as j:
+        f.store(vector(j), f.at(out, j), f.vector)
+    f.store(vector(last), f.at(out, last), f.vector)
+    f.jump(f"{name}.end")
+    f.label(f"{name}.few")
+    with f.loop(start, stop) as j:
+        f.store(single(j), f.at(out, j), "float")
+    f.jump(f"{name}.end")
+    f.label(f"{name}.end")
 
 
 def _pack_rows(width: int) -> str:
@@ -369,23 +421,19 @@ def _pack_rows(width: int) -> str:
             given = f.at(source, f.add(f.mul(line, source_row), shift))
             f.do(f"switch i64 {right}, label %{name}.any [ i64 1, label %{name}.one i64 2, label %{name}.two ]")
             f.label(f"{name}.one")
-            whole = f.sub(stop, width - 1)
-            with f.loop(start, whole, width) as j:
-                f.store(f.load(f.at(given, j), v), f.at(out, j), v)
-            done = f.add(start, f.mul(f.op(f"sdiv i64 {f.maximum(f.sub(stop, start), 0)}, {width}"), width))
-            with f.loop(done, stop) as j:
-                f.store(f.load(f.at(given, j), "float"), f.at(out, j), "float")
+            _overlapping(f, start, stop, lambda j: f.load(f.at(given, j), v), out,
+                         lambda j: f.load(f.at(given, j), "float"))  # fmt: skip
             f.jump(f"{name}.rest")
             f.label(f"{name}.two")
-            # the second vector would reach one float past the last column: one step less
-            pairs = f.sub(f.sub(stop, start), 1)
-            vectors = f.mul(f.op(f"sdiv i64 {f.maximum(pairs, 0)}, {width}"), width)
-            with f.loop(start, f.add(start, vectors), width) as j:
+
+            def pair(j: str) -> str:
+                # the second vector begins one float earlier, as it would reach one float past the last column
                 place = f.at(given, f.mul(j, 2))
-                a, b = f.load(place, v), f.load(f.at(place, width), v)
-                f.store(f.shuffle(a, b, range(0, 2 * width, 2)), f.at(out, j), v)
-            with f.loop(f.add(start, vectors), stop) as j:
-                f.store(f.load(f.at(given, f.mul(j, 2)), "float"), f.at(out, j), "float")
+                a, b = f.load(place, v), f.load(f.at(place, width - 1), v)
+                half = range(0, width, 2)
+                return f.shuffle(a, b, [*half, *(width + 1 + i for i in half)])
+
+            _overlapping(f, start, stop, pair, out, lambda j: f.load(f.at(given, f.mul(j, 2)), "float"))
             f.jump(f"{name}.rest")
             f.label(f"{name}.any")
             with f.loop(start, stop) as j:
@@ -399,45 +447,66 @@ def _pack_rows(width: int) -> str:
 
 
 def _pool(width: int) -> str:
-    """Maximum over a window; a unit is (image, plane). Rows first, into a line of the thread's own."""
+    """Maximum over a window; a unit is (image, plane). Rows first, into memory of the thread's own."""
     f = Function("pool", _STEP, width)
-    v, minus = f.vector, number(float("-inf"))
+    v = f.vector
     channels, height, columns = (_field(f, i) for i in (CHANNELS, HEIGHT, WIDTH))
     image, channel = f.divided("%unit", channels)
     source = f.at(
         _pointer(f, SOURCE), f.add(f.mul(image, _field(f, IMAGE_IN)), f.mul(channel, _field(f, SOURCE_PLANE)))
     )
     target = f.at(_pointer(f, TARGET), f.add(f.mul(image, _field(f, IMAGE_OUT)), f.mul(channel, _field(f, PLANE_OUT))))
+    _border(f, target)
     line = _base(f, WORKSPACE, f.add(_field(f, SCRATCH), f.mul("%thread", _field(f, SCRATCH_SIZE))))
     above, left = _field(f, PADDING_ROWS), _field(f, PADDING_COLUMNS)
     kernel_rows, kernel_columns = _field(f, KERNEL_ROWS), _field(f, KERNEL_COLUMNS)
     down, right = _field(f, STRIDE), _field(f, STRIDE_COLUMNS)
     source_row, target_row, out_columns = (_field(f, i) for i in (SOURCE_ROW, TARGET_ROW, OUT_WIDTH))
-    reach = f.add(f.add(columns, f.mul(left, 2)), f.add(kernel_columns, 2 * width))
-    _fill(f, line, 0, reach, float("-inf"))
-    middle = f.at(line, left)
-    with f.loop(0, _field(f, OUT_HEIGHT)) as row:
+    pitch, out_rows = _field(f, SCRATCH_ROW), _field(f, OUT_HEIGHT)
+    largest = (f"call {v} @llvm.maximum.v{width}f32({v}", v), ("call float @llvm.maximum.f32(float", "float")
+
+    def larger(a: str, b: str, kind: str) -> str:
+        call, of = next(pair for pair in largest if pair[1] == kind)
+        return f.op(f"{call} {a}, {of} {b})")
+
+    # rows first, all of them, so that what is read then was written long ago
+    with f.loop(0, out_rows) as row:
         top = f.sub(f.mul(row, down), above)
         begin, end = f.maximum(top, 0), f.minimum(f.add(top, kernel_rows), height)
-        first = f.at(source, f.mul(begin, source_row))
-        more = f.add(begin, 1)
-        vectors = f.mul(f.op(f"udiv i64 {columns}, {width}"), width)
-        for start, stop, step, kind in ((0, vectors, width, v), (vectors, columns, 1, "float")):
-            suffix = f"v{width}f32" if kind == v else "f32"
-            with f.loop(start, stop, step) as j:
-                f.store(f.load(f.at(first, j), kind), f.at(middle, j), kind)
-            with f.loop(more, end) as r:
-                given = f.at(source, f.mul(r, source_row))
-                with f.loop(start, stop, step) as j:
-                    a, b = f.load(f.at(middle, j), kind), f.load(f.at(given, j), kind)
-                    f.store(f.op(f"call {kind} @llvm.maximum.{suffix}({kind} {a}, {kind} {b})"), f.at(middle, j), kind)
-        out = f.at(target, f.mul(row, target_row))
+        middle = f.at(line, f.add(f.mul(row, pitch), left))
+
+        def rows(kind: str) -> Callable[[str], str]:
+            def made(j: str, begin: str = begin, end: str = end) -> str:
+                first = f.load(f.at(f.at(source, f.mul(begin, source_row)), j), kind)
+                return f.fold(f.add(begin, 1), end, first, kind, lambda r, so_far: larger(
+                    so_far, f.load(f.at(f.at(source, f.mul(r, source_row)), j), kind), kind))  # fmt: skip
+
+            return made
+
+        _fill(f, middle, f.sub(0, left), 0, float("-inf"))
+        _overlapping(f, "0", columns, rows(v), middle, rows("float"))
+        _fill(f, middle, columns, f.sub(pitch, left), float("-inf"))
+    with f.loop(0, out_rows) as row:
+        given, out = f.at(line, f.mul(row, pitch)), f.at(target, f.mul(row, target_row))
+
+        def window(kind: str, step: str | int) -> Callable[[str], str]:
+            def made(j: str, given: str = given) -> str:
+                place = f.at(given, f.mul(j, step))
+                return f.fold(1, kernel_columns, f.load(place, kind), kind, lambda k, so_far: larger(
+                    so_far, f.load(f.at(place, k), kind), kind))  # fmt: skip
+
+            return made
+
+        name = f.fresh("columns")
+        f.branch(f.op(f"icmp eq i64 {right}, 1"), f"{name}.one", f"{name}.any")
+        f.label(f"{name}.one")
+        _overlapping(f, "0", out_columns, window(v, 1), out, window("float", 1))
+        f.jump(f"{name}.end")
+        f.label(f"{name}.any")
         with f.loop(0, out_columns) as j:
-            window = f.at(line, f.mul(j, right))
-            f.store(minus, f.at(out, j), "float")
-            with f.loop(0, kernel_columns) as k:
-                a, b = f.load(f.at(out, j), "float"), f.load(f.at(window, k), "float")
-                f.store(f.op(f"call float @llvm.maximum.f32(float {a}, float {b})"), f.at(out, j), "float")
+            f.store(window("float", right)(j), f.at(out, j), "float")
+        f.jump(f"{name}.end")
+        f.label(f"{name}.end")
     return f.text()
 
 
@@ -451,6 +520,7 @@ def _upsample(width: int) -> str:
         _pointer(f, SOURCE), f.add(f.mul(image, _field(f, IMAGE_IN)), f.mul(channel, _field(f, SOURCE_PLANE)))
     )
     target = f.at(_pointer(f, TARGET), f.add(f.mul(image, _field(f, IMAGE_OUT)), f.mul(channel, _field(f, PLANE_OUT))))
+    _border(f, target)
     down, right = _field(f, STRIDE), _field(f, STRIDE_COLUMNS)
     source_row, target_row = _field(f, SOURCE_ROW), _field(f, TARGET_ROW)
     twice = f.op(f"icmp eq i64 {right}, 2")

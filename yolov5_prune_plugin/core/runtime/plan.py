@@ -153,13 +153,14 @@ class Plan:
         graph: The model.
         steps: [n, FIELDS] int64.
         weights: Bytes.
-        workspace: Floats; the kernels keep the zeros in it.
+        workspace: Floats.
         sequence: Spans of steps, and what torch does between them.
         places: Of maps.
         fresh: Maps in memory that is new in each frame: value -> (base, floats).
         decoded: Outputs that the kernels write as torch has them: value -> base.
         bases: How many buffers there are.
         threads: That may run it at most.
+        origins: Floats before the first pixel of a plane.
         layers: The convolutions.
     """
 
@@ -173,6 +174,7 @@ class Plan:
     decoded: dict[Value, int]
     bases: int
     threads: int
+    origins: dict[Value, int] = field(default_factory=dict)
     layers: list[Layer] = field(default_factory=list)
 
 
@@ -249,7 +251,12 @@ class Planner:
         steps = np.array(rows, np.int64).reshape(-1, k.FIELDS)
         made = self.workspace() if workspace is None else workspace
         return Plan(self.graph, steps, blob.buffer(), made, sequence, self.places, self.fresh, self.decoded, self.bases,
-                    self.threads, layers)  # fmt: skip
+                    self.threads, self.origins(), layers)  # fmt: skip
+
+    def origins(self) -> dict[Value, int]:
+        """Floats before the first pixel of the planes of all maps in the workspace."""
+        return {v: self.layouts[v.shape[2], v.shape[3]].origin
+                for v, place in self.places.items() if place.base == k.WORKSPACE}  # fmt: skip
 
     # memory
 
@@ -313,10 +320,8 @@ class Planner:
         for root in outputs:
             end[root] = len(self.graph.operations)
         convolved = {o.target for o in self.graph.operations if isinstance(o, Convolution)}
-        free: dict[tuple[int, int], list[tuple[int, int]]] = {}  # by size: (first plane, planes)
-        pools: dict[tuple[int, int], int] = {}
-        taken: dict[Value, tuple[int, int]] = {}
         roots = sorted((r for r in begin if r.is_map and r not in self.graph.inputs), key=lambda r: begin[r])
+        arena: dict[Value, int] = {}  # floats of each map that lies in the workspace
         decode_targets = {o.target for o in self.graph.operations if isinstance(o, Decode)}
         for target in decode_targets:
             self.decoded[target] = self.bases
@@ -336,32 +341,15 @@ class Planner:
                 )
                 self.bases += 1
                 continue
-            size, wanted = (layout.height, layout.width), self.batch * root.shape[1]
-            spaces = free.setdefault(size, [])
-            for other in [r for r in taken if end[r] < begin[root] and r.shape[2:] == root.shape[2:]]:
-                spaces.append(taken.pop(other))
-            spaces[:] = _merged(spaces)
-            fitting = [space for space in spaces if space[1] >= wanted]
-            if fitting:
-                space = min(fitting, key=lambda s: s[1])
-                spaces.remove(space)
-                if space[1] > wanted:
-                    spaces.append((space[0] + wanted, space[1] - wanted))
-                taken[root] = space[0], wanted
-            else:
-                start = pools.get(size, 0)
-                if spaces and sum(spaces[-1]) == start:  # grow the last free one
-                    start = spaces.pop()[0]
-                taken[root] = start, wanted
-                pools[size] = start + wanted
-            first = taken[root][0]
-            self.places[root] = Place(-1, first, root.shape[1] * layout.plane, layout.plane, layout.pitch)
-        starts = {size: self._reserve(count * self.layouts[size].plane + TILE) for size, count in pools.items()}
-        for root, place in self.places.items():
-            if place.base < 0:
-                layout = self.layouts[root.shape[2], root.shape[3]]
-                offset = starts[layout.height, layout.width] + 4 * (place.offset * layout.plane + layout.origin)
-                self.places[root] = Place(k.WORKSPACE, offset, place.image, place.plane, place.row)
+            arena[root] = self.batch * root.shape[1] * layout.plane
+        found, size = _packed_in_time({root: (begin[root], end[root], floats) for root, floats in arena.items()})
+        start = self._reserve(size + TILE)
+        for root, first in found.items():
+            layout = self.layouts[root.shape[2], root.shape[3]]
+            self.places[root] = Place(
+                k.WORKSPACE, start + 4 * (first + layout.origin), root.shape[1] * layout.plane, layout.plane,
+                layout.pitch,
+            )  # fmt: skip
         for i, value in enumerate(self.graph.inputs):
             if value.is_map:
                 _, channels, height, width = value.shape
@@ -392,9 +380,12 @@ class Planner:
         plane = self._packed(convolution)[2]
         return self.batch * convolution.source.shape[1] * down * right * plane + reach(convolution)[1] + TILE
 
-    def _scratch(self, pool: Pool) -> int:
+    def _scratch_row(self, pool: Pool) -> int:
         columns, padding, kernel = pool.source.shape[3], pool.padding[1], pool.kernel[1]
-        return -(-(columns + 2 * padding + kernel + 64 + pool.stride[1]) // 16) * 16
+        return -(-(columns + 2 * padding + kernel + 16 + pool.stride[1]) // 16) * 16
+
+    def _scratch(self, pool: Pool) -> int:
+        return self._scratch_row(pool) * pool.target.shape[2]
 
     # steps
 
@@ -443,6 +434,7 @@ class Planner:
             row[k.SOURCE_IMAGE], row[k.PACKING] = image, packing
             row[k.TARGET] += 4 * start * target.plane
             row[k.TARGET_IMAGE], row[k.TARGET_PLANE] = target.image, target.plane
+            self._border(row, c.target)
             row[k.ADDED_BASE] = target.base
             if c.added is not None:
                 added = self.places[c.added]
@@ -530,6 +522,7 @@ class Planner:
         row[k.KERNEL], row[k.TAIL_KERNEL] = self.kernels.numbers[block, vectors], self.kernels.numbers[block, tail]
         row[k.CHUNKS], row[k.BLOCKS], row[k.GROUPS], row[k.ROWS] = chunks, len(cuts) - 1, groups, block
         row[k.UNITS] = self.batch * row[k.PANELS] * chunks
+        row[k.BORDER_FROM] = (tiles - 1) * pixels + tail * width
         row[k.STREAMS] = blob.add(blob.add(made.data) + made.starts)
         row[k.COUNTS] = blob.add(made.counts)
         row[k.CHUNK_STARTS] = blob.add(made.chunk_groups)
@@ -589,7 +582,16 @@ class Planner:
         row[k.SOURCE_ROW], row[k.SOURCE_PLANE], row[k.IMAGE_IN] = given.row, given.plane, given.image
         row[k.TARGET_ROW], row[k.PLANE_OUT], row[k.IMAGE_OUT] = made.row, made.plane, made.image
         row[k.OUT_HEIGHT], row[k.OUT_WIDTH] = target.shape[2:]
+        row[k.BORDER_FROM] = self.layouts[target.shape[2], target.shape[3]].pixels
+        self._border(row, target)
         return row
+
+    def _border(self, row: list[int], target: Value) -> None:
+        """What has to be zero around a plane, as other maps may have lain there."""
+        if self.places[target].base == k.WORKSPACE:
+            layout = self.layouts[target.shape[2], target.shape[3]]
+            row[k.BORDER] = layout.origin
+            row[k.BORDER_TO] = layout.pixels + layout.rows * layout.pitch + layout.columns
 
     def _pool(self, pool: Pool) -> list[int]:
         row = self._planes(k.POOL, pool.source, pool.target)
@@ -597,6 +599,7 @@ class Planner:
         row[k.STRIDE], row[k.STRIDE_COLUMNS] = pool.stride
         row[k.PADDING_ROWS], row[k.PADDING_COLUMNS] = pool.padding
         row[k.SCRATCH], row[k.SCRATCH_SIZE] = self.scratch_at, self.scratch_size * 4
+        row[k.SCRATCH_ROW] = self._scratch_row(pool)
         return row
 
     def _upsample(self, upsample: Upsample) -> list[int]:
@@ -671,12 +674,22 @@ class Pixels:
         return np.concatenate(self.planes)
 
 
-def _merged(spaces: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Free ranges, neighbours made one, in order."""
-    made: list[tuple[int, int]] = []
-    for start, count in sorted(spaces):
-        if made and sum(made[-1]) == start:
-            made[-1] = made[-1][0], made[-1][1] + count
-        else:
-            made.append((start, count))
-    return made
+def _packed_in_time(wanted: dict[Value, tuple[int, int, int]]) -> tuple[dict[Value, int], int]:
+    """Where each of some ranges lies so that those that are in use at one time don't overlap; the largest first.
+
+    Args:
+        wanted: (first time, last time, floats) of each.
+
+    Returns:
+        First float of each, and the floats of all.
+    """
+    placed: list[tuple[int, int, int, int]] = []  # first float, after the last, first time, last time
+    found: dict[Value, int] = {}
+    for value, (begin, end, floats) in sorted(wanted.items(), key=lambda item: -item[1][2]):
+        start = 0
+        for low, high, earlier, later in sorted(placed):
+            if earlier <= end and begin <= later and low < start + floats and start < high:
+                start = high
+        placed.append((start, start + floats, begin, end))
+        found[value] = start
+    return found, max((high for _, high, _, _ in placed), default=0)

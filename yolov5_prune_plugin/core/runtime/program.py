@@ -116,6 +116,7 @@ class Program:
                 self._fixed[value] = _seen(self._workspace, value, place)
         native = {t for o in plan.graph.operations if not isinstance(o, Torch) for t in [o.target]}
         self._stored = {v for v in self._fixed if v not in native}
+        self._planes = {v: _planes(self._workspace, v, plan.places[v], plan.origins[v]) for v in self._stored}
         # views of new memory need no copy
         views = set(plan.fresh)
         for item in plan.sequence:
@@ -219,6 +220,7 @@ class Program:
             if value is None:
                 continue
             if value in self._stored:
+                self._planes[value].zero_()  # other maps may have lain there
                 self._fixed[value].copy_(tensor)
             else:
                 made[value] = tensor
@@ -231,6 +233,12 @@ class Program:
         if inside:
             return tensor.clone(memory_format=torch.contiguous_format)
         return tensor.contiguous() if tensor.dim() == 4 else tensor
+
+
+def _planes(memory: Tensor, value: Value, place: Place, origin: int) -> Tensor:
+    """All of a map's planes, with what is around them."""
+    images, channels = value.shape[:2]
+    return memory.as_strided((images, channels, place.plane), (place.image, place.plane, 1), place.offset // 4 - origin)
 
 
 def _seen(memory: Tensor, value: Value, place: Place) -> Tensor:
