@@ -129,6 +129,7 @@ class Program:
                     if name == "clone":
                         fresh_clones.add(id(item))
         self._skipped, self._views = fresh_clones, views
+        self._cuts: dict[Value, tuple[Value, Any, Any, int]] = {}  # views, once they were made: what of, and where in it
 
     def run_steps(self, start: int, stop: int, bases: np.ndarray, threads: int) -> None:
         """Run some of the steps.
@@ -197,7 +198,7 @@ class Program:
             for item in self.plan.sequence:
                 if isinstance(item, Span):
                     self.run_steps(item.start, item.stop, bases, threads)
-                else:
+                elif not all(target in self._cuts for target in item.targets):
                     self._torch(item, made)
             found = [self._output(x, made) for x in self.plan.graph.outputs]
         return _pytree.tree_unflatten(found, self.plan.graph.structure)
@@ -205,7 +206,12 @@ class Program:
     def _tensor(self, value: Any, made: dict[Value, Tensor]) -> Any:
         if not isinstance(value, Value):
             return value
-        return made[value] if value in made else self._fixed[value]
+        if value in made:
+            return made[value]
+        if value in self._cuts:
+            root, shape, strides, offset = self._cuts[value]
+            return made[root].as_strided(shape, strides, made[root].storage_offset() + offset)
+        return self._fixed[value]
 
     def _torch(self, item: Torch, made: dict[Value, Tensor]) -> None:
         seen = any(target in self._views for target in item.targets)
@@ -224,6 +230,14 @@ class Program:
                 self._fixed[value].copy_(tensor)
             else:
                 made[value] = tensor
+                if seen and isinstance(item.arguments[0], Value):
+                    self._note_cut(value, item.arguments[0], tensor, made)
+
+    def _note_cut(self, value: Value, given: Value, tensor: Tensor, made: dict[Value, Tensor]) -> None:
+        root = self._cuts[given][0] if given in self._cuts else given
+        if root in self.plan.fresh and tensor.untyped_storage().data_ptr() == made[root].untyped_storage().data_ptr():
+            offset = tensor.storage_offset() - made[root].storage_offset()
+            self._cuts[value] = root, tuple(tensor.shape), tensor.stride(), offset
 
     def _output(self, value: Any, made: dict[Value, Tensor]) -> Any:
         if not isinstance(value, Value):
