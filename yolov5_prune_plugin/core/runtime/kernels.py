@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from yolov5_prune_plugin.core.runtime.ir import Function, number
 
-FIELDS = 40  # of a step
+FIELDS = 48  # of a step
 CONVOLUTION, PACK, POOL, UPSAMPLE, DECODE = range(5)
 ACTIVATIONS = ("none", "relu", "silu", "leaky_relu", "hardswish", "sigmoid")
 AFTER, BEFORE = 1, 2  # where a sum is added: to the activation's result or to what goes into it
@@ -26,6 +26,7 @@ KIND, UNITS, MEET, SOURCE, SOURCE_BASE, TARGET, TARGET_BASE = range(7)
  PADDING_COLUMNS, KERNEL_ROWS, KERNEL_COLUMNS, SCRATCH, SCRATCH_SIZE, TABLE, ANCHORS, IMAGE_IN, IMAGE_OUT, PLANE_OUT,
  PHASE_OUT, STRIDE_COLUMNS, USUAL_FROM, SCALES, SCRATCH_ROW) = range(7, 32)  # fmt: skip
 BORDER, BORDER_FROM, BORDER_TO = range(36, 39)  # zeros of a target: floats before, and from where to where after
+DECODING = 39  # of a convolution: where the step lies that decodes what it makes, or -1
 WEIGHTS, WORKSPACE = 0, 1  # bases; the others are inputs and outputs
 
 
@@ -71,7 +72,9 @@ def module_text(width: int, registers: int) -> str:
         _pack(width),
         _pool(width),
         _upsample(width),
+        _decode_part(width),
         _decode(width),
+        _decode_pixels(width),
         _run(width),
     ]
     return "\n".join(parts)
@@ -327,6 +330,10 @@ def _convolution(width: int, tiles: dict[int, tuple[int, ...]]) -> str:
                 f.do(f"call void @tile_{size}_{vectors}({given})")
                 f.jump(f"{name}.end")
             f.label(f"{name}.end")
+    decoding = _field(f, DECODING)
+    with f.when(f.op(f"icmp sge i64 {decoding}, 0")):
+        f.do(f"call void @decode_pixels(ptr {_base(f, WEIGHTS, decoding)}, ptr %bases, i64 {image},"
+             f" i64 {f.mul(begin, pixels)}, i64 {f.mul(end, pixels)})")  # fmt: skip
     return f.text()
 
 
@@ -545,17 +552,18 @@ def _upsample(width: int) -> str:
     return f.text()
 
 
-def _decode(width: int) -> str:
-    """A detector's maps: channels last, sigmoid or not, squared or not, scaled and shifted.
+def _decode_part(width: int) -> str:
+    """Columns [from, to) of a row of an anchor: channels last, sigmoid or not, squared or not, scaled and shifted.
 
-    A unit is (image, anchor, row). TABLE has for each channel of the anchor: 1 for a sigmoid + 2 for a square, the
-    place of its scales in SCALES and of its shifts in SHIFTS, and how far these go on from pixel to pixel (0 or 1).
+    TABLE has for each channel of the anchor: 1 for a sigmoid + 2 for a square + 4 for neither scale nor shift, the
+    places of its scales and its shifts in SCALES.
     """
-    f = Function("decode", _STEP, width)
+    arguments = [("ptr", "step"), ("ptr", "bases"), ("i64", "image"), ("i64", "anchor"), ("i64", "row"),
+                 ("i64", "from"), ("i64", "to")]  # fmt: skip
+    f = Function("decode_part", arguments, width)
     v = f.vector
-    channels, height, columns, anchors = (_field(f, i) for i in (CHANNELS, HEIGHT, WIDTH, ANCHORS))
-    rest, row = f.divided("%unit", height)
-    image, anchor = f.divided(rest, anchors)
+    image, anchor, row = "%image", "%anchor", "%row"
+    channels, height, columns = (_field(f, i) for i in (CHANNELS, HEIGHT, WIDTH))
     plane, source_row = _field(f, SOURCE_PLANE), _field(f, SOURCE_ROW)
     source = f.at(_pointer(f, SOURCE), f.add(f.mul(image, _field(f, IMAGE_IN)), f.mul(f.mul(anchor, channels), plane)))
     source = f.at(source, f.mul(row, source_row))
@@ -566,12 +574,6 @@ def _decode(width: int) -> str:
     scales = _base(f, WEIGHTS, _field(f, SCALES))
     whole = f.sub(channels, width)
     usual_from = _field(f, USUAL_FROM)
-    # the next row of each plane is fetched while this one is computed
-    following = f.at(source, source_row)
-    with f.loop(0, channels) as channel:
-        line = f.at(following, f.mul(channel, plane))
-        with f.loop(0, columns, 16) as pixel:
-            f.do(f"call void @llvm.prefetch.p0(ptr {f.at(line, pixel)}, i32 0, i32 3, i32 1)")
 
     def one(channel: str, j: str, usual: bool = False) -> str:
         x = f.load(f.at(f.at(source, f.mul(channel, plane)), j), v)
@@ -597,8 +599,8 @@ def _decode(width: int) -> str:
         f.label(f"{name}.end")
         return f.op(f"phi {v} [ {x}, %{start} ], [ {scaled}, %{name}.scaled ]")
 
-    with f.loop(0, columns, width) as j:
-        there = f.minimum(f.sub(columns, j), width)
+    with f.loop("%from", "%to", width) as j:
+        there = f.minimum(f.sub("%to", j), width)
         out = f.at(target, f.mul(j, channels))
         full = f.op(f"icmp sge i64 {channels}, {width}")
         name = f.fresh("shape")
@@ -624,6 +626,43 @@ def _decode(width: int) -> str:
                 f.store(f.op(f"extractelement {v} {x}, i64 {i}"), f.at(out, f.add(f.mul(i, channels), c)), "float")
         f.jump(f"{name}.end")
         f.label(f"{name}.end")
+    return f.text()
+
+
+def _decode(width: int) -> str:
+    """A detector's map; a unit is (image, anchor, row)."""
+    f = Function("decode", _STEP, width)
+    rest, row = f.divided("%unit", _field(f, HEIGHT))
+    image, anchor = f.divided(rest, _field(f, ANCHORS))
+    channels, plane, columns = (_field(f, i) for i in (CHANNELS, SOURCE_PLANE, WIDTH))
+    # the next row of each plane is fetched while this one is computed
+    source = f.at(_pointer(f, SOURCE), f.add(f.mul(image, _field(f, IMAGE_IN)), f.mul(f.mul(anchor, channels), plane)))
+    following = f.at(source, f.mul(f.add(row, 1), _field(f, SOURCE_ROW)))
+    with f.loop(0, channels) as channel:
+        line = f.at(following, f.mul(channel, plane))
+        with f.loop(0, columns, 16) as pixel:
+            f.do(f"call void @llvm.prefetch.p0(ptr {f.at(line, pixel)}, i32 0, i32 3, i32 1)")
+    f.do(f"call void @decode_part(ptr %step, ptr %bases, i64 {image}, i64 {anchor}, i64 {row}, i64 0, i64 {columns})")
+    return f.text()
+
+
+def _decode_pixels(width: int) -> str:
+    """Pixels [first, last) of the padded planes of all anchors, as a convolution has just made them."""
+    f = Function(
+        "decode_pixels",
+        [("ptr", "step"), ("ptr", "bases"), ("i64", "image"), ("i64", "first"), ("i64", "last")],
+        width,
+    )
+    pitch, columns, height = (_field(f, i) for i in (SOURCE_ROW, WIDTH, HEIGHT))
+    top, _ = f.divided("%first", pitch)
+    bottom, _ = f.divided(f.add("%last", f.sub(pitch, 1)), pitch)
+    with f.loop(top, f.minimum(bottom, height)) as row:
+        place = f.mul(row, pitch)
+        begin = f.maximum(f.sub("%first", place), 0)
+        end = f.minimum(f.sub("%last", place), columns)
+        with f.loop(0, _field(f, ANCHORS)) as anchor:
+            f.do(f"call void @decode_part(ptr %step, ptr %bases, i64 %image, i64 {anchor}, i64 {row}, i64 {begin},"
+                 f" i64 {end})")  # fmt: skip
     return f.text()
 
 

@@ -31,6 +31,8 @@ HUGE = 2 << 20  # bytes of a large page
 FIRST_CACHE = 24 << 10  # bytes of input that a tile may use before input channels are cut in blocks
 PACKED_LARGE = 1 << 20  # bytes of a packed map from which on it is packed in panels
 PANEL_CACHE = 192 << 10  # bytes of a panel's input
+DECODED = 384 << 10  # bytes of a detector's map that are made and decoded at once
+WHOLE = 4  # output channels of which an output of the model has room for a multiple
 SECOND_CACHE = 160 << 10  # bytes of weights, and of sums, that are used again and again
 
 
@@ -196,6 +198,7 @@ class Planner:
         self.places: dict[Value, Place] = {}
         self.fresh: dict[Value, tuple[int, int]] = {}
         self.decoded: dict[Value, int] = {}
+        self._decoding: dict[Value, int] = {}  # maps that are decoded as they are made: place of the step
         self.bases = 2 + len(graph.inputs)
         self._place()
         self.masks: dict[tuple[int, int], int] = {}
@@ -225,6 +228,13 @@ class Planner:
             workspace: To use; None makes one.
         """
         blob = Blob()
+        self._decoding = {}
+        makers = {c.target for c in self._convolutions() if c.groups == 1 and c.target in self.fresh}
+        decodes = {o: self._decode(o, blob) for o in self.graph.operations if isinstance(o, Decode)}
+        for source, row in sum(decodes.values(), []):
+            if source in makers and source not in self._decoding:
+                self._decoding[source] = blob.add(np.array(row, np.int64))
+                row[k.UNITS] = 0
         rows: list[list[int]] = []
         sequence: list[Union[Span, Torch]] = []
         layers = []
@@ -241,7 +251,7 @@ class Planner:
             elif isinstance(operation, Upsample):
                 rows.append(self._upsample(operation))
             elif isinstance(operation, Decode):
-                rows += self._decode(operation, blob)
+                rows += [row for _, row in decodes[operation] if row[k.UNITS]]
             if len(rows) > before:
                 last = sequence[-1] if sequence else None
                 if isinstance(last, Span):
@@ -334,8 +344,8 @@ class Planner:
             layout = self.layouts[root.shape[2], root.shape[3]]
             uses = users.get(root, set())
             if root in convolved and "Torch" in uses and uses <= {"Torch", "Decode"} and root not in viewed:
-                self.fresh[root] = self.bases, self.batch * root.shape[1] * layout.plane + TILE
-                channels = root.shape[1]
+                channels = -(-root.shape[1] // WHOLE) * WHOLE
+                self.fresh[root] = self.bases, self.batch * channels * layout.plane + TILE
                 self.places[root] = Place(
                     self.bases, layout.origin * 4, channels * layout.plane, layout.plane, layout.pitch
                 )
@@ -410,6 +420,9 @@ class Planner:
         outputs = c.weight.shape[0]
         weight = c.weight.numpy().reshape(outputs, -1)
         block = choice.block if outputs // c.groups % choice.block == 0 or c.groups == 1 else 1
+        if c.target in self.fresh and c.groups == 1 and outputs % block:  # there is room for whole blocks
+            outputs += -outputs % block
+            weight = np.concatenate([weight, np.zeros((outputs - len(weight), weight.shape[1]), np.float32)])
         whole = outputs // block * block
         for start, stop, size in ((0, whole, block), (whole, outputs, 1)):
             if start == stop:
@@ -493,7 +506,8 @@ class Planner:
     ) -> None:  # fmt: skip
         layout = self.layouts[c.target.shape[2], c.target.shape[3]]
         outputs = c.weight.shape[0]
-        shifts = np.arange(outputs) // (outputs // c.groups) * c.weight.shape[1] * plane
+        shifts = np.arange(len(weight)) // (outputs // c.groups) * c.weight.shape[1] * plane
+        decoding = self._decoding.get(c.target, -1)
         width = self.kernels.target.width
         sizes = self.kernels.tiles[block]
         vectors = choice.vectors if choice.vectors in sizes else sizes[0]
@@ -517,6 +531,8 @@ class Planner:
                 chunks = max(chunks, min(groups, -(-wanted // units)))
         if panel is not None:
             many, chunks = panel, 1
+        elif decoding >= 0:  # what is decoded was made just before, all channels of it
+            many, chunks = max(1, min(many, DECODED // (4 * len(weight) * pixels))), 1
         made = build(kept, offsets, shifts[span], block, cuts, chunks)
         row[k.PANELS], row[k.PANEL_TILES], row[k.TILES], row[k.TILE] = -(-tiles // many), many, tiles, pixels
         row[k.KERNEL], row[k.TAIL_KERNEL] = self.kernels.numbers[block, vectors], self.kernels.numbers[block, tail]
@@ -529,7 +545,8 @@ class Planner:
         lines, counts = self._lines(offsets, cuts, pixels, choice.ahead)
         row[k.AHEAD], row[k.AHEAD_COUNTS] = blob.add(lines), blob.add(counts)
         row[k.AHEAD_OUT] = int(choice.ahead)
-        row[k.BIAS] = blob.add(c.bias.numpy()[span])
+        row[k.BIAS] = blob.add(np.concatenate([c.bias.numpy(), np.zeros(len(weight) - outputs, np.float32)])[span])
+        row[k.DECODING] = decoding
         row[k.MASK] = self.masks[layout.height, layout.width]
 
     def _lines(self, offsets: np.ndarray, cuts: list[int], pixels: int, ahead: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -607,7 +624,7 @@ class Planner:
         row[k.STRIDE], row[k.STRIDE_COLUMNS] = upsample.factor
         return row
 
-    def _decode(self, decode: Decode, blob: Blob) -> list[list[int]]:
+    def _decode(self, decode: Decode, blob: Blob) -> list[tuple[Value, list[int]]]:
         rows = []
         batch, total, channels = decode.target.shape
         before = 0
@@ -629,9 +646,9 @@ class Planner:
                                       pixels.add(segment.shift, anchor, channel, 0.0)])  # fmt: skip
             special = [i % channels for i, (flags, *_) in enumerate(table) if flags != 5]
             row[k.USUAL_FROM] = max(special, default=-1) + 1
-            row[k.TABLE] = blob.add(np.array(table, np.int64))
-            row[k.SCALES] = blob.add(pixels.array())
-            rows.append(row)
+            row[k.TABLE] = blob.add(np.array(table, np.int64), True)
+            row[k.SCALES] = blob.add(pixels.array(), True)
+            rows.append((level.source, row))
             before += level.anchors * height * width
         return rows
 

@@ -8,7 +8,8 @@ import os
 import queue
 import sys
 import threading
-from typing import Any, Callable
+import time
+from typing import Any, Callable, Optional
 
 import numpy as np
 import torch
@@ -191,13 +192,32 @@ class Program:
         Returns:
             What the model returns.
         """
+        return self._frame(inputs, threads, None)
+
+    def timed(self, *inputs: Tensor, threads: int) -> np.ndarray:
+        """Seconds of each step in a frame, each run for itself in its turn.
+
+        Args:
+            inputs: As traced.
+            threads: That share the work.
+        """
+        times = np.zeros(len(self.plan.steps))
+        self._frame(inputs, threads, times)
+        return times
+
+    def _frame(self, inputs: tuple[Tensor, ...], threads: int, times: Optional[np.ndarray]) -> Any:
         with self._lock, torch.no_grad():
             inputs = tuple(x.contiguous() for x in inputs)
             made: dict[Value, Tensor] = dict(zip(self.plan.graph.inputs, inputs))
             bases = self.bases(inputs, made)
             for item in self.plan.sequence:
                 if isinstance(item, Span):
-                    self.run_steps(item.start, item.stop, bases, threads)
+                    if times is None:
+                        self.run_steps(item.start, item.stop, bases, threads)
+                    for i in range(item.start, item.stop) if times is not None else ():
+                        started = time.perf_counter()
+                        self.run_steps(i, i + 1, bases, threads)
+                        times[i] = time.perf_counter() - started  # type: ignore[index]
                 elif not all(target in self._cuts for target in item.targets):
                     self._torch(item, made)
             found = [self._output(x, made) for x in self.plan.graph.outputs]
