@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -325,13 +324,28 @@ class Function:
 
     def transpose(self, rows: Sequence[str]) -> list[str]:
         """A square of vectors, rows and columns exchanged."""
-        width, found = self.width, list(rows)
-        for level in range(int(math.log2(width))):
-            size = 1 << level
-            low = [i if not i & size else width + i - size for i in range(width)]
-            high = [i + size if not i & size else width + i for i in range(width)]
-            for i in range(width):
-                if not i & size:
-                    a, b = found[i], found[i + size]
-                    found[i], found[i + size] = self.shuffle(a, b, low), self.shuffle(a, b, high)
+        # within quarters of 4 first, by what processors have for that, then whole quarters
+        width = self.width
+        quarters = range(0, width, 4)
+        singles = [[q + 2 * half + i + n for q in quarters for i in (0, 1) for n in (0, width)] for half in (0, 1)]
+        pairs = [[q + 2 * half + n + i for q in quarters for n in (0, width) for i in (0, 1)] for half in (0, 1)]
+        squares = []
+        for first in range(0, width, 4):
+            a, b, c, d = rows[first : first + 4]
+            low, high = ([self.shuffle(x, y, single) for x, y in ((a, b), (c, d))] for single in singles)
+            squares.append([self.shuffle(*half, pair) for half in (low, high) for pair in pairs])
+        found: list[str] = [""] * width
+        for i in range(4):
+            for quarter, vector in enumerate(self._quarters([square[i] for square in squares])):
+                found[4 * quarter + i] = vector
         return found
+
+    def _quarters(self, vectors: Sequence[str]) -> list[str]:
+        """Of vectors that hold some quarters each: all first ones, all second ones, and so on."""
+        if len(vectors) == 1:
+            return list(vectors)
+        made = []
+        for start in (0, 1):
+            lanes = [4 * q + i for q in range(start, self.width // 2, 2) for i in range(4)]
+            made.append(self._quarters([self.shuffle(a, b, lanes) for a, b in zip(vectors[::2], vectors[1::2])]))
+        return [vector for pair in zip(*made) for vector in pair]

@@ -38,7 +38,7 @@ def tiles_for(width: int, registers: int) -> dict[int, tuple[int, ...]]:
         registers: Vectors that the processor can hold.
     """
     del width
-    return {1: (16, 8, 4), 2: (12, 6, 3), 4: (6, 3, 1)} if registers >= 32 else {1: (12, 8, 4), 2: (6, 3), 4: (3, 2, 1)}
+    return {1: (16, 8, 4), 2: (8, 4, 2), 4: (6, 3, 1)} if registers >= 32 else {1: (12, 8, 4), 2: (4, 2), 4: (3, 2, 1)}
 
 
 def kernel_numbers(tiles: dict[int, tuple[int, ...]]) -> dict[tuple[int, int], int]:
@@ -608,14 +608,26 @@ def _decode_part(width: int) -> str:
         f.label(f"{name}.square")
         with f.loop(0, channels, width) as begin:
             c = f.minimum(begin, whole)  # the last square overlaps the one before
+            # where the next pixels go is fetched meanwhile
+            following = f.at(out, f.add(f.mul(begin, width), f.mul(channels, width)))
+            for line in range(0, width * width, 16):
+                f.do(f"call void @llvm.prefetch.p0(ptr {f.at(following, line)}, i32 1, i32 3, i32 1)")
             kind = f.fresh("kind")
             f.branch(f.less(c, usual_from), f"{kind}.any", f"{kind}.usual")
             for usual in (False, True):
                 f.label(f"{kind}.{'usual' if usual else 'any'}")
                 square = f.transpose([one(f.add(c, i), j, usual) for i in range(width)])
+                places = [f.at(out, f.add(f.mul(lane, channels), c)) for lane in range(width)]
+                stored = f.fresh("stored")
+                f.branch(f.op(f"icmp eq i64 {there}, {width}"), f"{stored}.all", f"{stored}.some")
+                f.label(f"{stored}.all")
+                for place, vector in zip(places, square):
+                    f.store(vector, place, v)
+                f.jump(f"{kind}.end")
+                f.label(f"{stored}.some")
                 for lane, vector in enumerate(square):
                     with f.when(f.less(lane, there)):
-                        f.store(vector, f.at(out, f.add(f.mul(lane, channels), c)), v)
+                        f.store(vector, places[lane], v)
                 f.jump(f"{kind}.end")
             f.label(f"{kind}.end")
         f.jump(f"{name}.end")
