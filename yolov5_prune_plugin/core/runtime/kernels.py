@@ -405,6 +405,157 @@ def _pack_rows(width: int) -> str:
     source_row, target_row, phase_plane = (_field(f, i) for i in (SOURCE_ROW, TARGET_ROW, PHASE_OUT))
     down, right = _field(f, STRIDE), _field(f, STRIDE_COLUMNS)
     above, left = _field(f, PADDING_ROWS), _field(f, PADDING_COLUMNS)
+    def bounds(phase_column: str) -> tuple[str, str, str]:
+        """Column of the source = j * right + shift; the first j with one that is there, and the first after the last."""
+        shift = f.sub(phase_column, left)
+        start = f.op(f"udiv i64 {f.add(f.maximum(f.sub(0, shift), 0), f.sub(right, 1))}, {right}")
+        room = f.maximum(f.add(f.sub(f.sub(columns, shift), 1), right), 0)
+        stop = f.maximum(f.minimum(f.op(f"udiv i64 {room}, {right}"), target_row), start)
+        return shift, f.minimum(start, target_row), f.minimum(stop, target_row)
+
+    twice = f.fresh("twice")
+    f.branch(f.op(f"icmp eq i64 {right}, 2"), f"{twice}.yes", f"{twice}.no")
+    f.label(f"{twice}.yes")  # both phases of the columns at once
+    pair = [bounds("0"), bounds("1")]
+    begin = f.maximum(pair[0][1], pair[1][1])
+    end = f.maximum(f.minimum(pair[0][2], pair[1][2]), begin)
+    last = f.sub(end, width)
+    with f.loop(0, "%rows") as row, f.loop(0, down) as phase_row:
+        line = f.sub(f.add(f.mul(f.add(row, "%first"), down), phase_row), above)
+        inside = f.op(f"icmp ult i64 {line}, {height}")  # a negative one is huge
+        place = f.at("%target", f.add(f.mul(f.mul(phase_row, 2), phase_plane), f.mul(row, target_row)))
+        outs = [place, f.at(place, phase_plane)]
+        name = f.fresh("pack")
+        f.branch(inside, f"{name}.copy", f"{name}.zero")
+        f.label(f"{name}.zero")
+        for out in outs:
+            _fill(f, out, 0, target_row)
+        f.jump(f"{name}.end")
+        f.label(f"{name}.copy")
+        given = f.at(source, f.mul(line, source_row))
+        for out, (shift, start, stop) in zip(outs, pair):
+            _fill(f, out, 0, start)
+            for low, high in ((start, f.minimum(begin, stop)), (f.maximum(end, start), stop)):
+                with f.loop(low, high) as j:
+                    f.store(f.load(f.at(given, f.add(f.mul(j, 2), shift)), "float"), f.at(out, j), "float")
+            _fill(f, out, stop, target_row)
+        given = f.at(given, pair[0][0])
+
+        def both(j: str) -> None:
+            place = f.at(given, f.mul(j, 2))
+            a, b = f.load(place, v), f.load(f.at(place, width), v)
+            for first, out in enumerate(outs):
+                f.store(f.shuffle(a, b, range(first, 2 * width, 2)), f.at(out, j), v)
+
+        f.branch(f.less(last, begin), f"{name}.few", f"{name}.many")
+        f.label(f"{name}.many")
+        with f.loop(begin, last, width) as j:
+            both(j)
+        both(last)
+        f.jump(f"{name}.end")
+        f.label(f"{name}.few")
+        for out, (shift, _, _) in zip(outs, pair):
+            with f.loop(begin, end) as j:
+                f.store(f.load(f.at(given, f.add(f.mul(j, 2), f.sub(shift, pair[0][0]))), "float"), f.at(out, j), "float")
+        f.jump(f"{name}.end")
+        f.label(f"{name}.end")
+    f.jump(f"{twice}.end")
+    f.label(f"{twice}.no")
+    with f.loop(0, down) as phase_row, f.loop(0, right) as phase_column:
+        out_plane = f.at("%target", f.mul(f.add(f.mul(phase_row, right), phase_column), phase_plane))
+        shift, start, stop = bounds(phase_column)
+        with f.loop(0, "%rows") as row:
+            out = f.at(out_plane, f.mul(row, target_row))
+            line = f.sub(f.add(f.mul(f.add(row, "%first"), down), phase_row), above)
+            inside = f.op(f"icmp ult i64 {line}, {height}")
+            name = f.fresh("pack")
+            f.branch(inside, f"{name}.copy", f"{name}.zero")
+            f.label(f"{name}.zero")
+            _fill(f, out, 0, target_row)
+            f.jump(f"{name}.end")
+            f.label(f"{name}.copy")
+            _fill(f, out, 0, start)
+            given = f.at(source, f.add(f.mul(line, source_row), shift))
+            f.branch(f.op(f"icmp eq i64 {right}, 1"), f"{name}.one", f"{name}.any")
+            f.label(f"{name}.one")
+            _overlapping(f, start, stop, lambda j, given=given: f.load(f.at(given, j), v), out,
+                         lambda j, given=given: f.load(f.at(given, j), "float"))  # fmt: skip
+            f.jump(f"{name}.rest")
+            f.label(f"{name}.any")
+            with f.loop(start, stop) as j:
+                f.store(f.load(f.at(given, f.mul(j, right)), "float"), f.at(out, j), "float")
+            f.jump(f"{name}.rest")
+            f.label(f"{name}.rest")
+            _fill(f, out, stop, target_row)
+            f.jump(f"{name}.end")
+            f.label(f"{name}.end")
+    f.jump(f"{twice}.end")
+    f.label(f"{twice}.end")
+    return f.text()
+
+
+def _border(f: Function, target: str) -> None:
+    """Zeros before and after a plane, and between its rows."""
+    border, start, stop = (_field(f, i) for i in (BORDER, BORDER_FROM, BORDER_TO))
+    with f.loop(f.sub(0, border), 0, f.width) as pixel:
+        f.store(f.constant(0.0), f.at(target, pixel), f.vector, 4 * f.width)
+    _fill(f, target, start, stop)
+    row, columns = _field(f, TARGET_ROW), _field(f, OUT_WIDTH)
+    with f.loop(0, f.op(f"select i1 {f.op(f'icmp eq i64 {stop}, 0')}, i64 0, i64 {_field(f, OUT_HEIGHT)}")) as line:
+        _fill(f, f.at(target, f.mul(line, row)), columns, row)
+
+
+def _pack(width: int) -> str:
+    """All rows of a plane; a unit is (image, plane)."""
+    f = Function("pack", _STEP, width)
+    image, channel = f.divided("%unit", _field(f, CHANNELS))
+    target = f.at(_pointer(f, TARGET), f.add(f.mul(image, _field(f, IMAGE_OUT)), f.mul(channel, _field(f, PLANE_OUT))))
+    f.do(f"call void @pack_rows(ptr %step, ptr %bases, i64 {image}, i64 {channel}, i64 0, i64 {_field(f, OUT_HEIGHT)},"
+         f" ptr {target})")  # fmt: skip
+    return f.text()
+
+
+def _overlapping(
+    f: Function, start: str, stop: str, vector: Callable[[str], str], out: str, single: Callable[[str], str]
+) -> None:  # fmt: skip
+    """Write [start, stop) in vectors, the last of which overlaps the one before; one by one if there is no whole one.
+
+    Args:
+        f: That is written.
+        start: First float.
+        stop: After the last.
+        vector: Makes the vector from a place on.
+        out: Where to.
+        single: Makes one.
+    """
+    name = f.fresh("over")
+    last = f.sub(stop, f.width)
+    f.branch(f.less(last, start), f"{name}.few", f"{name}.many")
+    f.label(f"{name}.many")
+    with f.loop(start, last, f.width) as j:
+        f.store(vector(j), f.at(out, j), f.vector)
+    f.store(vector(last), f.at(out, last), f.vector)
+    f.jump(f"{name}.end")
+    f.label(f"{name}.few")
+    with f.loop(start, stop) as j:
+        f.store(single(j), f.at(out, j), "float")
+    f.jump(f"{name}.end")
+    f.label(f"{name}.end")
+
+
+def _pack_rows(width: int) -> str:
+    """Some rows of a plane, padded; one in STRIDE rows and columns goes to each phase's plane."""
+    arguments = [("ptr", "step"), ("ptr", "bases"), ("i64", "image"), ("i64", "channel"), ("i64", "first"),
+                 ("i64", "rows"), ("ptr", "target")]  # fmt: skip
+    f = Function("pack_rows", arguments, width)
+    v = f.vector
+    height, columns = _field(f, HEIGHT), _field(f, WIDTH)
+    source = f.at(
+        _pointer(f, SOURCE), f.add(f.mul("%image", _field(f, IMAGE_IN)), f.mul("%channel", _field(f, SOURCE_PLANE)))
+    )
+    source_row, target_row, phase_plane = (_field(f, i) for i in (SOURCE_ROW, TARGET_ROW, PHASE_OUT))
+    down, right = _field(f, STRIDE), _field(f, STRIDE_COLUMNS)
+    above, left = _field(f, PADDING_ROWS), _field(f, PADDING_COLUMNS)
     with f.loop(0, down) as phase_row, f.loop(0, right) as phase_column:
         out_plane = f.at("%target", f.mul(f.add(f.mul(phase_row, right), phase_column), phase_plane))
         shift = f.sub(phase_column, left)  # column of the source = j * right + shift

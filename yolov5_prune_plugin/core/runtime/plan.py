@@ -30,7 +30,7 @@ from yolov5_prune_plugin.core.runtime.streams import build
 HUGE = 2 << 20  # bytes of a large page
 FIRST_CACHE = 36 << 10  # bytes of input that a tile may use before input channels are cut in blocks
 PACKED_LARGE = 1 << 20  # bytes of a packed map from which on it is packed in panels
-PANEL_CACHE = 192 << 10  # bytes of a panel's input
+PANEL_CACHE = 320 << 10  # bytes of a panel's input
 DECODED = 384 << 10  # bytes of a detector's map that are made and decoded at once
 WHOLE = 4  # output channels of which an output of the model has room for a multiple
 SECOND_CACHE = 160 << 10  # bytes of weights, and of sums, that are used again and again
