@@ -18,7 +18,7 @@ from yolov5_prune_plugin.core.runtime.program import Program
 from yolov5_prune_plugin.core.runtime.streams import entries
 from yolov5_prune_plugin.errors import PruneError
 
-FORMAT = 1
+FORMAT = 2
 SPEED = {1: 1.0, 2: 1.6, 4: 2.1}  # multiplications in a time, by block, against single weights
 WORTH = 1.5  # a kernel that is estimated at more than so many times the best is not tried
 SECONDS = 1.5  # spent on trying, about
@@ -77,7 +77,7 @@ def measured(planner: Planner) -> dict[Convolution, Choice]:
     for number in range(max(map(len, ways.values()), default=0)):
         if time.perf_counter() < end:
             tried({c: ways[c][number] if number < len(ways[c]) else best[c][1] for c in convolutions})
-    for change in ({"cached": 16 * FIRST}, {"cached": FIRST}, {"ahead": True}):
+    for change in ({"cached": 16 * FIRST}, {"cached": FIRST}, {"ahead": 1}, {"ahead": 2}):
         if time.perf_counter() < end:
             tried({c: replace(best[c][1], **change) for c in convolutions})  # type: ignore[arg-type]
     return {c: choice for c, (_, choice) in best.items()}
@@ -135,10 +135,10 @@ def read(text: str, kernels: Kernels) -> dict[str, Choice]:
 
 
 def _choice(layer: Any) -> Choice:
-    block, vectors, cached = (layer[key] for key in ("block", "vectors", "cached"))
-    if not all(type(value) is int and value >= 0 for value in (block, vectors, cached)):
+    values = [layer[key] for key in ("block", "vectors", "cached", "ahead")]
+    if not all(type(value) is int and value >= 0 for value in values):
         raise ValueError
-    return Choice(block, vectors, cached, bool(layer["ahead"]))
+    return Choice(*values)
 
 
 def applied(planner: Planner, wanted: Optional[Mapping[str, Choice]]) -> dict[Convolution, Choice]:

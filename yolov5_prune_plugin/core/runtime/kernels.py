@@ -88,9 +88,7 @@ def _activated(f: Function, x: str, name: str, slope: str) -> str:
     if name == "silu":
         return f.math("fdiv", x, f.one_plus_exp_minus(x))
     if name == "sigmoid":
-        d = f.math("fdiv", f.constant(1.0), f.one_plus_exp_minus(x))
-        test = f.op(f"fcmp uno {f.vector} {x}, {x}")
-        return f.op(f"select <{f.width} x i1> {test}, {f.vector} {x}, {f.vector} {d}")
+        return f.math("fdiv", f.constant(1.0), f.one_plus_exp_minus(x))
     if name == "leaky_relu":
         test = f.op(f"fcmp olt {f.vector} {x}, {zero}")
         return f.op(f"select <{f.width} x i1> {test}, {f.vector} {f.math('fmul', x, slope)}, {f.vector} {x}")

@@ -44,13 +44,13 @@ class Choice:
         block: Output channels that are computed at once, 1, 2 or 4.
         vectors: Vectors of pixels in a tile.
         cached: Bytes of input that a tile uses at most before input channels are cut in blocks; 0 never cuts.
-        ahead: Whether the next tile's input is fetched while one is computed.
+        ahead: What is fetched of the next tile while one is computed: 0 nothing, 1 where its output goes, 2 its input, too.
     """
 
     block: int
     vectors: int
     cached: int = FIRST_CACHE
-    ahead: bool = False
+    ahead: int = 0
 
 
 @dataclass
@@ -542,9 +542,9 @@ class Planner:
         row[k.STREAMS] = blob.add(blob.add(made.data) + made.starts)
         row[k.COUNTS] = blob.add(made.counts)
         row[k.CHUNK_STARTS] = blob.add(made.chunk_groups)
-        lines, counts = self._lines(offsets, cuts, pixels, choice.ahead)
+        lines, counts = self._lines(offsets, cuts, pixels, choice.ahead > 1)
         row[k.AHEAD], row[k.AHEAD_COUNTS] = blob.add(lines), blob.add(counts)
-        row[k.AHEAD_OUT] = int(choice.ahead)
+        row[k.AHEAD_OUT] = int(choice.ahead > 0)
         row[k.BIAS] = blob.add(np.concatenate([c.bias.numpy(), np.zeros(len(weight) - outputs, np.float32)])[span])
         row[k.DECODING] = decoding
         row[k.MASK] = self.masks[layout.height, layout.width]
