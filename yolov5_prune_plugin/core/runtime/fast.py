@@ -92,7 +92,13 @@ class FastModel(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy makes its own programs."""
-        return {**self.__dict__, "_programs": OrderedDict(), "_seen": None, "_modules_seen": [self.model], "_kernels": self._kernels.target}
+        return {
+            **self.__dict__,
+            "_programs": OrderedDict(),
+            "_seen": None,
+            "_modules_seen": [self.model],
+            "_kernels": self._kernels.target,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]

@@ -65,7 +65,7 @@ def module_text(width: int, registers: int) -> str:
         "",
     ]
     parts.append(_finish(width))
-    parts += [_tile(width, block, many) for block, many in kernel_numbers(tiles)]
+    parts += [_tile(width, block, many, registers // 4) for block, many in kernel_numbers(tiles)]
     parts += [
         _convolution(width, tiles),
         _pack_rows(width),
@@ -98,8 +98,15 @@ def _activated(f: Function, x: str, name: str, slope: str) -> str:
     return x
 
 
-def _tile(width: int, block: int, many: int) -> str:
-    """One tile of pixels, all outputs of a chunk: sums over a stream of (values, offset)."""
+def _tile(width: int, block: int, many: int, together: int) -> str:
+    """One tile of pixels, all outputs of a chunk: sums over a stream of (values, offset).
+
+    Args:
+        width: Floats in a vector.
+        block: Output channels in a group.
+        many: Vectors of pixels.
+        together: Vectors whose activations are computed side by side.
+    """
     arguments = [("ptr", "in"), ("ptr", "out"), ("i64", "plane"), ("ptr", "stream"), ("ptr", "counts"), ("ptr", "bias"),
                  ("ptr", "mask"), ("ptr", "added"), ("i64", "added_plane"), ("i64", "groups"), ("i1", "first"),
                  ("i1", "last"), ("i64", "activation"), ("i64", "where"), ("float", "slope")]  # fmt: skip
@@ -154,6 +161,21 @@ def _tile(width: int, block: int, many: int) -> str:
     f.label("sum.end")
     f.do("%s.after = phi ptr [ %s.group, %sum.start ], [ %s.next, %sum ]")
     done = {pair: f.op(f"phi {v} [ {begin[pair]}, %sum.start ], [ {new[pair]}, %sum ]") for pair in pairs}
+    # SiLU is applied in the registers, other activations and sums to what was stored
+    plain = f.op("icmp eq i64 %where, 0")
+    silu = f.op(f"icmp eq i64 %activation, {ACTIVATIONS.index('silu')}")
+    f.branch(f.op(f"and i1 %last, {f.op(f'and i1 {plain}, {silu}')}"), "silu", "sums")
+    f.label("silu")
+    for i, (a, t) in enumerate(pairs):
+        whole = f.op(f"bitcast {v} {_activated(f, done[a, t], 'silu', '')} to {f.whole}")
+        whole = f.op(f"and {f.whole} {whole}, {f.load(f.at('%mask', t * width), f.whole, aligned)}")
+        f.store(whole, f.at(outs[a], t * width), f.whole, aligned)
+        # always true, which LLVM can't know: so it does not mix the work on all of them, for which registers are few
+        if i % together == together - 1:
+            f.branch(f.op(f"icmp ne i64 %plane, {-1 - i}"), f"silu.{i}", "group.end")
+            f.label(f"silu.{i}")
+    f.jump("group.end")
+    f.label("sums")
     for a, t in pairs:
         f.store(done[a, t], f.at(outs[a], t * width), v, aligned)
     f.branch("%last", "finish", "group.end")
@@ -403,6 +425,7 @@ def _pack_rows(width: int) -> str:
     source_row, target_row, phase_plane = (_field(f, i) for i in (SOURCE_ROW, TARGET_ROW, PHASE_OUT))
     down, right = _field(f, STRIDE), _field(f, STRIDE_COLUMNS)
     above, left = _field(f, PADDING_ROWS), _field(f, PADDING_COLUMNS)
+
     def bounds(phase_column: str) -> tuple[str, str, str]:
         """Column of the source = j * right + shift; the first j with one that is there, and the first after the last."""
         shift = f.sub(phase_column, left)
@@ -454,7 +477,9 @@ def _pack_rows(width: int) -> str:
         f.label(f"{name}.few")
         for out, (shift, _, _) in zip(outs, pair):
             with f.loop(begin, end) as j:
-                f.store(f.load(f.at(given, f.add(f.mul(j, 2), f.sub(shift, pair[0][0]))), "float"), f.at(out, j), "float")
+                f.store(
+                    f.load(f.at(given, f.add(f.mul(j, 2), f.sub(shift, pair[0][0]))), "float"), f.at(out, j), "float"
+                )
         f.jump(f"{name}.end")
         f.label(f"{name}.end")
     f.jump(f"{twice}.end")
@@ -641,7 +666,7 @@ def _pool(width: int) -> str:
 
         _fill(f, middle, f.sub(0, left), 0, float("-inf"))
         _overlapping(f, "0", columns, rows(v), middle, rows("float"))
-        _fill(f, middle, columns, f.sub(pitch, left), float("-inf"))
+        _fill(f, middle, columns, f.add(f.add(columns, kernel_columns), right), float("-inf"))
     with f.loop(0, out_rows) as row:
         given, out = f.at(line, f.mul(row, pitch)), f.at(target, f.mul(row, target_row))
 
@@ -679,25 +704,37 @@ def _upsample(width: int) -> str:
     _border(f, target)
     down, right = _field(f, STRIDE), _field(f, STRIDE_COLUMNS)
     source_row, target_row = _field(f, SOURCE_ROW), _field(f, TARGET_ROW)
-    twice = f.op(f"icmp eq i64 {right}, 2")
-    vectors = f.mul(f.op(f"udiv i64 {columns}, {width}"), width)
-    vectors = f.op(f"select i1 {twice}, i64 {vectors}, i64 0")
     low = [i // 2 for i in range(width)]
     high = [width // 2 + i // 2 for i in range(width)]
+    last = f.sub(columns, width)
     with f.loop(0, height) as row:
         given = f.at(source, f.mul(row, source_row))
         with f.loop(0, down) as again:
             out = f.at(target, f.mul(f.add(f.mul(row, down), again), target_row))
-            with f.loop(0, vectors, width) as j:
+
+            def doubled(j: str, given: str = given, out: str = out) -> None:
                 a = f.load(f.at(given, j), v)
                 place = f.at(out, f.mul(j, 2))
                 f.store(f.shuffle(a, a, low), place, v)
                 f.store(f.shuffle(a, a, high), f.at(place, width), v)
-            with f.loop(vectors, columns) as j:
+
+            name = f.fresh("twice")
+            f.branch(f.op(f"icmp eq i64 {right}, 2"), f"{name}.yes", f"{name}.no")
+            f.label(f"{name}.yes")
+            f.branch(f.less(last, 0), f"{name}.no", f"{name}.many")
+            f.label(f"{name}.many")
+            with f.loop(0, last, width) as j:
+                doubled(j)
+            doubled(last)  # overlaps the one before
+            f.jump(f"{name}.end")
+            f.label(f"{name}.no")
+            with f.loop(0, columns) as j:
                 one = f.load(f.at(given, j), "float")
                 place = f.at(out, f.mul(j, right))
                 with f.loop(0, right) as k:
                     f.store(one, f.at(place, k), "float")
+            f.jump(f"{name}.end")
+            f.label(f"{name}.end")
     return f.text()
 
 

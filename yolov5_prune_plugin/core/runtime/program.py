@@ -130,7 +130,9 @@ class Program:
                     if name == "clone":
                         fresh_clones.add(id(item))
         self._skipped, self._views = fresh_clones, views
-        self._cuts: dict[Value, tuple[Value, Any, Any, int]] = {}  # views, once they were made: what of, and where in it
+        self._cuts: dict[
+            Value, tuple[Value, Any, Any, int]
+        ] = {}  # views, once they were made: what of, and where in it
 
     def run_steps(self, start: int, stop: int, bases: np.ndarray, threads: int) -> None:
         """Run some of the steps.
