@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,16 +11,15 @@ import torch
 from torch import nn
 
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
-from yolov5_prune_plugin.core.runtime.choose import LONG, candidates, measured
-from yolov5_prune_plugin.core.runtime.graph import Convolution, Value, trace
+from yolov5_prune_plugin.core.runtime.choose import measured
+from yolov5_prune_plugin.core.runtime.graph import Convolution, trace
 from yolov5_prune_plugin.core.runtime.native import kernels, missing, this_machine
-from yolov5_prune_plugin.core.runtime.plan import Blob, Choice, Plan, Planner
+from yolov5_prune_plugin.core.runtime.plan import Planner
 from yolov5_prune_plugin.core.runtime.program import Program
 from yolov5_prune_plugin.errors import PruneError
 
 AMOUNTS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
-REPEATS = 5  # of which the fastest counts
-WAYS = 2  # of computing a layer that are tried at each amount
+REPEATS = 9  # frames of which the fastest counts, step by step
 
 
 @dataclass(frozen=True)
@@ -58,14 +55,14 @@ def measured_costs(
     model: nn.Module, size: tuple[int, int], names: Sequence[str], grain: Granularity,
     progress: Callable[[], None] = lambda: None,
 ) -> Costs:  # fmt: skip
-    """Measure the layers of a model with random zeros, one after the other, each in the kernel that is fastest then.
+    """Measure the layers of a model with random zeros in whole frames, each layer in the kernel that is fastest then.
 
     Args:
         model: As it is, zeros included; a copy runs on the CPU in float32.
         size: Rows and columns of an image.
         names: Parameters that are weights of convolutions; those that the trace does not find cost nothing.
         grain: What is zero together.
-        progress: Called after each layer.
+        progress: Called after each of ``AMOUNTS``.
 
     Raises:
         PruneError: If the runtime can't be had here.
@@ -77,63 +74,37 @@ def measured_costs(
     channels = next((layer.in_channels for layer in own.modules() if isinstance(layer, nn.Conv2d)), 3)
     with torch.inference_mode(False), torch.no_grad():
         planner = Planner(trace(own, torch.zeros(1, channels, *size)), found, 1)
-    bench = _Bench(planner)
-    chosen = measured(planner)
-    whole = bench.whole(chosen)
-    layers: dict[str, tuple[float, ...]] = {}
-    for c, choice in chosen.items():
-        if c.own and c.name in names and c.name not in layers:
-            layers[c.name] = _falling(
-                [bench.layer(c, choice), *(bench.sparse(c, amount, grain) for amount in AMOUNTS[1:])]
-            )
+    convolutions: dict[str, Convolution] = {}
+    for operation in planner.graph.operations:
+        if isinstance(operation, Convolution) and operation.own and operation.name in names:
+            convolutions.setdefault(operation.name, operation)
+    dense = {name: c.weight for name, c in convolutions.items()}
+    times: dict[str, list[float]] = {name: [] for name in convolutions}
+    total = 0.0
+    for amount in AMOUNTS:
+        for name, c in convolutions.items():
+            c.weight = _thinned(dense[name], c.groups, amount, grain)
+        spent, whole = _frame(planner)
+        total = total or whole
+        for name, c in convolutions.items():
+            times[name].append(min([spent[c], *times[name][-1:]]))
         progress()
-    return Costs(layers, max(0.0, whole - sum(times[0] for times in layers.values())), found.target.level)
+    first = sum(some[0] for some in times.values())
+    return Costs({name: tuple(some) for name, some in times.items()}, max(0.0, total - first), found.target.level)
 
 
-def _falling(times: Sequence[float]) -> tuple[float, ...]:
-    return tuple(np.minimum.accumulate(times).tolist())
+def _thinned(weight: torch.Tensor, groups: int, amount: float, grain: Granularity) -> torch.Tensor:
+    """So many units are zero, drawn by chance; zeros that are there stay."""
+    units = grain.units(weight, groups)
+    order = torch.rand(units, generator=torch.Generator().manual_seed(0)).argsort().argsort()
+    return weight * grain.to_weights(order >= round(amount * units), weight, groups)
 
 
-class _Bench:
-    """Runs single layers of a planned model on numbers that mean nothing."""
-
-    def __init__(self, planner: Planner) -> None:
-        self.planner = planner
-        self.workspace = planner.workspace()
-        self.inputs = tuple(torch.zeros(value.shape) for value in planner.graph.inputs)
-
-    def whole(self, chosen: Mapping[Convolution, Choice]) -> float:
-        """Milliseconds of the model."""
-        program = Program(self.planner.plan(dict(chosen), self.workspace), self.planner.kernels)
-        return min(_ms(lambda: program(*self.inputs, threads=1)) for _ in range(3 * REPEATS))
-
-    def layer(self, c: Convolution, choice: Choice) -> float:
-        """Milliseconds of one."""
-        planner, blob = self.planner, Blob()
-        steps = np.array(planner.convolution(c, choice, blob), np.int64)
-        plan = Plan(planner.graph, steps, blob.buffer(), self.workspace, [], planner.places, planner.fresh,
-                    planner.decoded, planner.bases, planner.threads)  # fmt: skip
-        program, made = Program(plan, planner.kernels), dict[Value, torch.Tensor]()
-        bases = program.bases(self.inputs, made)
-        return min(_ms(lambda: program.run_steps(0, len(steps), bases, 1)) for _ in range(REPEATS + 1))
-
-    def sparse(self, c: Convolution, amount: float, grain: Granularity) -> float:
-        """Milliseconds of one with so many of its units zero, by its fastest way; zeros that it has stay."""
-        generator = torch.Generator().manual_seed(0)
-        units = grain.units(c.weight, c.groups)
-        kept = torch.rand(units, generator=generator).argsort() >= round(amount * units)
-        weight = c.weight * grain.to_weights(kept, c.weight, c.groups)
-        thin = dataclasses.replace(c, weight=weight)
-        ways = candidates(weight.numpy(), c.groups, self.planner.kernels)
-        times = []
-        for way in ways[:WAYS]:
-            times.append(self.layer(thin, way))
-            if times[0] > LONG * 1e3:
-                break
-        return min(times)
-
-
-def _ms(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return (time.perf_counter() - started) * 1e3
+def _frame(planner: Planner) -> tuple[dict[Convolution, float], float]:
+    """Milliseconds of each convolution, and of all steps."""
+    program = Program(planner.plan(measured(planner)), planner.kernels)
+    inputs = tuple(torch.zeros(value.shape) for value in planner.graph.inputs)
+    seconds = np.min([program.timed(*inputs, threads=1) for _ in range(REPEATS)], axis=0) * 1e3
+    spent = {layer.convolution: float(seconds[layer.steps.start : layer.steps.stop].sum())
+             for layer in program.plan.layers}  # fmt: skip
+    return spent, float(seconds.sum())

@@ -20,6 +20,7 @@ from yolov5_prune_plugin.core.pruning.target import (
     tables_by_scores,
     tables_by_sensitivity,
 )
+from yolov5_prune_plugin.core.runtime.costs import AMOUNTS as COSTED
 from yolov5_prune_plugin.core.runtime.costs import Costs, measured_costs
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.plugin_api.methods import Method
@@ -100,8 +101,7 @@ def chosen_amounts(
 
 def _times(run: Run, model: nn.Module, size: tuple[int, int], selection: Selection, grain: Granularity) -> Costs:
     names = [target.name for target in selection.targets]
-    convolutions = sum(isinstance(layer, nn.Conv2d) for layer in model.modules())
-    with lasting_bar("target: times of layers", convolutions, shown=run.main) as advance:
+    with lasting_bar("target: times of layers at amounts", len(COSTED), shown=run.main) as advance:
         return measured_costs(model, size, names, grain, advance)
 
 
