@@ -57,7 +57,7 @@ def test_every_release(release: Release, shapes: Path, tmp_path: Path) -> None:
     assert report["calibration"] == {"images": 4, "split": "train"}
     assert report["conv_sparsity"] == pytest.approx(0.4, abs=1e-4)
     assert report["baseline"]["map"] > 0.6
-    assert report["images"] == report["baseline"]["images"] == 64
+    assert report["images"] == report["baseline"]["images"] == 16
     assert report["map"] > report["baseline"]["map"] - 0.06
     assert report["saved"]["weights"] == "unfused"
     assert "Reloaded and compared: every zero is there" in printed
