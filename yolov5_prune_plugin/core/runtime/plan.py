@@ -215,14 +215,17 @@ class Planner:
             made[place // 4 : place // 4 + len(mask)].view(np.int32)[:] = mask
         return made
 
-    def plan(self, choices: dict[Convolution, Choice], workspace: Optional[np.ndarray] = None) -> Plan:
+    def plan(
+        self, choices: dict[Convolution, Choice], workspace: Optional[np.ndarray] = None, blob: Optional[Blob] = None
+    ) -> Plan:
         """Make all steps.
 
         Args:
             choices: For each convolution.
             workspace: To use; None makes one.
+            blob: Where constants go; None makes one.
         """
-        blob = Blob()
+        blob = Blob() if blob is None else blob
         rows: list[list[int]] = []
         sequence: list[Union[Span, Torch]] = []
         layers = []
