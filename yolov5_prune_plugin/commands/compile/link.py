@@ -15,7 +15,6 @@ from yolov5_prune_plugin.errors import PruneError
 SOURCE = Path(targets.__file__).parent
 NEEDS_ZIG = "pip install 'yolov5-prune-plugin[compile]' brings Zig, which compiles for it"
 FLAGS = ("-std=gnu11", "-O2", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden", "-fno-math-errno")
-WEB = ("index.html", "detector.js", "detector.d.ts", "worker.js")
 WASM_CALLS = ("create", "free", "run", "run_tensor", "classify", "shape", "outputs", "output", "classes", "name",
               "error", "about")  # fmt: skip
 
@@ -81,7 +80,7 @@ def link(machine: targets.Machine, kernels: dict[str, bytes], model: bytes, libr
                 "-Wl,--export=_initialize"]  # fmt: skip
     else:
         kind = ["-shared", "-s", "-Wl,--gc-sections", "-ffunction-sections"]
-        kind += [] if machine.windows else ["-pthread", "-Wl,--no-undefined"]
+        kind += ["-Wl,--out-implib,made.lib"] if machine.windows else ["-pthread", "-Wl,--no-undefined"]
     flags = [flag for flag in FLAGS if flag != "-fPIC" or not (machine.windows or machine.wasm)]
     made = "made" + machine.suffix
     command = [*command, *flags, *defined, "detector.c", "model.S", *objects, *kind, "-o", made]
@@ -91,3 +90,5 @@ def link(machine: targets.Machine, kernels: dict[str, bytes], model: bytes, libr
         said = next((line for line in lines if "error" in line), lines[-1] if lines else "")
         raise PruneError(f"the compiler failed ({' '.join(command[:4])} ...): {said}", f"--target {machine.name}")
     shutil.move(folder / made, library)
+    if machine.windows:
+        shutil.move(folder / "made.lib", library.with_suffix(".lib"))

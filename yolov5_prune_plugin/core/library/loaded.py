@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
 import json
 from collections.abc import Sequence
@@ -76,11 +77,18 @@ class Library:
         if code:
             raise PruneError(f"{self.file}: {self._library.detector_error(code).decode()}")
 
-    def close(self) -> None:
-        """Give its memory and threads back."""
+    def close(self, unload: bool = False) -> None:
+        """Give its memory and threads back.
+
+        Args:
+            unload: Also let go of the file; no other ``Library`` of it may be there.
+        """
         handle, self._handle = self._handle, ctypes.c_void_p()
         if handle:
             self._library.detector_free(handle)
+        if unload:
+            number = self._library._handle
+            _ctypes.FreeLibrary(number) if hasattr(_ctypes, "FreeLibrary") else _ctypes.dlclose(number)
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):

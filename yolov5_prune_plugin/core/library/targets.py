@@ -180,6 +180,11 @@ def symbol(target: Target) -> str:
     return target.level if target.level in WIDTHS else "any"
 
 
+def runs_here(shapes: Any) -> bool:
+    """Whether kernels can be run to measure them, and not only planned with."""
+    return isinstance(shapes, Kernels)
+
+
 def planned(target: Target) -> Any:
     """Kernels to plan with: those that can run here, or their shapes."""
     return kernels_here(target) or Shapes(target)
