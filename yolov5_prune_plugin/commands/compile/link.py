@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from yolov5_prune_plugin.core.library import targets
@@ -50,7 +51,10 @@ def _assembly(machine: targets.Machine) -> str:
     return f'{section}\n.globl detector_model\n{hidden}.balign 64\ndetector_model:\n.incbin "model.bin"\n.byte 0\n{note}'
 
 
-def link(machine: targets.Machine, kernels: dict[str, bytes], model: bytes, library: Path, folder: Path) -> None:
+def link(
+    machine: targets.Machine, kernels: dict[str, bytes], model: bytes, library: Path, folder: Path,
+    flags: Sequence[str] = (),
+) -> None:  # fmt: skip
     """Write a library.
 
     Args:
@@ -59,6 +63,7 @@ def link(machine: targets.Machine, kernels: dict[str, bytes], model: bytes, libr
         model: From ``pack.write``.
         library: Where to.
         folder: For temporary files.
+        flags: More of the compiler's.
 
     Raises:
         PruneError: If there is no compiler, or it fails.
@@ -81,9 +86,9 @@ def link(machine: targets.Machine, kernels: dict[str, bytes], model: bytes, libr
     else:
         kind = ["-shared", "-s", "-Wl,--gc-sections", "-ffunction-sections"]
         kind += ["-Wl,--out-implib,made.lib"] if machine.windows else ["-pthread", "-Wl,--no-undefined"]
-    flags = [flag for flag in FLAGS if flag != "-fPIC" or not (machine.windows or machine.wasm)]
+    usual = [flag for flag in FLAGS if flag != "-fPIC" or not (machine.windows or machine.wasm)]
     made = "made" + machine.suffix
-    command = [*command, *flags, *defined, "detector.c", "model.S", *objects, *kind, "-o", made]
+    command = [*command, *usual, *flags, *defined, "detector.c", "model.S", *objects, *kind, "-o", made]
     ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
     if ran.returncode or not (folder / made).is_file():
         lines = [line for line in ran.stderr.splitlines() if line.strip()]

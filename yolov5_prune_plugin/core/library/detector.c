@@ -8,6 +8,8 @@
 #include <string.h>
 
 #if defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#define NOGDI
 #include <windows.h>
 #elif !defined(__wasm__)
 #include <pthread.h>
@@ -38,7 +40,7 @@ enum { FIELDS = 40, TILE = 256, LINE = 64, HUGE_PAGE = 2 << 20, FORMAT = 1, MOST
 enum { DETECT, SEGMENT, CLASSIFY };
 enum { ANY, AVX2, AVX512 };
 enum { FLOAT32, FLOAT16, CODEBOOK };
-enum { BYTES, NUMBERS, PLANES };
+enum { BYTES, NUMBERS, GRIDS };
 enum { BY_PIXEL, BY_ROW, BY_COLUMN, ALIKE };
 enum { DECODED, PLACED, CLASSIFIED };
 static const double CLASS_APART = 7680; /* pixels that upstream's NMS moves the boxes of each class by */
@@ -1069,5 +1071,6 @@ const char *detector_error(int code) {
 }
 
 #ifdef DETECTOR_TEST
+DETECTOR_API const unsigned char *detector_weights(const detector *d);
 const unsigned char *detector_weights(const detector *d) { return d->base[0]; }
 #endif
