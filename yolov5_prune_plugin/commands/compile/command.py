@@ -78,7 +78,7 @@ def compile_file(options: argparse.Namespace) -> int:
         if machine.name == targets.this_kind():
             lost = _compared(made, model, task, config)
         seconds = time.perf_counter() - started
-        files = _written(made, options.output, machine, about)
+        files = _written(made, options.output, machine, options.weights.stem)
     _say(console, options, machine, about, files, lost, seconds, upstream, task)
     return 0
 
@@ -195,14 +195,14 @@ def _compared(made: Path, model: Any, task: str, config: CompileOptions) -> dict
     return {"moved": moved, "ms": sorted(times)[0] * 1e3}
 
 
-def _written(made: Path, output: Path, machine: Any, about: dict[str, Any]) -> dict[str, int]:
+def _written(made: Path, output: Path, machine: Any, title: str) -> dict[str, int]:
     """Move what was made to its place; whole, or not at all. Files and their bytes."""
     try:
         if machine.wasm:
             from yolov5_prune_plugin.core.library.web import write_page
 
             with written_together(output) as folder:
-                write_page(folder, made, about)
+                write_page(folder, made, title)
             return {str(file): file.stat().st_size for file in sorted(output.iterdir())}
         header = output.with_name(HEADER)
         files = {output: made}
