@@ -2,9 +2,10 @@
 
     python -m benchmarks.runtime [--models yolov5n] [--zeros 0 0.5 0.8 0.9] [--blocks 1 4] [--threads 1 2] [--imgsz 640]
 
-Random zeros in equal shares in every convolution; the whole model, image tensor in, decoded detections out. All take
-turns; the figures are medians over rounds of the ratio to the faster of ONNX Runtime and OpenVINO, with quartiles. Each
-number of threads has a process of its own. ``--layers`` prints multiplications a second by layer beside them.
+Random zeros in equal shares in every convolution; the whole model, image tensor in, decoded detections out. For each
+amount of zeros, the sparse runtime takes turns with ONNX Runtime and OpenVINO; in each turn one call goes before the
+one that is timed. The figures are medians over rounds of the ratio to the faster of the two, with quartiles. Each
+number of threads has a process of its own. ``--layers`` prints multiplications a second by layer.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--level", help="kernels: avx512, avx2 or sse; by default the processor's best")
     parser.add_argument("--processor-time", action="store_true", help="for a busy machine, one thread")
+    parser.add_argument("--beside", nargs="+", default=[], choices=("pytorch", "bf16", "int8"),
+                        help="dense, too: PyTorch, and OpenVINO in these types (int8: every convolution, QDQ)")  # fmt: skip
     parser.add_argument("--layers", action="store_true", help="each layer of the last model too")
     parser.add_argument("--only", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -78,40 +81,50 @@ def measure(name: str, options: argparse.Namespace) -> None:
 
     from yolov5_prune_plugin import api
     from yolov5_prune_plugin.commands.bench.runtimes import export_onnx, open_runtime
+    from yolov5_prune_plugin.core.runtime import native
     from yolov5_prune_plugin.core.runtime.timing import in_turns, ratio
 
     (threads,) = options.threads[-1:]
     torch.set_num_threads(threads)
     model = _model(name)
     x = torch.rand(options.batch, 3, options.imgsz, options.imgsz)
+    clock = time.process_time if options.processor_time else time.perf_counter
+    rows, fast = [], {}
+
+    def timed(runs: dict[str, Any], key: str, rounds: int) -> None:
+        with torch.no_grad():
+            times = in_turns({one: (lambda run=run: run(x)) for one, run in runs.items()}, rounds,  # type: ignore[misc]
+                             warm=1, clock=clock, lead=1)  # fmt: skip
+        base = min(("onnx", "openvino"), key=lambda one: statistics.median(times[one]))
+        middle, low, high = ratio(times[base], times[key])
+        rows.append((key, f"{statistics.median(times[key]):.1f}", f"{statistics.median(times[base]):.1f} {base}",
+                     f"{middle:.2f}", f"{low:.2f}-{high:.2f}"))  # fmt: skip
+
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         file = Path(folder) / "model.onnx"
         export_onnx(model, options.imgsz, file, options.batch)
-        runs: dict[str, Any] = {
-            runtime: open_runtime(runtime, model, file, threads) for runtime in ("onnx", "openvino")
-        }
-    runs["pytorch"] = open_runtime("pytorch", model, file, threads)
-    fast = {}
+        base = {runtime: open_runtime(runtime, model, file, threads) for runtime in ("onnx", "openvino")}
+        for kind in options.beside:
+            run = open_runtime("pytorch", model, file, threads) if kind == "pytorch" else _openvino(file, kind, threads)
+            timed({**base, kind: run}, kind, max(3, options.rounds // 3))
     for block in options.blocks:
         for share in options.zeros:
             if share or block == options.blocks[0]:
                 key = f"sparse {block}x1 {share:.0%}"
-                fast[key] = runs[key] = api.fast(zeroed(model, share, block), level=options.level)
+                fast[key] = api.fast(zeroed(model, share, block), level=options.level)
+                started = time.perf_counter()
                 fast[key](x)
-    with torch.no_grad():
-        times = in_turns({key: (lambda run=run: run(x)) for key, run in runs.items()}, options.rounds,  # type: ignore[misc]
-                         clock=time.process_time if options.processor_time else time.perf_counter)  # fmt: skip
-    base = min(("onnx", "openvino"), key=lambda key: statistics.median(times[key]))
-    rows = []
-    for key, of in times.items():
-        middle, low, high = ratio(times[base], of)
-        rows.append((key, f"{statistics.median(of):.1f}", f"{middle:.2f}", f"{low:.2f}-{high:.2f}"))
-    level = next(iter(fast.values())).level
+                ready = time.perf_counter() - started
+                timed({**base, key: fast[key]}, key, options.rounds)
+                rows[-1] = (*rows[-1], f"{ready:.1f}")
+                if not options.layers:
+                    del fast[key]
+    level = options.level or native.this_machine().level
     print_table(
         f"{name}, imgsz {options.imgsz}, batch {options.batch}, threads: {threads}, {level} kernels,"
-        f" {options.rounds} rounds{' of processor time' if options.processor_time else ''}; ratio to {base}",
-        ("", "ms", "times as fast", "quartiles"),
-        rows,
+        f" {options.rounds} rounds{' of processor time' if options.processor_time else ''}",
+        ("", "ms", "dense, the faster", "times as fast", "quartiles", "ready in s"),
+        [(*row, "")[:6] for row in rows],
     )
     if options.layers:
         for key in fast:
@@ -123,6 +136,32 @@ def measure(name: str, options: argparse.Namespace) -> None:
             ]  # fmt: skip
             title = f"{name}, {key}, threads: {threads}: billions of multiplications a second, with and without zeros"
             print_table(title, ("layer", "kernel", "PyTorch ms", "ms", "with", "without"), layers)  # fmt: skip
+
+
+def _openvino(file: Path, kind: str, threads: int) -> Any:
+    """OpenVINO in bf16, or in int8 after every convolution was quantised on random images (speed only)."""
+    import numpy as np
+    import openvino
+
+    if kind == "int8":
+        from onnxruntime import quantization
+
+        class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+            def __init__(self) -> None:
+                shape = openvino.Core().read_model(file).inputs[0].shape
+                self.left = [np.random.default_rng(i).random(tuple(shape), np.float32) for i in range(2)]
+
+            def get_next(self) -> Any:
+                return {"images": self.left.pop()} if self.left else None
+
+        made = file.with_name("int8.onnx")
+        quantization.quantize_static(file, made, Reader(), op_types_to_quantize=["Conv"], per_channel=True)
+        file = made
+    core = openvino.Core()
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_PRECISION_HINT": "bf16" if kind == "bf16" else "f32"}  # fmt: skip
+    compiled = core.compile_model(core.read_model(file), "CPU", settings)
+    return lambda x: list(compiled(x.numpy()).values())
 
 
 def _model(name: str) -> torch.nn.Module:

@@ -19,6 +19,14 @@ def test_each_has_its_turn_and_the_order_alternates() -> None:
     assert {name: len(times) for name, times in found.items()} == {"a": 2, "b": 2}
 
 
+def test_calls_that_lead_are_not_timed() -> None:
+    """Each turn is two calls, of which the second counts."""
+    calls: list[str] = []
+    found = in_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 1, 0, lead=1)
+    assert "".join(calls) == "bbaa"
+    assert [len(times) for times in found.values()] == [1, 1]
+
+
 def test_milliseconds() -> None:
     """A sleep of 5 ms takes at least that long."""
     assert min(in_turns({"a": lambda: time.sleep(0.005)}, 2)["a"]) >= 5

@@ -36,7 +36,7 @@ extern kernels detector_kernels_any;
 #define DETECTOR_X86
 #endif
 
-enum { FIELDS = 40, TILE = 256, LINE = 64, HUGE_PAGE = 2 << 20, FORMAT = 1, MOST_OUTPUTS = 8, MOST_CANDIDATES = 30000 };
+enum { TILE = 256, LINE = 64, HUGE_PAGE = 2 << 20, FORMAT = 1, MOST_OUTPUTS = 8, MOST_BLOCK = 8, MOST_CANDIDATES = 30000 };
 enum { DETECT, SEGMENT, CLASSIFY };
 enum { ANY, AVX2, AVX512 };
 enum { FLOAT32, FLOAT16, CODEBOOK };
@@ -72,7 +72,7 @@ typedef struct {
 } layer;
 
 typedef struct {
-    int task, outputs, layers, programs;
+    int task, outputs, layers, programs, fields;
     int shape[4], dimensions[MOST_OUTPUTS], sizes[MOST_OUTPUTS][4], classes;
     const char *about;
     const unsigned char *names, *first_layer;
@@ -93,7 +93,7 @@ static int read_header(header *h) {
     if (memcmp(detector_model, magic, 4)) return DETECTOR_MODEL;
     reader r = {detector_model + 4};
     if (number(&r) != FORMAT) return DETECTOR_MODEL;
-    h->task = (int)number(&r);
+    h->fields = (int)number(&r), h->task = (int)number(&r);
     for (i = 0; i < 4; i++) h->shape[i] = (int)number(&r);
     h->classes = (int)number(&r);
     h->names = section(&r), h->about = (const char *)section(&r);
@@ -328,9 +328,10 @@ static int lay_out(reader *r, const layer *layers, float *dense, unsigned char *
     unsigned char *out = blob + data;
     int64_t *starts = (int64_t *)(blob + starts_at);
     int32_t *counts = (int32_t *)(blob + counts_at);
-    weights_of(l, dense);
+    weights_of(l, dense); /* after the layer's own outputs, a block may have some that are zero */
+    memset(dense + l->outputs * l->taps, 0, (size_t)(MOST_BLOCK * l->taps) * sizeof *dense);
     for (i = 0; i <= chunks; i++) ((int64_t *)(blob + groups_at))[i] = first[i];
-    for (i = 0; i < stop - start; i++) ((float *)(blob + bias_at))[i] = float_of(word(l->bias + 4 * (start + i)));
+    for (i = 0; i < stop - start; i++) ((float *)(blob + bias_at))[i] = start + i < l->outputs ? float_of(word(l->bias + 4 * (start + i))) : 0;
     for (c = 0; c < cut_count; c++) {
         for (g = 0, j = 0; g < groups; g++) {
             const float *rows = dense + (start + g * block) * l->taps;
@@ -456,10 +457,10 @@ static int load(detector *d, reader r, const layer *layers, int64_t most) {
         }
     }
     d->steps = (int)number(&r);
-    d->rows = OWNED(d, (int64_t)d->steps * FIELDS, int64_t);
+    d->rows = OWNED(d, (int64_t)d->steps * d->about.fields, int64_t);
     d->counters = OWNED(d, ((int64_t)d->steps + 1) * 8, int64_t);
     if (!d->rows || !d->counters) return DETECTOR_MEMORY;
-    for (i = 0; i < (int64_t)d->steps * FIELDS; i++) d->rows[i] = number(&r);
+    for (i = 0; i < (int64_t)d->steps * d->about.fields; i++) d->rows[i] = number(&r);
     return 0;
 }
 
@@ -608,7 +609,8 @@ static int set_up(detector *d, int threads) {
     reader list = {h->first_layer};
     for (i = 0; i < h->layers; i++) {
         read_layer(&list, &layers[i]);
-        if (layers[i].outputs * layers[i].taps > most) most = layers[i].outputs * layers[i].taps;
+        int64_t size = (layers[i].outputs + MOST_BLOCK) * layers[i].taps;
+        if (size > most) most = size;
     }
     reader program = {found};
     error = load(d, program, layers, most);

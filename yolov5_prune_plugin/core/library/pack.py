@@ -233,7 +233,7 @@ class _NotingPlanner(Planner):
         pixels = row[k.TILE]
         cuts = self._cuts(c, choice, pixels, self.layouts[c.target.shape[2], c.target.shape[3]])
         spatial = offsets[: int(np.prod(c.weight.shape[2:]))]
-        self.pieces.append(_Piece(c, span, block, cuts, plane, spatial, pixels, bool(row[k.AHEAD_OUT]), row))
+        self.pieces.append(_Piece(c, span, block, cuts, plane, spatial, pixels, len(blob.arrays[row[k.AHEAD]]) > 0, row))
 
 
 @dataclass
@@ -304,7 +304,7 @@ def write(
         head = Numbers()
         graph = programs[0].plan.graph
         batch, _, height, width = graph.inputs[0].shape
-        head.add(FORMAT, TASKS.index(task), batch, 3, height, width, len(names))
+        head.add(FORMAT, k.FIELDS, TASKS.index(task), batch, 3, height, width, len(names))
         head.add(sections.add(b"".join(name.encode() + b"\0" for name in names)), sections.add(about.encode() + b"\0"))
         outputs = [value for value in graph.outputs if isinstance(value, Value)]
         head.add(len(outputs))
@@ -369,7 +369,7 @@ def _pieces(made: Numbers, one: Program) -> set[int]:
         made.add(data, starts, row[k.COUNTS], row[k.CHUNK_STARTS], row[k.BIAS])
         made.add(piece.pixels, int(piece.ahead), row[k.AHEAD], row[k.AHEAD_COUNTS])
         derived |= {data, starts, row[k.COUNTS], row[k.CHUNK_STARTS], row[k.BIAS], row[k.AHEAD_COUNTS]}
-        if len(arrays[row[k.AHEAD]]):
+        if piece.ahead:
             derived.add(row[k.AHEAD])
     return derived
 
@@ -377,15 +377,16 @@ def _pieces(made: Numbers, one: Program) -> set[int]:
 def _constants(one: Program, derived: set[int], sections: Sections) -> list[bytes]:
     """Constants that don't follow from weights."""
     scales = {}
-    for row in one.plan.steps.tolist():
-        if row[k.KIND] == k.DECODE:
+    inner = [array for array in one.blob.arrays.values() if array.dtype == np.int64 and array.size == k.FIELDS]
+    for row in [*one.plan.steps.tolist(), *(array.reshape(-1).tolist() for array in inner)]:
+        if row[k.KIND] == k.DECODE and row[k.SCALES] in one.blob.arrays:
             scales[row[k.SCALES]] = row[k.HEIGHT], row[k.WIDTH]
     found = []
     for place, array in one.blob.arrays.items():
         made = Numbers()
         if place in derived or not array.size:
             continue
-        if place in scales:
+        if place in scales and array.dtype == np.float32:
             height, width = scales[place]
             planes = array.reshape(-1, height * width + TILE)[:, : height * width].reshape(-1, height, width)
             made.add(PLANES, place, len(planes), height, width)

@@ -5,24 +5,25 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Optional
 
 import numpy as np
 import torch
 
-from yolov5_prune_plugin.core.runtime.graph import Convolution, Value
+from yolov5_prune_plugin.core.runtime.graph import Convolution
 from yolov5_prune_plugin.core.runtime.native import Kernels
-from yolov5_prune_plugin.core.runtime.plan import FIRST_CACHE, Blob, Choice, Plan, Planner
+from yolov5_prune_plugin.core.runtime.plan import FIRST_CACHE, Choice, Planner
 from yolov5_prune_plugin.core.runtime.program import Program
 from yolov5_prune_plugin.core.runtime.streams import entries
 from yolov5_prune_plugin.errors import PruneError
 
-FORMAT = 1
-SPEED = {1: 1.0, 2: 1.4, 4: 1.65}  # multiplications in a time, by block, against single weights
-RATE = 20e9  # multiplications in a second, about
-LONG = 0.03  # seconds: what takes longer is not tried
+FORMAT = 2
+SPEED = {1: 1.0, 2: 1.6, 4: 2.1}  # multiplications in a time, by block, against single weights
 WORTH = 1.5  # a kernel that is estimated at more than so many times the best is not tried
-REPEATS = 2
+SECONDS = 1.5  # spent on trying, about
+REPEATS = 3
+FIRST, SECOND = FIRST_CACHE, 4 * FIRST_CACHE  # bytes of input that stay in the first cache, or come from the second
 
 
 def candidates(weight: np.ndarray, groups: int, kernels: Kernels) -> list[Choice]:
@@ -38,48 +39,48 @@ def candidates(weight: np.ndarray, groups: int, kernels: Kernels) -> list[Choice
         if block > 1 and (len(weight) < block or (groups > 1 and len(weight) // groups % block)):
             continue
         cost = entries(weight, block) * block / SPEED[block]
-        for vectors in sizes[:2] if block == 1 else sizes[:1]:
-            for ahead in (True, False) if block == 1 else (True,):
-                found.append((cost, Choice(block, vectors, FIRST_CACHE, ahead)))
+        large = weight[0].size > 256
+        if block == 1:
+            tried = sizes if large else (*sizes[1:], sizes[0])
+            found += [(cost, Choice(block, vectors, FIRST)) for vectors in tried]
+        else:
+            found.append((cost, Choice(block, sizes[0], SECOND if block == 4 else FIRST)))
     least = min(cost for cost, _ in found)
     near = [pair for pair in found if pair[0] <= least * WORTH]
     return [choice for _, choice in sorted(near, key=lambda pair: pair[0])]
 
 
 def measured(planner: Planner) -> dict[Convolution, Choice]:
-    """Try the candidates of each convolution, one thread, on numbers that mean nothing.
+    """Try the candidates of all convolutions in whole frames, so that the caches are as they will be; one thread.
 
     Args:
         planner: Of the model.
     """
-    kernels, chosen = planner.kernels, {}
-    workspace = planner.workspace()
+    kernels, workspace = planner.kernels, planner.workspace()
     inputs = tuple(torch.zeros(value.shape) for value in planner.graph.inputs)
-    for c in planner.graph.operations:
-        if not isinstance(c, Convolution):
-            continue
-        ways = candidates(c.weight.numpy(), c.groups, kernels)
-        times = {}
-        places = c.target.shape[0] * c.target.shape[2] * c.target.shape[3]
-        if np.count_nonzero(c.weight.numpy()) * places / RATE > LONG:
-            ways = ways[:1]
-        for way in ways if len(ways) > 1 else []:
-            blob = Blob()
-            rows = planner.convolution(c, way, blob)
-            steps = np.array(rows, np.int64)
-            plan = Plan(planner.graph, steps, blob.buffer(), workspace, [], planner.places, planner.fresh,
-                        planner.decoded, planner.bases, planner.threads)  # fmt: skip
-            program = Program(plan, kernels)
-            made: dict[Value, torch.Tensor] = {}
-            bases = program.bases(inputs, made)
-            best = float("inf")
-            for _ in range(REPEATS + 1):
-                started = time.perf_counter()
-                program.run_steps(0, len(steps), bases, 1)
-                best = min(best, time.perf_counter() - started)
-            times[way] = best
-        chosen[c] = min(times, key=lambda way: times[way]) if times else ways[0]
-    return chosen
+    convolutions = [o for o in planner.graph.operations if isinstance(o, Convolution)]
+    ways = {c: candidates(c.weight.numpy(), c.groups, kernels) for c in convolutions}
+    best = {c: (float("inf"), ways[c][0]) for c in convolutions}
+    end = time.perf_counter() + SECONDS
+
+    def tried(chosen: dict[Convolution, Choice]) -> None:
+        program = Program(planner.plan(chosen, workspace), kernels)
+        times = program.timed(*inputs, threads=1)
+        for _ in range(REPEATS):
+            if time.perf_counter() < end:
+                times = np.minimum(times, program.timed(*inputs, threads=1))
+        for layer in program.plan.layers:
+            seconds = float(times[layer.steps.start : layer.steps.stop].sum())
+            if seconds < best[layer.convolution][0]:
+                best[layer.convolution] = seconds, layer.choice
+
+    for number in range(max(map(len, ways.values()), default=0)):
+        if time.perf_counter() < end:
+            tried({c: ways[c][number] if number < len(ways[c]) else best[c][1] for c in convolutions})
+    for change in ({"cached": 16 * FIRST}, {"cached": FIRST}, {"ahead": 1}, {"ahead": 2}):
+        if time.perf_counter() < end:
+            tried({c: replace(best[c][1], **change) for c in convolutions})  # type: ignore[arg-type]
+    return {c: choice for c, (_, choice) in best.items()}
 
 
 def labels(planner: Planner) -> dict[Convolution, str]:
@@ -134,10 +135,10 @@ def read(text: str, kernels: Kernels) -> dict[str, Choice]:
 
 
 def _choice(layer: Any) -> Choice:
-    block, vectors, cached = (layer[key] for key in ("block", "vectors", "cached"))
-    if not all(type(value) is int and value >= 0 for value in (block, vectors, cached)):
+    values = [layer[key] for key in ("block", "vectors", "cached", "ahead")]
+    if not all(type(value) is int and value >= 0 for value in values):
         raise ValueError
-    return Choice(block, vectors, cached, bool(layer["ahead"]))
+    return Choice(*values)
 
 
 def applied(planner: Planner, wanted: Optional[Mapping[str, Choice]]) -> dict[Convolution, Choice]:

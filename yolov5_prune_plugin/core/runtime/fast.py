@@ -80,6 +80,7 @@ class FastModel(nn.Module):
         self._chosen: Optional[dict[str, Choice]] = self._wanted
         self._programs: OrderedDict[Any, Program] = OrderedDict()
         self._seen: Any = None
+        self._modules_seen: list[nn.Module] = [model]
         self.reasons: dict[str, int] = {}
         self.training = model.training
 
@@ -91,7 +92,13 @@ class FastModel(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy makes its own programs."""
-        return {**self.__dict__, "_programs": OrderedDict(), "_seen": None, "_kernels": self._kernels.target}
+        return {
+            **self.__dict__,
+            "_programs": OrderedDict(),
+            "_seen": None,
+            "_modules_seen": [self.model],
+            "_kernels": self._kernels.target,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -147,12 +154,12 @@ class FastModel(nn.Module):
         Args:
             inputs: As they are given to the model.
         """
-        state = [*self.model.parameters(), *self.model.buffers()]
-        seen = [(id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in state]
+        seen = self._state()
         if seen != self._seen:
             self.forget()
             self._check()
-            self._seen = seen
+            self._modules_seen = list(self.model.modules())
+            self._seen = self._state()
         threads = torch.get_num_threads()
         key = (tuple(tuple(x.shape) for x in inputs), threads > 1 and threads)
         found = self._programs.get(key)
@@ -167,6 +174,17 @@ class FastModel(nn.Module):
             if len(self._programs) > SHAPES:
                 self._programs.popitem(last=False)
         self._programs.move_to_end(key)
+        return found
+
+    def _state(self) -> list[int]:
+        """What changes when a module, a parameter or a buffer is another one, or its numbers change."""
+        found: list[int] = []
+        for module in self._modules_seen:
+            for tensors in (module._parameters, module._buffers):
+                for tensor in tensors.values():
+                    if tensor is not None:
+                        found += (id(tensor), 0 if tensor.is_inference() else tensor._version)
+            found += map(id, module._modules.values())
         return found
 
     def _check(self) -> None:

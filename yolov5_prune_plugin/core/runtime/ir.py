@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 LOG2E = 1.4426950408889634
 ROUND = 12582912.0  # 1.5 * 2^23: adding it leaves the nearest whole number in the lowest bits
-EXP2 = (1.0, 0.69314720, 0.24022653, 0.055503365, 0.0096180939, 0.0013398874, 0.00015353362)  # Cephes' exp2f
+EXP2 = (1.00000007, 0.693146967, 0.240221197, 0.0555071327, 0.00967554133, 0.0013276472)  # minimax on [-0.5, 0.5]
 
 
 def number(value: float) -> str:
@@ -204,6 +203,27 @@ class Function:
         self.jump(f"{name}.head")
         self.label(f"{name}.end")
 
+    def fold(
+        self, start: str | int, stop: str | int, initial: str, kind: str, body: Callable[[str, str], str]
+    ) -> str:  # fmt: skip
+        """Count from start while less than stop, and carry a value on; its last one.
+
+        Args:
+            start: First number.
+            stop: Where it ends.
+            initial: What the value is first.
+            kind: Its type.
+            body: Makes the next value of the number and the value.
+        """
+        before, carried = self.block, f"%{self.fresh('fold')}"
+        with self.loop(start, stop) as counter:
+            head = f"{counter[1:-2]}.head"
+            place = max(i for i, line in enumerate(self.lines) if line == f"{head}:") + 2
+            self.lines.insert(place, "")
+            following = body(counter, carried)
+            self.lines[place] = f"  {carried} = phi {kind} [ {initial}, %{before} ], [ {following}, %{self.block} ]"
+        return carried
+
     @contextmanager
     def when(self, condition: str) -> Iterator[None]:
         """Do what follows only if an i1 holds."""
@@ -257,24 +277,24 @@ class Function:
         return self.op(f"{name} {self.vector} {a}, {b}")
 
     def clamp_low(self, a: str, low: str) -> str:
-        """Not below ``low``; NaN becomes ``low``.
+        """Not below ``low``; NaN stays.
 
         Args:
             a: Any numbers.
             low: The least.
         """
-        test = self.op(f"fcmp ogt {self.vector} {a}, {low}")
-        return self.op(f"select <{self.width} x i1> {test}, {self.vector} {a}, {self.vector} {low}")
+        test = self.op(f"fcmp ogt {self.vector} {low}, {a}")
+        return self.op(f"select <{self.width} x i1> {test}, {self.vector} {low}, {self.vector} {a}")
 
     def clamp_high(self, a: str, high: str) -> str:
-        """Not above ``high``; NaN becomes ``high``.
+        """Not above ``high``; NaN stays.
 
         Args:
             a: Any numbers.
             high: The most.
         """
-        test = self.op(f"fcmp olt {self.vector} {a}, {high}")
-        return self.op(f"select <{self.width} x i1> {test}, {self.vector} {a}, {self.vector} {high}")
+        test = self.op(f"fcmp olt {self.vector} {high}, {a}")
+        return self.op(f"select <{self.width} x i1> {test}, {self.vector} {high}, {self.vector} {a}")
 
     def shuffle(self, a: str, b: str, indices: Sequence[int]) -> str:
         """Lanes of two vectors, one after the other, by their indices.
@@ -288,7 +308,7 @@ class Function:
         return self.op(f"shufflevector {self.vector} {a}, {self.vector} {b}, <{len(indices)} x i32> <{listed}>")
 
     def one_plus_exp_minus(self, x: str) -> str:
-        """1 + exp(-x): infinite below -89, 1 above 88."""
+        """1 + exp(-x): infinite below -89, 1 above 88; NaN stays."""
         t = self.math("fmul", x, self.constant(-LOG2E))
         t = self.clamp_low(self.clamp_high(t, self.constant(128.0)), self.constant(-126.0))
         rounded = self.math("fadd", t, self.constant(ROUND))
@@ -304,13 +324,28 @@ class Function:
 
     def transpose(self, rows: Sequence[str]) -> list[str]:
         """A square of vectors, rows and columns exchanged."""
-        width, found = self.width, list(rows)
-        for level in range(int(math.log2(width))):
-            size = 1 << level
-            low = [i if not i & size else width + i - size for i in range(width)]
-            high = [i + size if not i & size else width + i for i in range(width)]
-            for i in range(width):
-                if not i & size:
-                    a, b = found[i], found[i + size]
-                    found[i], found[i + size] = self.shuffle(a, b, low), self.shuffle(a, b, high)
+        # within quarters of 4 first, by what processors have for that, then whole quarters
+        width = self.width
+        quarters = range(0, width, 4)
+        singles = [[q + 2 * half + i + n for q in quarters for i in (0, 1) for n in (0, width)] for half in (0, 1)]
+        pairs = [[q + 2 * half + n + i for q in quarters for n in (0, width) for i in (0, 1)] for half in (0, 1)]
+        squares = []
+        for first in range(0, width, 4):
+            a, b, c, d = rows[first : first + 4]
+            low, high = ([self.shuffle(x, y, single) for x, y in ((a, b), (c, d))] for single in singles)
+            squares.append([self.shuffle(*half, pair) for half in (low, high) for pair in pairs])
+        found: list[str] = [""] * width
+        for i in range(4):
+            for quarter, vector in enumerate(self._quarters([square[i] for square in squares])):
+                found[4 * quarter + i] = vector
         return found
+
+    def _quarters(self, vectors: Sequence[str]) -> list[str]:
+        """Of vectors that hold some quarters each: all first ones, all second ones, and so on."""
+        if len(vectors) == 1:
+            return list(vectors)
+        made = []
+        for start in (0, 1):
+            lanes = [4 * q + i for q in range(start, self.width // 2, 2) for i in range(4)]
+            made.append(self._quarters([self.shuffle(a, b, lanes) for a, b in zip(vectors[::2], vectors[1::2])]))
+        return [vector for pair in zip(*made) for vector in pair]

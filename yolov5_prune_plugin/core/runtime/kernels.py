@@ -6,9 +6,11 @@ they meet. Whoever computes a number computes it in the same order, so results d
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from yolov5_prune_plugin.core.runtime.ir import Function, number
 
-FIELDS = 40  # of a step
+FIELDS = 48  # of a step
 CONVOLUTION, PACK, POOL, UPSAMPLE, DECODE = range(5)
 ACTIVATIONS = ("none", "relu", "silu", "leaky_relu", "hardswish", "sigmoid")
 AFTER, BEFORE = 1, 2  # where a sum is added: to the activation's result or to what goes into it
@@ -22,7 +24,9 @@ KIND, UNITS, MEET, SOURCE, SOURCE_BASE, TARGET, TARGET_BASE = range(7)
 # of the others
 (CHANNELS, HEIGHT, WIDTH, SOURCE_ROW, SOURCE_PLANE, OUT_HEIGHT, OUT_WIDTH, TARGET_ROW, STRIDE, PADDING_ROWS,
  PADDING_COLUMNS, KERNEL_ROWS, KERNEL_COLUMNS, SCRATCH, SCRATCH_SIZE, TABLE, ANCHORS, IMAGE_IN, IMAGE_OUT, PLANE_OUT,
- PHASE_OUT, STRIDE_COLUMNS, USUAL_FROM, SCALES) = range(7, 31)  # fmt: skip
+ PHASE_OUT, STRIDE_COLUMNS, USUAL_FROM, SCALES, SCRATCH_ROW) = range(7, 32)  # fmt: skip
+BORDER, BORDER_FROM, BORDER_TO = range(36, 39)  # zeros of a target: floats before, and from where to where after
+DECODING = 39  # of a convolution: where the step lies that decodes what it makes, or -1
 WEIGHTS, WORKSPACE = 0, 1  # bases; the others are inputs and outputs
 
 
@@ -34,7 +38,7 @@ def tiles_for(width: int, registers: int) -> dict[int, tuple[int, ...]]:
         registers: Vectors that the processor can hold.
     """
     del width
-    return {1: (16, 8, 4), 2: (12, 6, 3), 4: (6, 3, 1)} if registers >= 32 else {1: (12, 8, 4), 2: (6, 3), 4: (3, 2, 1)}
+    return {1: (16, 8, 4), 2: (8, 4, 2), 4: (6, 3, 1)} if registers >= 32 else {1: (12, 8, 4), 2: (4, 2), 4: (3, 2, 1)}
 
 
 def kernel_numbers(tiles: dict[int, tuple[int, ...]]) -> dict[tuple[int, int], int]:
@@ -61,14 +65,16 @@ def module_text(width: int, registers: int) -> str:
         "",
     ]
     parts.append(_finish(width))
-    parts += [_tile(width, block, many) for block, many in kernel_numbers(tiles)]
+    parts += [_tile(width, block, many, registers // 4) for block, many in kernel_numbers(tiles)]
     parts += [
         _convolution(width, tiles),
         _pack_rows(width),
         _pack(width),
         _pool(width),
         _upsample(width),
+        _decode_part(width),
         _decode(width),
+        _decode_pixels(width),
         _run(width),
     ]
     return "\n".join(parts)
@@ -82,9 +88,7 @@ def _activated(f: Function, x: str, name: str, slope: str) -> str:
     if name == "silu":
         return f.math("fdiv", x, f.one_plus_exp_minus(x))
     if name == "sigmoid":
-        d = f.math("fdiv", f.constant(1.0), f.one_plus_exp_minus(x))
-        test = f.op(f"fcmp uno {f.vector} {x}, {x}")
-        return f.op(f"select <{f.width} x i1> {test}, {f.vector} {x}, {f.vector} {d}")
+        return f.math("fdiv", f.constant(1.0), f.one_plus_exp_minus(x))
     if name == "leaky_relu":
         test = f.op(f"fcmp olt {f.vector} {x}, {zero}")
         return f.op(f"select <{f.width} x i1> {test}, {f.vector} {f.math('fmul', x, slope)}, {f.vector} {x}")
@@ -94,8 +98,15 @@ def _activated(f: Function, x: str, name: str, slope: str) -> str:
     return x
 
 
-def _tile(width: int, block: int, many: int) -> str:
-    """One tile of pixels, all outputs of a chunk: sums over a stream of (values, offset)."""
+def _tile(width: int, block: int, many: int, together: int) -> str:
+    """One tile of pixels, all outputs of a chunk: sums over a stream of (values, offset).
+
+    Args:
+        width: Floats in a vector.
+        block: Output channels in a group.
+        many: Vectors of pixels.
+        together: Vectors whose activations are computed side by side.
+    """
     arguments = [("ptr", "in"), ("ptr", "out"), ("i64", "plane"), ("ptr", "stream"), ("ptr", "counts"), ("ptr", "bias"),
                  ("ptr", "mask"), ("ptr", "added"), ("i64", "added_plane"), ("i64", "groups"), ("i1", "first"),
                  ("i1", "last"), ("i64", "activation"), ("i64", "where"), ("float", "slope")]  # fmt: skip
@@ -150,6 +161,21 @@ def _tile(width: int, block: int, many: int) -> str:
     f.label("sum.end")
     f.do("%s.after = phi ptr [ %s.group, %sum.start ], [ %s.next, %sum ]")
     done = {pair: f.op(f"phi {v} [ {begin[pair]}, %sum.start ], [ {new[pair]}, %sum ]") for pair in pairs}
+    # SiLU is applied in the registers, other activations and sums to what was stored
+    plain = f.op("icmp eq i64 %where, 0")
+    silu = f.op(f"icmp eq i64 %activation, {ACTIVATIONS.index('silu')}")
+    f.branch(f.op(f"and i1 %last, {f.op(f'and i1 {plain}, {silu}')}"), "silu", "sums")
+    f.label("silu")
+    for i, (a, t) in enumerate(pairs):
+        whole = f.op(f"bitcast {v} {_activated(f, done[a, t], 'silu', '')} to {f.whole}")
+        whole = f.op(f"and {f.whole} {whole}, {f.load(f.at('%mask', t * width), f.whole, aligned)}")
+        f.store(whole, f.at(outs[a], t * width), f.whole, aligned)
+        # always true, which LLVM can't know: so it does not mix the work on all of them, for which registers are few
+        if i % together == together - 1:
+            f.branch(f.op(f"icmp ne i64 %plane, {-1 - i}"), f"silu.{i}", "group.end")
+            f.label(f"silu.{i}")
+    f.jump("group.end")
+    f.label("sums")
     for a, t in pairs:
         f.store(done[a, t], f.at(outs[a], t * width), v, aligned)
     f.branch("%last", "finish", "group.end")
@@ -276,6 +302,16 @@ def _convolution(width: int, tiles: dict[int, tuple[int, ...]]) -> str:
     f.jump(f"{name}.end")
     f.label(f"{name}.end")
     source = f.op(f"phi ptr [ {source}, %{before} ], [ {packed}, %{inside} ]")
+    name = f.fresh("border")
+    border, border_from, border_to = (_field(f, i) for i in (BORDER, BORDER_FROM, BORDER_TO))
+    with f.when(f.op(f"icmp eq i64 {begin}, 0")), f.loop(0, f.mul(groups, rows)) as channel:
+        line = f.at(target, f.mul(channel, plane))
+        with f.loop(f.sub(0, border), 0, width) as pixel:
+            f.store(f.constant(0.0), f.at(line, pixel), f.vector, 4 * width)
+    with f.when(f.op(f"icmp eq i64 {end}, {count}")), f.loop(0, f.mul(groups, rows)) as channel:
+        line = f.at(target, f.mul(channel, plane))
+        with f.loop(border_from, border_to, width) as pixel:
+            f.store(f.constant(0.0), f.at(line, pixel), f.vector, 4 * width)
     with f.loop(0, blocks) as block:
         first = f.op(f"icmp eq i64 {block}, 0")
         last = f.op(f"icmp eq i64 {f.add(block, 1)}, {blocks}")
@@ -314,6 +350,10 @@ def _convolution(width: int, tiles: dict[int, tuple[int, ...]]) -> str:
                 f.do(f"call void @tile_{size}_{vectors}({given})")
                 f.jump(f"{name}.end")
             f.label(f"{name}.end")
+    decoding = _field(f, DECODING)
+    with f.when(f.op(f"icmp sge i64 {decoding}, 0")):
+        f.do(f"call void @decode_pixels(ptr {_base(f, WEIGHTS, decoding)}, ptr %bases, i64 {image},"
+             f" i64 {f.mul(begin, pixels)}, i64 {f.mul(end, pixels)})")  # fmt: skip
     return f.text()
 
 
@@ -321,6 +361,17 @@ def _fill(f: Function, pointer: str, start: str | int, stop: str | int, value: f
     """Write a number to [start, stop)."""
     with f.loop(start, stop) as i:
         f.store(number(value), f.at(pointer, i), "float")
+
+
+def _border(f: Function, target: str) -> None:
+    """Zeros before and after a plane, and between its rows."""
+    border, start, stop = (_field(f, i) for i in (BORDER, BORDER_FROM, BORDER_TO))
+    with f.loop(f.sub(0, border), 0, f.width) as pixel:
+        f.store(f.constant(0.0), f.at(target, pixel), f.vector, 4 * f.width)
+    _fill(f, target, start, stop)
+    row, columns = _field(f, TARGET_ROW), _field(f, OUT_WIDTH)
+    with f.loop(0, f.op(f"select i1 {f.op(f'icmp eq i64 {stop}, 0')}, i64 0, i64 {_field(f, OUT_HEIGHT)}")) as line:
+        _fill(f, f.at(target, f.mul(line, row)), columns, row)
 
 
 def _pack(width: int) -> str:
@@ -331,6 +382,188 @@ def _pack(width: int) -> str:
     f.do(f"call void @pack_rows(ptr %step, ptr %bases, i64 {image}, i64 {channel}, i64 0, i64 {_field(f, OUT_HEIGHT)},"
          f" ptr {target})")  # fmt: skip
     return f.text()
+
+
+def _overlapping(
+    f: Function, start: str, stop: str, vector: Callable[[str], str], out: str, single: Callable[[str], str]
+) -> None:  # fmt: skip
+    """Write [start, stop) in vectors, the last of which overlaps the one before; one by one if there is no whole one.
+
+    Args:
+        f: That is written.
+        start: First float.
+        stop: After the last.
+        vector: Makes the vector from a place on.
+        out: Where to.
+        single: Makes one.
+    """
+    name = f.fresh("over")
+    last = f.sub(stop, f.width)
+    f.branch(f.less(last, start), f"{name}.few", f"{name}.many")
+    f.label(f"{name}.many")
+    with f.loop(start, last, f.width) as j:
+        f.store(vector(j), f.at(out, j), f.vector)
+    f.store(vector(last), f.at(out, last), f.vector)
+    f.jump(f"{name}.end")
+    f.label(f"{name}.few")
+    with f.loop(start, stop) as j:
+        f.store(single(j), f.at(out, j), "float")
+    f.jump(f"{name}.end")
+    f.label(f"{name}.end")
+
+
+def _pack_rows(width: int) -> str:
+    """Some rows of a plane, padded; one in STRIDE rows and columns goes to each phase's plane."""
+    arguments = [("ptr", "step"), ("ptr", "bases"), ("i64", "image"), ("i64", "channel"), ("i64", "first"),
+                 ("i64", "rows"), ("ptr", "target")]  # fmt: skip
+    f = Function("pack_rows", arguments, width)
+    v = f.vector
+    height, columns = _field(f, HEIGHT), _field(f, WIDTH)
+    source = f.at(
+        _pointer(f, SOURCE), f.add(f.mul("%image", _field(f, IMAGE_IN)), f.mul("%channel", _field(f, SOURCE_PLANE)))
+    )
+    source_row, target_row, phase_plane = (_field(f, i) for i in (SOURCE_ROW, TARGET_ROW, PHASE_OUT))
+    down, right = _field(f, STRIDE), _field(f, STRIDE_COLUMNS)
+    above, left = _field(f, PADDING_ROWS), _field(f, PADDING_COLUMNS)
+
+    def bounds(phase_column: str) -> tuple[str, str, str]:
+        """Column of the source = j * right + shift; the first j with one that is there, and the first after the last."""
+        shift = f.sub(phase_column, left)
+        start = f.op(f"udiv i64 {f.add(f.maximum(f.sub(0, shift), 0), f.sub(right, 1))}, {right}")
+        room = f.maximum(f.add(f.sub(f.sub(columns, shift), 1), right), 0)
+        stop = f.maximum(f.minimum(f.op(f"udiv i64 {room}, {right}"), target_row), start)
+        return shift, f.minimum(start, target_row), f.minimum(stop, target_row)
+
+    twice = f.fresh("twice")
+    f.branch(f.op(f"icmp eq i64 {right}, 2"), f"{twice}.yes", f"{twice}.no")
+    f.label(f"{twice}.yes")  # both phases of the columns at once
+    pair = [bounds("0"), bounds("1")]
+    begin = f.maximum(pair[0][1], pair[1][1])
+    end = f.maximum(f.minimum(pair[0][2], pair[1][2]), begin)
+    last = f.sub(end, width)
+    with f.loop(0, "%rows") as row, f.loop(0, down) as phase_row:
+        line = f.sub(f.add(f.mul(f.add(row, "%first"), down), phase_row), above)
+        inside = f.op(f"icmp ult i64 {line}, {height}")  # a negative one is huge
+        place = f.at("%target", f.add(f.mul(f.mul(phase_row, 2), phase_plane), f.mul(row, target_row)))
+        outs = [place, f.at(place, phase_plane)]
+        name = f.fresh("pack")
+        f.branch(inside, f"{name}.copy", f"{name}.zero")
+        f.label(f"{name}.zero")
+        for out in outs:
+            _fill(f, out, 0, target_row)
+        f.jump(f"{name}.end")
+        f.label(f"{name}.copy")
+        given = f.at(source, f.mul(line, source_row))
+        for out, (shift, start, stop) in zip(outs, pair):
+            _fill(f, out, 0, start)
+            for low, high in ((start, f.minimum(begin, stop)), (f.maximum(end, start), stop)):
+                with f.loop(low, high) as j:
+                    f.store(f.load(f.at(given, f.add(f.mul(j, 2), shift)), "float"), f.at(out, j), "float")
+            _fill(f, out, stop, target_row)
+        given = f.at(given, pair[0][0])
+
+        def both(j: str) -> None:
+            place = f.at(given, f.mul(j, 2))
+            a, b = f.load(place, v), f.load(f.at(place, width), v)
+            for first, out in enumerate(outs):
+                f.store(f.shuffle(a, b, range(first, 2 * width, 2)), f.at(out, j), v)
+
+        f.branch(f.less(last, begin), f"{name}.few", f"{name}.many")
+        f.label(f"{name}.many")
+        with f.loop(begin, last, width) as j:
+            both(j)
+        both(last)
+        f.jump(f"{name}.end")
+        f.label(f"{name}.few")
+        for out, (shift, _, _) in zip(outs, pair):
+            with f.loop(begin, end) as j:
+                f.store(
+                    f.load(f.at(given, f.add(f.mul(j, 2), f.sub(shift, pair[0][0]))), "float"), f.at(out, j), "float"
+                )
+        f.jump(f"{name}.end")
+        f.label(f"{name}.end")
+    f.jump(f"{twice}.end")
+    f.label(f"{twice}.no")
+    with f.loop(0, down) as phase_row, f.loop(0, right) as phase_column:
+        out_plane = f.at("%target", f.mul(f.add(f.mul(phase_row, right), phase_column), phase_plane))
+        shift, start, stop = bounds(phase_column)
+        with f.loop(0, "%rows") as row:
+            out = f.at(out_plane, f.mul(row, target_row))
+            line = f.sub(f.add(f.mul(f.add(row, "%first"), down), phase_row), above)
+            inside = f.op(f"icmp ult i64 {line}, {height}")
+            name = f.fresh("pack")
+            f.branch(inside, f"{name}.copy", f"{name}.zero")
+            f.label(f"{name}.zero")
+            _fill(f, out, 0, target_row)
+            f.jump(f"{name}.end")
+            f.label(f"{name}.copy")
+            _fill(f, out, 0, start)
+            given = f.at(source, f.add(f.mul(line, source_row), shift))
+            f.branch(f.op(f"icmp eq i64 {right}, 1"), f"{name}.one", f"{name}.any")
+            f.label(f"{name}.one")
+            _overlapping(f, start, stop, lambda j, given=given: f.load(f.at(given, j), v), out,
+                         lambda j, given=given: f.load(f.at(given, j), "float"))  # fmt: skip
+            f.jump(f"{name}.rest")
+            f.label(f"{name}.any")
+            with f.loop(start, stop) as j:
+                f.store(f.load(f.at(given, f.mul(j, right)), "float"), f.at(out, j), "float")
+            f.jump(f"{name}.rest")
+            f.label(f"{name}.rest")
+            _fill(f, out, stop, target_row)
+            f.jump(f"{name}.end")
+            f.label(f"{name}.end")
+    f.jump(f"{twice}.end")
+    f.label(f"{twice}.end")
+    return f.text()
+
+
+def _border(f: Function, target: str) -> None:
+    """Zeros before and after a plane, and between its rows."""
+    border, start, stop = (_field(f, i) for i in (BORDER, BORDER_FROM, BORDER_TO))
+    with f.loop(f.sub(0, border), 0, f.width) as pixel:
+        f.store(f.constant(0.0), f.at(target, pixel), f.vector, 4 * f.width)
+    _fill(f, target, start, stop)
+    row, columns = _field(f, TARGET_ROW), _field(f, OUT_WIDTH)
+    with f.loop(0, f.op(f"select i1 {f.op(f'icmp eq i64 {stop}, 0')}, i64 0, i64 {_field(f, OUT_HEIGHT)}")) as line:
+        _fill(f, f.at(target, f.mul(line, row)), columns, row)
+
+
+def _pack(width: int) -> str:
+    """All rows of a plane; a unit is (image, plane)."""
+    f = Function("pack", _STEP, width)
+    image, channel = f.divided("%unit", _field(f, CHANNELS))
+    target = f.at(_pointer(f, TARGET), f.add(f.mul(image, _field(f, IMAGE_OUT)), f.mul(channel, _field(f, PLANE_OUT))))
+    f.do(f"call void @pack_rows(ptr %step, ptr %bases, i64 {image}, i64 {channel}, i64 0, i64 {_field(f, OUT_HEIGHT)},"
+         f" ptr {target})")  # fmt: skip
+    return f.text()
+
+
+def _overlapping(
+    f: Function, start: str, stop: str, vector: Callable[[str], str], out: str, single: Callable[[str], str]
+) -> None:  # fmt: skip
+    """Write [start, stop) in vectors, the last of which overlaps the one before; one by one if there is no whole one.
+
+    Args:
+        f: That is written.
+        start: First float.
+        stop: After the last.
+        vector: Makes the vector from a place on.
+        out: Where to.
+        single: Makes one.
+    """
+    name = f.fresh("over")
+    last = f.sub(stop, f.width)
+    f.branch(f.less(last, start), f"{name}.few", f"{name}.many")
+    f.label(f"{name}.many")
+    with f.loop(start, last, f.width) as j:
+        f.store(vector(j), f.at(out, j), f.vector)
+    f.store(vector(last), f.at(out, last), f.vector)
+    f.jump(f"{name}.end")
+    f.label(f"{name}.few")
+    with f.loop(start, stop) as j:
+        f.store(single(j), f.at(out, j), "float")
+    f.jump(f"{name}.end")
+    f.label(f"{name}.end")
 
 
 def _pack_rows(width: int) -> str:
@@ -369,23 +602,19 @@ def _pack_rows(width: int) -> str:
             given = f.at(source, f.add(f.mul(line, source_row), shift))
             f.do(f"switch i64 {right}, label %{name}.any [ i64 1, label %{name}.one i64 2, label %{name}.two ]")
             f.label(f"{name}.one")
-            whole = f.sub(stop, width - 1)
-            with f.loop(start, whole, width) as j:
-                f.store(f.load(f.at(given, j), v), f.at(out, j), v)
-            done = f.add(start, f.mul(f.op(f"sdiv i64 {f.maximum(f.sub(stop, start), 0)}, {width}"), width))
-            with f.loop(done, stop) as j:
-                f.store(f.load(f.at(given, j), "float"), f.at(out, j), "float")
+            _overlapping(f, start, stop, lambda j: f.load(f.at(given, j), v), out,
+                         lambda j: f.load(f.at(given, j), "float"))  # fmt: skip
             f.jump(f"{name}.rest")
             f.label(f"{name}.two")
-            # the second vector would reach one float past the last column: one step less
-            pairs = f.sub(f.sub(stop, start), 1)
-            vectors = f.mul(f.op(f"sdiv i64 {f.maximum(pairs, 0)}, {width}"), width)
-            with f.loop(start, f.add(start, vectors), width) as j:
+
+            def pair(j: str) -> str:
+                # the second vector begins one float earlier, as it would reach one float past the last column
                 place = f.at(given, f.mul(j, 2))
-                a, b = f.load(place, v), f.load(f.at(place, width), v)
-                f.store(f.shuffle(a, b, range(0, 2 * width, 2)), f.at(out, j), v)
-            with f.loop(f.add(start, vectors), stop) as j:
-                f.store(f.load(f.at(given, f.mul(j, 2)), "float"), f.at(out, j), "float")
+                a, b = f.load(place, v), f.load(f.at(place, width - 1), v)
+                half = range(0, width, 2)
+                return f.shuffle(a, b, [*half, *(width + 1 + i for i in half)])
+
+            _overlapping(f, start, stop, pair, out, lambda j: f.load(f.at(given, f.mul(j, 2)), "float"))
             f.jump(f"{name}.rest")
             f.label(f"{name}.any")
             with f.loop(start, stop) as j:
@@ -399,45 +628,66 @@ def _pack_rows(width: int) -> str:
 
 
 def _pool(width: int) -> str:
-    """Maximum over a window; a unit is (image, plane). Rows first, into a line of the thread's own."""
+    """Maximum over a window; a unit is (image, plane). Rows first, into memory of the thread's own."""
     f = Function("pool", _STEP, width)
-    v, minus = f.vector, number(float("-inf"))
+    v = f.vector
     channels, height, columns = (_field(f, i) for i in (CHANNELS, HEIGHT, WIDTH))
     image, channel = f.divided("%unit", channels)
     source = f.at(
         _pointer(f, SOURCE), f.add(f.mul(image, _field(f, IMAGE_IN)), f.mul(channel, _field(f, SOURCE_PLANE)))
     )
     target = f.at(_pointer(f, TARGET), f.add(f.mul(image, _field(f, IMAGE_OUT)), f.mul(channel, _field(f, PLANE_OUT))))
+    _border(f, target)
     line = _base(f, WORKSPACE, f.add(_field(f, SCRATCH), f.mul("%thread", _field(f, SCRATCH_SIZE))))
     above, left = _field(f, PADDING_ROWS), _field(f, PADDING_COLUMNS)
     kernel_rows, kernel_columns = _field(f, KERNEL_ROWS), _field(f, KERNEL_COLUMNS)
     down, right = _field(f, STRIDE), _field(f, STRIDE_COLUMNS)
     source_row, target_row, out_columns = (_field(f, i) for i in (SOURCE_ROW, TARGET_ROW, OUT_WIDTH))
-    reach = f.add(f.add(columns, f.mul(left, 2)), f.add(kernel_columns, 2 * width))
-    _fill(f, line, 0, reach, float("-inf"))
-    middle = f.at(line, left)
-    with f.loop(0, _field(f, OUT_HEIGHT)) as row:
+    pitch, out_rows = _field(f, SCRATCH_ROW), _field(f, OUT_HEIGHT)
+    largest = (f"call {v} @llvm.maximum.v{width}f32({v}", v), ("call float @llvm.maximum.f32(float", "float")
+
+    def larger(a: str, b: str, kind: str) -> str:
+        call, of = next(pair for pair in largest if pair[1] == kind)
+        return f.op(f"{call} {a}, {of} {b})")
+
+    # rows first, all of them, so that what is read then was written long ago
+    with f.loop(0, out_rows) as row:
         top = f.sub(f.mul(row, down), above)
         begin, end = f.maximum(top, 0), f.minimum(f.add(top, kernel_rows), height)
-        first = f.at(source, f.mul(begin, source_row))
-        more = f.add(begin, 1)
-        vectors = f.mul(f.op(f"udiv i64 {columns}, {width}"), width)
-        for start, stop, step, kind in ((0, vectors, width, v), (vectors, columns, 1, "float")):
-            suffix = f"v{width}f32" if kind == v else "f32"
-            with f.loop(start, stop, step) as j:
-                f.store(f.load(f.at(first, j), kind), f.at(middle, j), kind)
-            with f.loop(more, end) as r:
-                given = f.at(source, f.mul(r, source_row))
-                with f.loop(start, stop, step) as j:
-                    a, b = f.load(f.at(middle, j), kind), f.load(f.at(given, j), kind)
-                    f.store(f.op(f"call {kind} @llvm.maximum.{suffix}({kind} {a}, {kind} {b})"), f.at(middle, j), kind)
-        out = f.at(target, f.mul(row, target_row))
+        middle = f.at(line, f.add(f.mul(row, pitch), left))
+
+        def rows(kind: str) -> Callable[[str], str]:
+            def made(j: str, begin: str = begin, end: str = end) -> str:
+                first = f.load(f.at(f.at(source, f.mul(begin, source_row)), j), kind)
+                return f.fold(f.add(begin, 1), end, first, kind, lambda r, so_far: larger(
+                    so_far, f.load(f.at(f.at(source, f.mul(r, source_row)), j), kind), kind))  # fmt: skip
+
+            return made
+
+        _fill(f, middle, f.sub(0, left), 0, float("-inf"))
+        _overlapping(f, "0", columns, rows(v), middle, rows("float"))
+        _fill(f, middle, columns, f.add(f.add(columns, kernel_columns), right), float("-inf"))
+    with f.loop(0, out_rows) as row:
+        given, out = f.at(line, f.mul(row, pitch)), f.at(target, f.mul(row, target_row))
+
+        def window(kind: str, step: str | int) -> Callable[[str], str]:
+            def made(j: str, given: str = given) -> str:
+                place = f.at(given, f.mul(j, step))
+                return f.fold(1, kernel_columns, f.load(place, kind), kind, lambda k, so_far: larger(
+                    so_far, f.load(f.at(place, k), kind), kind))  # fmt: skip
+
+            return made
+
+        name = f.fresh("columns")
+        f.branch(f.op(f"icmp eq i64 {right}, 1"), f"{name}.one", f"{name}.any")
+        f.label(f"{name}.one")
+        _overlapping(f, "0", out_columns, window(v, 1), out, window("float", 1))
+        f.jump(f"{name}.end")
+        f.label(f"{name}.any")
         with f.loop(0, out_columns) as j:
-            window = f.at(line, f.mul(j, right))
-            f.store(minus, f.at(out, j), "float")
-            with f.loop(0, kernel_columns) as k:
-                a, b = f.load(f.at(out, j), "float"), f.load(f.at(window, k), "float")
-                f.store(f.op(f"call float @llvm.maximum.f32(float {a}, float {b})"), f.at(out, j), "float")
+            f.store(window("float", right)(j), f.at(out, j), "float")
+        f.jump(f"{name}.end")
+        f.label(f"{name}.end")
     return f.text()
 
 
@@ -451,41 +701,55 @@ def _upsample(width: int) -> str:
         _pointer(f, SOURCE), f.add(f.mul(image, _field(f, IMAGE_IN)), f.mul(channel, _field(f, SOURCE_PLANE)))
     )
     target = f.at(_pointer(f, TARGET), f.add(f.mul(image, _field(f, IMAGE_OUT)), f.mul(channel, _field(f, PLANE_OUT))))
+    _border(f, target)
     down, right = _field(f, STRIDE), _field(f, STRIDE_COLUMNS)
     source_row, target_row = _field(f, SOURCE_ROW), _field(f, TARGET_ROW)
-    twice = f.op(f"icmp eq i64 {right}, 2")
-    vectors = f.mul(f.op(f"udiv i64 {columns}, {width}"), width)
-    vectors = f.op(f"select i1 {twice}, i64 {vectors}, i64 0")
     low = [i // 2 for i in range(width)]
     high = [width // 2 + i // 2 for i in range(width)]
+    last = f.sub(columns, width)
     with f.loop(0, height) as row:
         given = f.at(source, f.mul(row, source_row))
         with f.loop(0, down) as again:
             out = f.at(target, f.mul(f.add(f.mul(row, down), again), target_row))
-            with f.loop(0, vectors, width) as j:
+
+            def doubled(j: str, given: str = given, out: str = out) -> None:
                 a = f.load(f.at(given, j), v)
                 place = f.at(out, f.mul(j, 2))
                 f.store(f.shuffle(a, a, low), place, v)
                 f.store(f.shuffle(a, a, high), f.at(place, width), v)
-            with f.loop(vectors, columns) as j:
+
+            name = f.fresh("twice")
+            f.branch(f.op(f"icmp eq i64 {right}, 2"), f"{name}.yes", f"{name}.no")
+            f.label(f"{name}.yes")
+            f.branch(f.less(last, 0), f"{name}.no", f"{name}.many")
+            f.label(f"{name}.many")
+            with f.loop(0, last, width) as j:
+                doubled(j)
+            doubled(last)  # overlaps the one before
+            f.jump(f"{name}.end")
+            f.label(f"{name}.no")
+            with f.loop(0, columns) as j:
                 one = f.load(f.at(given, j), "float")
                 place = f.at(out, f.mul(j, right))
                 with f.loop(0, right) as k:
                     f.store(one, f.at(place, k), "float")
+            f.jump(f"{name}.end")
+            f.label(f"{name}.end")
     return f.text()
 
 
-def _decode(width: int) -> str:
-    """A detector's maps: channels last, sigmoid or not, squared or not, scaled and shifted.
+def _decode_part(width: int) -> str:
+    """Columns [from, to) of a row of an anchor: channels last, sigmoid or not, squared or not, scaled and shifted.
 
-    A unit is (image, anchor, row). TABLE has for each channel of the anchor: 1 for a sigmoid + 2 for a square, the
-    place of its scales in SCALES and of its shifts in SHIFTS, and how far these go on from pixel to pixel (0 or 1).
+    TABLE has for each channel of the anchor: 1 for a sigmoid + 2 for a square + 4 for neither scale nor shift, the
+    places of its scales and its shifts in SCALES.
     """
-    f = Function("decode", _STEP, width)
+    arguments = [("ptr", "step"), ("ptr", "bases"), ("i64", "image"), ("i64", "anchor"), ("i64", "row"),
+                 ("i64", "from"), ("i64", "to")]  # fmt: skip
+    f = Function("decode_part", arguments, width)
     v = f.vector
-    channels, height, columns, anchors = (_field(f, i) for i in (CHANNELS, HEIGHT, WIDTH, ANCHORS))
-    rest, row = f.divided("%unit", height)
-    image, anchor = f.divided(rest, anchors)
+    image, anchor, row = "%image", "%anchor", "%row"
+    channels, height, columns = (_field(f, i) for i in (CHANNELS, HEIGHT, WIDTH))
     plane, source_row = _field(f, SOURCE_PLANE), _field(f, SOURCE_ROW)
     source = f.at(_pointer(f, SOURCE), f.add(f.mul(image, _field(f, IMAGE_IN)), f.mul(f.mul(anchor, channels), plane)))
     source = f.at(source, f.mul(row, source_row))
@@ -496,12 +760,6 @@ def _decode(width: int) -> str:
     scales = _base(f, WEIGHTS, _field(f, SCALES))
     whole = f.sub(channels, width)
     usual_from = _field(f, USUAL_FROM)
-    # the next row of each plane is fetched while this one is computed
-    following = f.at(source, source_row)
-    with f.loop(0, channels) as channel:
-        line = f.at(following, f.mul(channel, plane))
-        with f.loop(0, columns, 16) as pixel:
-            f.do(f"call void @llvm.prefetch.p0(ptr {f.at(line, pixel)}, i32 0, i32 3, i32 1)")
 
     def one(channel: str, j: str, usual: bool = False) -> str:
         x = f.load(f.at(f.at(source, f.mul(channel, plane)), j), v)
@@ -527,8 +785,8 @@ def _decode(width: int) -> str:
         f.label(f"{name}.end")
         return f.op(f"phi {v} [ {x}, %{start} ], [ {scaled}, %{name}.scaled ]")
 
-    with f.loop(0, columns, width) as j:
-        there = f.minimum(f.sub(columns, j), width)
+    with f.loop("%from", "%to", width) as j:
+        there = f.minimum(f.sub("%to", j), width)
         out = f.at(target, f.mul(j, channels))
         full = f.op(f"icmp sge i64 {channels}, {width}")
         name = f.fresh("shape")
@@ -536,14 +794,26 @@ def _decode(width: int) -> str:
         f.label(f"{name}.square")
         with f.loop(0, channels, width) as begin:
             c = f.minimum(begin, whole)  # the last square overlaps the one before
+            # where the next pixels go is fetched meanwhile
+            following = f.at(out, f.add(f.mul(begin, width), f.mul(channels, width)))
+            for line in range(0, width * width, 16):
+                f.do(f"call void @llvm.prefetch.p0(ptr {f.at(following, line)}, i32 1, i32 3, i32 1)")
             kind = f.fresh("kind")
             f.branch(f.less(c, usual_from), f"{kind}.any", f"{kind}.usual")
             for usual in (False, True):
                 f.label(f"{kind}.{'usual' if usual else 'any'}")
                 square = f.transpose([one(f.add(c, i), j, usual) for i in range(width)])
+                places = [f.at(out, f.add(f.mul(lane, channels), c)) for lane in range(width)]
+                stored = f.fresh("stored")
+                f.branch(f.op(f"icmp eq i64 {there}, {width}"), f"{stored}.all", f"{stored}.some")
+                f.label(f"{stored}.all")
+                for place, vector in zip(places, square):
+                    f.store(vector, place, v)
+                f.jump(f"{kind}.end")
+                f.label(f"{stored}.some")
                 for lane, vector in enumerate(square):
                     with f.when(f.less(lane, there)):
-                        f.store(vector, f.at(out, f.add(f.mul(lane, channels), c)), v)
+                        f.store(vector, places[lane], v)
                 f.jump(f"{kind}.end")
             f.label(f"{kind}.end")
         f.jump(f"{name}.end")
@@ -554,6 +824,43 @@ def _decode(width: int) -> str:
                 f.store(f.op(f"extractelement {v} {x}, i64 {i}"), f.at(out, f.add(f.mul(i, channels), c)), "float")
         f.jump(f"{name}.end")
         f.label(f"{name}.end")
+    return f.text()
+
+
+def _decode(width: int) -> str:
+    """A detector's map; a unit is (image, anchor, row)."""
+    f = Function("decode", _STEP, width)
+    rest, row = f.divided("%unit", _field(f, HEIGHT))
+    image, anchor = f.divided(rest, _field(f, ANCHORS))
+    channels, plane, columns = (_field(f, i) for i in (CHANNELS, SOURCE_PLANE, WIDTH))
+    # the next row of each plane is fetched while this one is computed
+    source = f.at(_pointer(f, SOURCE), f.add(f.mul(image, _field(f, IMAGE_IN)), f.mul(f.mul(anchor, channels), plane)))
+    following = f.at(source, f.mul(f.add(row, 1), _field(f, SOURCE_ROW)))
+    with f.loop(0, channels) as channel:
+        line = f.at(following, f.mul(channel, plane))
+        with f.loop(0, columns, 16) as pixel:
+            f.do(f"call void @llvm.prefetch.p0(ptr {f.at(line, pixel)}, i32 0, i32 3, i32 1)")
+    f.do(f"call void @decode_part(ptr %step, ptr %bases, i64 {image}, i64 {anchor}, i64 {row}, i64 0, i64 {columns})")
+    return f.text()
+
+
+def _decode_pixels(width: int) -> str:
+    """Pixels [first, last) of the padded planes of all anchors, as a convolution has just made them."""
+    f = Function(
+        "decode_pixels",
+        [("ptr", "step"), ("ptr", "bases"), ("i64", "image"), ("i64", "first"), ("i64", "last")],
+        width,
+    )
+    pitch, columns, height = (_field(f, i) for i in (SOURCE_ROW, WIDTH, HEIGHT))
+    top, _ = f.divided("%first", pitch)
+    bottom, _ = f.divided(f.add("%last", f.sub(pitch, 1)), pitch)
+    with f.loop(top, f.minimum(bottom, height)) as row:
+        place = f.mul(row, pitch)
+        begin = f.maximum(f.sub("%first", place), 0)
+        end = f.minimum(f.sub("%last", place), columns)
+        with f.loop(0, _field(f, ANCHORS)) as anchor:
+            f.do(f"call void @decode_part(ptr %step, ptr %bases, i64 %image, i64 {anchor}, i64 {row}, i64 {begin},"
+                 f" i64 {end})")  # fmt: skip
     return f.text()
 
 

@@ -28,9 +28,11 @@ from yolov5_prune_plugin.core.runtime.native import Kernels
 from yolov5_prune_plugin.core.runtime.streams import build
 
 HUGE = 2 << 20  # bytes of a large page
-FIRST_CACHE = 24 << 10  # bytes of input that a tile may use before input channels are cut in blocks
+FIRST_CACHE = 36 << 10  # bytes of input that a tile may use before input channels are cut in blocks
 PACKED_LARGE = 1 << 20  # bytes of a packed map from which on it is packed in panels
-PANEL_CACHE = 192 << 10  # bytes of a panel's input
+PANEL_CACHE = 320 << 10  # bytes of a panel's input
+DECODED = 384 << 10  # bytes of a detector's map that are made and decoded at once
+WHOLE = 4  # output channels of which an output of the model has room for a multiple
 SECOND_CACHE = 160 << 10  # bytes of weights, and of sums, that are used again and again
 
 
@@ -42,13 +44,13 @@ class Choice:
         block: Output channels that are computed at once, 1, 2 or 4.
         vectors: Vectors of pixels in a tile.
         cached: Bytes of input that a tile uses at most before input channels are cut in blocks; 0 never cuts.
-        ahead: Whether the next tile's input is fetched while one is computed.
+        ahead: What is fetched of the next tile while one is computed: 0 nothing, 1 where its output goes, 2 its input, too.
     """
 
     block: int
     vectors: int
     cached: int = FIRST_CACHE
-    ahead: bool = False
+    ahead: int = 0
 
 
 @dataclass
@@ -153,13 +155,14 @@ class Plan:
         graph: The model.
         steps: [n, FIELDS] int64.
         weights: Bytes.
-        workspace: Floats; the kernels keep the zeros in it.
+        workspace: Floats.
         sequence: Spans of steps, and what torch does between them.
         places: Of maps.
         fresh: Maps in memory that is new in each frame: value -> (base, floats).
         decoded: Outputs that the kernels write as torch has them: value -> base.
         bases: How many buffers there are.
         threads: That may run it at most.
+        origins: Floats before the first pixel of a plane.
         layers: The convolutions.
     """
 
@@ -173,6 +176,7 @@ class Plan:
     decoded: dict[Value, int]
     bases: int
     threads: int
+    origins: dict[Value, int] = field(default_factory=dict)
     layers: list[Layer] = field(default_factory=list)
 
 
@@ -194,6 +198,7 @@ class Planner:
         self.places: dict[Value, Place] = {}
         self.fresh: dict[Value, tuple[int, int]] = {}
         self.decoded: dict[Value, int] = {}
+        self._decoding: dict[Value, int] = {}  # maps that are decoded as they are made: place of the step
         self.bases = 2 + len(graph.inputs)
         self._place()
         self.masks: dict[tuple[int, int], int] = {}
@@ -226,6 +231,13 @@ class Planner:
             blob: Where constants go; None makes one.
         """
         blob = Blob() if blob is None else blob
+        self._decoding = {}
+        makers = {c.target for c in self._convolutions() if c.groups == 1 and c.target in self.fresh}
+        decodes = {o: self._decode(o, blob) for o in self.graph.operations if isinstance(o, Decode)}
+        for source, row in sum(decodes.values(), []):
+            if source in makers and source not in self._decoding:
+                self._decoding[source] = blob.add(np.array(row, np.int64))
+                row[k.UNITS] = 0
         rows: list[list[int]] = []
         sequence: list[Union[Span, Torch]] = []
         layers = []
@@ -242,7 +254,7 @@ class Planner:
             elif isinstance(operation, Upsample):
                 rows.append(self._upsample(operation))
             elif isinstance(operation, Decode):
-                rows += self._decode(operation, blob)
+                rows += [row for _, row in decodes[operation] if row[k.UNITS]]
             if len(rows) > before:
                 last = sequence[-1] if sequence else None
                 if isinstance(last, Span):
@@ -252,7 +264,12 @@ class Planner:
         steps = np.array(rows, np.int64).reshape(-1, k.FIELDS)
         made = self.workspace() if workspace is None else workspace
         return Plan(self.graph, steps, blob.buffer(), made, sequence, self.places, self.fresh, self.decoded, self.bases,
-                    self.threads, layers)  # fmt: skip
+                    self.threads, self.origins(), layers)  # fmt: skip
+
+    def origins(self) -> dict[Value, int]:
+        """Floats before the first pixel of the planes of all maps in the workspace."""
+        return {v: self.layouts[v.shape[2], v.shape[3]].origin
+                for v, place in self.places.items() if place.base == k.WORKSPACE}  # fmt: skip
 
     # memory
 
@@ -316,10 +333,8 @@ class Planner:
         for root in outputs:
             end[root] = len(self.graph.operations)
         convolved = {o.target for o in self.graph.operations if isinstance(o, Convolution)}
-        free: dict[tuple[int, int], list[tuple[int, int]]] = {}  # by size: (first plane, planes)
-        pools: dict[tuple[int, int], int] = {}
-        taken: dict[Value, tuple[int, int]] = {}
         roots = sorted((r for r in begin if r.is_map and r not in self.graph.inputs), key=lambda r: begin[r])
+        arena: dict[Value, int] = {}  # floats of each map that lies in the workspace
         decode_targets = {o.target for o in self.graph.operations if isinstance(o, Decode)}
         for target in decode_targets:
             self.decoded[target] = self.bases
@@ -331,40 +346,23 @@ class Planner:
                 continue
             layout = self.layouts[root.shape[2], root.shape[3]]
             uses = users.get(root, set())
-            if root in convolved and "Torch" in uses and uses <= {"Torch", "Decode"} and root not in viewed:
-                self.fresh[root] = self.bases, self.batch * root.shape[1] * layout.plane + TILE
-                channels = root.shape[1]
+            if root in convolved and uses and uses <= {"Torch", "Decode"} and root not in viewed:
+                channels = -(-root.shape[1] // WHOLE) * WHOLE
+                self.fresh[root] = self.bases, self.batch * channels * layout.plane + TILE
                 self.places[root] = Place(
                     self.bases, layout.origin * 4, channels * layout.plane, layout.plane, layout.pitch
                 )
                 self.bases += 1
                 continue
-            size, wanted = (layout.height, layout.width), self.batch * root.shape[1]
-            spaces = free.setdefault(size, [])
-            for other in [r for r in taken if end[r] < begin[root] and r.shape[2:] == root.shape[2:]]:
-                spaces.append(taken.pop(other))
-            spaces[:] = _merged(spaces)
-            fitting = [space for space in spaces if space[1] >= wanted]
-            if fitting:
-                space = min(fitting, key=lambda s: s[1])
-                spaces.remove(space)
-                if space[1] > wanted:
-                    spaces.append((space[0] + wanted, space[1] - wanted))
-                taken[root] = space[0], wanted
-            else:
-                start = pools.get(size, 0)
-                if spaces and sum(spaces[-1]) == start:  # grow the last free one
-                    start = spaces.pop()[0]
-                taken[root] = start, wanted
-                pools[size] = start + wanted
-            first = taken[root][0]
-            self.places[root] = Place(-1, first, root.shape[1] * layout.plane, layout.plane, layout.pitch)
-        starts = {size: self._reserve(count * self.layouts[size].plane + TILE) for size, count in pools.items()}
-        for root, place in self.places.items():
-            if place.base < 0:
-                layout = self.layouts[root.shape[2], root.shape[3]]
-                offset = starts[layout.height, layout.width] + 4 * (place.offset * layout.plane + layout.origin)
-                self.places[root] = Place(k.WORKSPACE, offset, place.image, place.plane, place.row)
+            arena[root] = self.batch * root.shape[1] * layout.plane
+        found, size = _packed_in_time({root: (begin[root], end[root], floats) for root, floats in arena.items()})
+        start = self._reserve(size + TILE)
+        for root, first in found.items():
+            layout = self.layouts[root.shape[2], root.shape[3]]
+            self.places[root] = Place(
+                k.WORKSPACE, start + 4 * (first + layout.origin), root.shape[1] * layout.plane, layout.plane,
+                layout.pitch,
+            )  # fmt: skip
         for i, value in enumerate(self.graph.inputs):
             if value.is_map:
                 _, channels, height, width = value.shape
@@ -395,9 +393,12 @@ class Planner:
         plane = self._packed(convolution)[2]
         return self.batch * convolution.source.shape[1] * down * right * plane + reach(convolution)[1] + TILE
 
-    def _scratch(self, pool: Pool) -> int:
+    def _scratch_row(self, pool: Pool) -> int:
         columns, padding, kernel = pool.source.shape[3], pool.padding[1], pool.kernel[1]
-        return -(-(columns + 2 * padding + kernel + 64 + pool.stride[1]) // 16) * 16
+        return -(-(columns + 2 * padding + kernel + 16 + pool.stride[1]) // 16) * 16
+
+    def _scratch(self, pool: Pool) -> int:
+        return self._scratch_row(pool) * pool.target.shape[2]
 
     # steps
 
@@ -422,6 +423,9 @@ class Planner:
         outputs = c.weight.shape[0]
         weight = c.weight.numpy().reshape(outputs, -1)
         block = choice.block if outputs // c.groups % choice.block == 0 or c.groups == 1 else 1
+        if c.target in self.fresh and c.groups == 1 and outputs % block:  # there is room for whole blocks
+            outputs += -outputs % block
+            weight = np.concatenate([weight, np.zeros((outputs - len(weight), weight.shape[1]), np.float32)])
         whole = outputs // block * block
         for start, stop, size in ((0, whole, block), (whole, outputs, 1)):
             if start == stop:
@@ -446,6 +450,7 @@ class Planner:
             row[k.SOURCE_IMAGE], row[k.PACKING] = image, packing
             row[k.TARGET] += 4 * start * target.plane
             row[k.TARGET_IMAGE], row[k.TARGET_PLANE] = target.image, target.plane
+            self._border(row, c.target)
             row[k.ADDED_BASE] = target.base
             if c.added is not None:
                 added = self.places[c.added]
@@ -504,7 +509,8 @@ class Planner:
     ) -> None:  # fmt: skip
         layout = self.layouts[c.target.shape[2], c.target.shape[3]]
         outputs = c.weight.shape[0]
-        shifts = np.arange(outputs) // (outputs // c.groups) * c.weight.shape[1] * plane
+        shifts = np.arange(len(weight)) // (outputs // c.groups) * c.weight.shape[1] * plane
+        decoding = self._decoding.get(c.target, -1)
         width = self.kernels.target.width
         sizes = self.kernels.tiles[block]
         vectors = choice.vectors if choice.vectors in sizes else sizes[0]
@@ -528,18 +534,22 @@ class Planner:
                 chunks = max(chunks, min(groups, -(-wanted // units)))
         if panel is not None:
             many, chunks = panel, 1
+        elif decoding >= 0:  # what is decoded was made just before, all channels of it
+            many, chunks = max(1, min(many, DECODED // (4 * len(weight) * pixels))), 1
         made = build(kept, offsets, shifts[span], block, cuts, chunks)
         row[k.PANELS], row[k.PANEL_TILES], row[k.TILES], row[k.TILE] = -(-tiles // many), many, tiles, pixels
         row[k.KERNEL], row[k.TAIL_KERNEL] = self.kernels.numbers[block, vectors], self.kernels.numbers[block, tail]
         row[k.CHUNKS], row[k.BLOCKS], row[k.GROUPS], row[k.ROWS] = chunks, len(cuts) - 1, groups, block
         row[k.UNITS] = self.batch * row[k.PANELS] * chunks
+        row[k.BORDER_FROM] = (tiles - 1) * pixels + tail * width
         row[k.STREAMS] = blob.add(blob.add(made.data) + made.starts)
         row[k.COUNTS] = blob.add(made.counts)
         row[k.CHUNK_STARTS] = blob.add(made.chunk_groups)
-        lines, counts = self._lines(offsets, cuts, pixels, choice.ahead)
+        lines, counts = self._lines(offsets, cuts, pixels, choice.ahead > 1)
         row[k.AHEAD], row[k.AHEAD_COUNTS] = blob.add(lines), blob.add(counts)
-        row[k.AHEAD_OUT] = int(choice.ahead)
-        row[k.BIAS] = blob.add(c.bias.numpy()[span])
+        row[k.AHEAD_OUT] = int(choice.ahead > 0)
+        row[k.BIAS] = blob.add(np.concatenate([c.bias.numpy(), np.zeros(len(weight) - outputs, np.float32)])[span])
+        row[k.DECODING] = decoding
         row[k.MASK] = self.masks[layout.height, layout.width]
 
     def _lines(self, offsets: np.ndarray, cuts: list[int], pixels: int, ahead: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -592,7 +602,16 @@ class Planner:
         row[k.SOURCE_ROW], row[k.SOURCE_PLANE], row[k.IMAGE_IN] = given.row, given.plane, given.image
         row[k.TARGET_ROW], row[k.PLANE_OUT], row[k.IMAGE_OUT] = made.row, made.plane, made.image
         row[k.OUT_HEIGHT], row[k.OUT_WIDTH] = target.shape[2:]
+        row[k.BORDER_FROM] = self.layouts[target.shape[2], target.shape[3]].pixels
+        self._border(row, target)
         return row
+
+    def _border(self, row: list[int], target: Value) -> None:
+        """What has to be zero around a plane, as other maps may have lain there."""
+        if self.places[target].base == k.WORKSPACE:
+            layout = self.layouts[target.shape[2], target.shape[3]]
+            row[k.BORDER] = layout.origin
+            row[k.BORDER_TO] = layout.pixels + layout.rows * layout.pitch + layout.columns
 
     def _pool(self, pool: Pool) -> list[int]:
         row = self._planes(k.POOL, pool.source, pool.target)
@@ -600,6 +619,7 @@ class Planner:
         row[k.STRIDE], row[k.STRIDE_COLUMNS] = pool.stride
         row[k.PADDING_ROWS], row[k.PADDING_COLUMNS] = pool.padding
         row[k.SCRATCH], row[k.SCRATCH_SIZE] = self.scratch_at, self.scratch_size * 4
+        row[k.SCRATCH_ROW] = self._scratch_row(pool)
         return row
 
     def _upsample(self, upsample: Upsample) -> list[int]:
@@ -607,7 +627,7 @@ class Planner:
         row[k.STRIDE], row[k.STRIDE_COLUMNS] = upsample.factor
         return row
 
-    def _decode(self, decode: Decode, blob: Blob) -> list[list[int]]:
+    def _decode(self, decode: Decode, blob: Blob) -> list[tuple[Value, list[int]]]:
         rows = []
         batch, total, channels = decode.target.shape
         before = 0
@@ -629,9 +649,9 @@ class Planner:
                                       pixels.add(segment.shift, anchor, channel, 0.0)])  # fmt: skip
             special = [i % channels for i, (flags, *_) in enumerate(table) if flags != 5]
             row[k.USUAL_FROM] = max(special, default=-1) + 1
-            row[k.TABLE] = blob.add(np.array(table, np.int64))
-            row[k.SCALES] = blob.add(pixels.array())
-            rows.append(row)
+            row[k.TABLE] = blob.add(np.array(table, np.int64), True)
+            row[k.SCALES] = blob.add(pixels.array(), True)
+            rows.append((level.source, row))
             before += level.anchors * height * width
         return rows
 
@@ -674,12 +694,22 @@ class Pixels:
         return np.concatenate(self.planes)
 
 
-def _merged(spaces: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Free ranges, neighbours made one, in order."""
-    made: list[tuple[int, int]] = []
-    for start, count in sorted(spaces):
-        if made and sum(made[-1]) == start:
-            made[-1] = made[-1][0], made[-1][1] + count
-        else:
-            made.append((start, count))
-    return made
+def _packed_in_time(wanted: dict[Value, tuple[int, int, int]]) -> tuple[dict[Value, int], int]:
+    """Where each of some ranges lies so that those that are in use at one time don't overlap; the largest first.
+
+    Args:
+        wanted: (first time, last time, floats) of each.
+
+    Returns:
+        First float of each, and the floats of all.
+    """
+    placed: list[tuple[int, int, int, int]] = []  # first float, after the last, first time, last time
+    found: dict[Value, int] = {}
+    for value, (begin, end, floats) in sorted(wanted.items(), key=lambda item: -item[1][2]):
+        start = 0
+        for low, high, earlier, later in sorted(placed):
+            if earlier <= end and begin <= later and low < start + floats and start < high:
+                start = high
+        placed.append((start, start + floats, begin, end))
+        found[value] = start
+    return found, max((high for _, high, _, _ in placed), default=0)

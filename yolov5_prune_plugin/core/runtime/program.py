@@ -8,7 +8,8 @@ import os
 import queue
 import sys
 import threading
-from typing import Any, Callable
+import time
+from typing import Any, Callable, Optional
 
 import numpy as np
 import torch
@@ -116,6 +117,7 @@ class Program:
                 self._fixed[value] = _seen(self._workspace, value, place)
         native = {t for o in plan.graph.operations if not isinstance(o, Torch) for t in [o.target]}
         self._stored = {v for v in self._fixed if v not in native}
+        self._planes = {v: _planes(self._workspace, v, plan.places[v], plan.origins[v]) for v in self._stored}
         # views of new memory need no copy
         views = set(plan.fresh)
         for item in plan.sequence:
@@ -128,6 +130,9 @@ class Program:
                     if name == "clone":
                         fresh_clones.add(id(item))
         self._skipped, self._views = fresh_clones, views
+        self._cuts: dict[
+            Value, tuple[Value, Any, Any, int]
+        ] = {}  # views, once they were made: what of, and where in it
 
     def run_steps(self, start: int, stop: int, bases: np.ndarray, threads: int) -> None:
         """Run some of the steps.
@@ -189,14 +194,33 @@ class Program:
         Returns:
             What the model returns.
         """
+        return self._frame(inputs, threads, None)
+
+    def timed(self, *inputs: Tensor, threads: int) -> np.ndarray:
+        """Seconds of each step in a frame, each run for itself in its turn.
+
+        Args:
+            inputs: As traced.
+            threads: That share the work.
+        """
+        times = np.zeros(len(self.plan.steps))
+        self._frame(inputs, threads, times)
+        return times
+
+    def _frame(self, inputs: tuple[Tensor, ...], threads: int, times: Optional[np.ndarray]) -> Any:
         with self._lock, torch.no_grad():
             inputs = tuple(x.contiguous() for x in inputs)
             made: dict[Value, Tensor] = dict(zip(self.plan.graph.inputs, inputs))
             bases = self.bases(inputs, made)
             for item in self.plan.sequence:
                 if isinstance(item, Span):
-                    self.run_steps(item.start, item.stop, bases, threads)
-                else:
+                    if times is None:
+                        self.run_steps(item.start, item.stop, bases, threads)
+                    for i in range(item.start, item.stop) if times is not None else ():
+                        started = time.perf_counter()
+                        self.run_steps(i, i + 1, bases, threads)
+                        times[i] = time.perf_counter() - started  # type: ignore[index]
+                elif not all(target in self._cuts for target in item.targets):
                     self._torch(item, made)
             found = [self._output(x, made) for x in self.plan.graph.outputs]
         return _pytree.tree_unflatten(found, self.plan.graph.structure)
@@ -204,7 +228,12 @@ class Program:
     def _tensor(self, value: Any, made: dict[Value, Tensor]) -> Any:
         if not isinstance(value, Value):
             return value
-        return made[value] if value in made else self._fixed[value]
+        if value in made:
+            return made[value]
+        if value in self._cuts:
+            root, shape, strides, offset = self._cuts[value]
+            return made[root].as_strided(shape, strides, made[root].storage_offset() + offset)
+        return self._fixed[value]
 
     def _torch(self, item: Torch, made: dict[Value, Tensor]) -> None:
         seen = any(target in self._views for target in item.targets)
@@ -219,9 +248,18 @@ class Program:
             if value is None:
                 continue
             if value in self._stored:
+                self._planes[value].zero_()  # other maps may have lain there
                 self._fixed[value].copy_(tensor)
             else:
                 made[value] = tensor
+                if seen and isinstance(item.arguments[0], Value):
+                    self._note_cut(value, item.arguments[0], tensor, made)
+
+    def _note_cut(self, value: Value, given: Value, tensor: Tensor, made: dict[Value, Tensor]) -> None:
+        root = self._cuts[given][0] if given in self._cuts else given
+        if root in self.plan.fresh and tensor.untyped_storage().data_ptr() == made[root].untyped_storage().data_ptr():
+            offset = tensor.storage_offset() - made[root].storage_offset()
+            self._cuts[value] = root, tuple(tensor.shape), tensor.stride(), offset
 
     def _output(self, value: Any, made: dict[Value, Tensor]) -> Any:
         if not isinstance(value, Value):
@@ -231,6 +269,12 @@ class Program:
         if inside:
             return tensor.clone(memory_format=torch.contiguous_format)
         return tensor.contiguous() if tensor.dim() == 4 else tensor
+
+
+def _planes(memory: Tensor, value: Value, place: Place, origin: int) -> Tensor:
+    """All of a map's planes, with what is around them."""
+    images, channels = value.shape[:2]
+    return memory.as_strided((images, channels, place.plane), (place.image, place.plane, 1), place.offset // 4 - origin)
 
 
 def _seen(memory: Tensor, value: Value, place: Place) -> Tensor:

@@ -15,6 +15,7 @@ def in_turns(
     warm: int = 2,
     progress: Call = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
+    lead: int = 0,
 ) -> dict[str, list[float]]:
     """Milliseconds of each call in each round; in a round each has one turn, and every other round goes backwards.
 
@@ -24,11 +25,14 @@ def in_turns(
         warm: How many go before that are not.
         progress: Called after each round.
         clock: Seconds; ``time.process_time`` counts what the processor worked for this process, not what it waited.
+        lead: Calls in each turn that go before the one that is timed, so that it finds its own data in the caches.
     """
     found: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
     for number in range(-warm, rounds):
         for name in order if number % 2 else reversed(order):
+            for _ in range(lead):
+                calls[name]()
             started = clock()
             calls[name]()
             if number >= 0:
