@@ -37,8 +37,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--level", help="kernels: avx512, avx2 or sse; by default the processor's best")
     parser.add_argument("--processor-time", action="store_true", help="for a busy machine, one thread")
-    parser.add_argument("--beside", nargs="+", default=[], choices=("pytorch", "bf16", "int8"),
-                        help="dense, too: PyTorch, and OpenVINO in these types (int8: every convolution, QDQ)")  # fmt: skip
+    parser.add_argument(
+        "--beside",
+        nargs="+",
+        default=[],
+        choices=("pytorch", "bf16", "int8"),
+        help="dense, too: PyTorch, and OpenVINO in these types (int8: every convolution, QDQ)",
+    )
     parser.add_argument("--layers", action="store_true", help="each layer of the last model too")
     parser.add_argument("--only", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

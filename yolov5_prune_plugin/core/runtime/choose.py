@@ -79,7 +79,7 @@ def measured(planner: Planner) -> dict[Convolution, Choice]:
             tried({c: ways[c][number] if number < len(ways[c]) else best[c][1] for c in convolutions})
     for change in ({"cached": 16 * FIRST}, {"cached": FIRST}, {"ahead": 1}, {"ahead": 2}):
         if time.perf_counter() < end:
-            tried({c: replace(best[c][1], **change) for c in convolutions})  # type: ignore[arg-type]
+            tried({c: replace(best[c][1], **change) for c in convolutions})
     return {c: choice for c, (_, choice) in best.items()}
 
 

@@ -333,7 +333,7 @@ class Function:
         for first in range(0, width, 4):
             a, b, c, d = rows[first : first + 4]
             low, high = ([self.shuffle(x, y, single) for x, y in ((a, b), (c, d))] for single in singles)
-            squares.append([self.shuffle(*half, pair) for half in (low, high) for pair in pairs])
+            squares.append([self.shuffle(half[0], half[1], pair) for half in (low, high) for pair in pairs])
         found: list[str] = [""] * width
         for i in range(4):
             for quarter, vector in enumerate(self._quarters([square[i] for square in squares])):

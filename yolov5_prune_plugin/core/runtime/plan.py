@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -44,7 +44,7 @@ class Choice:
         block: Output channels that are computed at once, 1, 2 or 4.
         vectors: Vectors of pixels in a tile.
         cached: Bytes of input that a tile uses at most before input channels are cut in blocks; 0 never cuts.
-        ahead: What is fetched of the next tile while one is computed: 0 nothing, 1 where its output goes, 2 its input, too.
+        ahead: What is fetched of the next tile meanwhile: 0 nothing, 1 where its output goes, 2 its input, too.
     """
 
     block: int
@@ -234,7 +234,7 @@ class Planner:
         self._decoding = {}
         makers = {c.target for c in self._convolutions() if c.groups == 1 and c.target in self.fresh}
         decodes = {o: self._decode(o, blob) for o in self.graph.operations if isinstance(o, Decode)}
-        for source, row in sum(decodes.values(), []):
+        for source, row in chain(*decodes.values()):
             if source in makers and source not in self._decoding:
                 self._decoding[source] = blob.add(np.array(row, np.int64))
                 row[k.UNITS] = 0

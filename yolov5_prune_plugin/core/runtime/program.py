@@ -259,7 +259,7 @@ class Program:
         root = self._cuts[given][0] if given in self._cuts else given
         if root in self.plan.fresh and tensor.untyped_storage().data_ptr() == made[root].untyped_storage().data_ptr():
             offset = tensor.storage_offset() - made[root].storage_offset()
-            self._cuts[value] = root, tuple(tensor.shape), tensor.stride(), offset
+            self._cuts[value] = root, tensor.shape, tensor.stride(), int(offset)
 
     def _output(self, value: Any, made: dict[Value, Tensor]) -> Any:
         if not isinstance(value, Value):
