@@ -108,9 +108,7 @@ def machine_with(level: str) -> targets.Machine:
     return dataclasses.replace(machine, kernels=found) if found else machine
 
 
-def planned(
-    model: nn.Module, shape: tuple[int, ...], machine: targets.Machine, threads: int = 1
-) -> list[pack.Program]:
+def planned(model: nn.Module, shape: tuple[int, ...], machine: targets.Machine, threads: int = 1) -> list[pack.Program]:
     """Programs for all kernels of a machine, for one thread and for some."""
     programs, x = [], torch.zeros(shape)
     for target in targets.targets_of(machine):

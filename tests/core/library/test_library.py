@@ -54,7 +54,8 @@ def test_weights_are_laid_out_as_the_runtime_has_them(tmp_path: Path, level: str
     try:
         opened = api.load_library(library, threads)
     except PruneError as error:
-        assert "instructions" in str(error)
+        if "instructions" not in str(error):
+            raise
         pytest.skip(f"this processor has no {level}")
     weights = opened._library.detector_weights
     weights.restype, weights.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
@@ -203,14 +204,18 @@ def test_wrong_arguments(detector: Path) -> None:
             library.detect(*arguments)  # type: ignore[arg-type]
     with pytest.raises(PruneError, match="takes 1x3x64x96, got 1x3x64x64"):
         library(torch.zeros(1, 3, 64, 64))
-    with pytest.raises(PruneError, match="no classifier|classifiers"):
+    with pytest.raises(PruneError, match="classifiers"):
         library.classify(image)
     with pytest.raises(PruneError, match="threads"):
         api.load_library(detector, -1)
 
 
 def test_what_is_no_library(tmp_path: Path) -> None:
-    for content, said in ((b"", "is no library"), (b"hello", "is no library"), (b"\x7fELF" + bytes(60), "cannot be used")):
+    for content, said in (
+        (b"", "is no library"),
+        (b"hello", "is no library"),
+        (b"\x7fELF" + bytes(60), "cannot be used"),
+    ):
         file = tmp_path / "x.so"
         file.write_bytes(content)
         with pytest.raises(PruneError, match=said):

@@ -95,7 +95,10 @@ def test_only_its_own_names_are_seen(here: Path) -> None:
 @needs_zig
 @pytest.mark.parametrize(
     ("name", "emulator", "root"),
-    [("aarch64-linux", "qemu-aarch64", "/usr/aarch64-linux-gnu"), ("armv7-linux", "qemu-arm", "/usr/arm-linux-gnueabihf")],
+    [
+        ("aarch64-linux", "qemu-aarch64", "/usr/aarch64-linux-gnu"),
+        ("armv7-linux", "qemu-arm", "/usr/arm-linux-gnueabihf"),
+    ],
 )
 def test_on_arm(tmp_path: Path, expected: np.ndarray, name: str, emulator: str, root: str) -> None:
     """The same boxes, by an emulator, as on this machine."""

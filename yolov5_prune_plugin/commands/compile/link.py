@@ -1,4 +1,4 @@
-"""Makes a library of kernels, a model and ``detector.c``: with Zig's compiler, or the system's for machines like this."""
+"""Makes a library of kernels, a model and ``detector.c``: with Zig's compiler, or for machines like this the system's."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def _assembly(machine: targets.Machine) -> str:
     section = '.section .rdata,"dr"' if machine.windows else ".section .rodata"
     note = "" if machine.windows else '.section .note.GNU-stack,"",%progbits\n'
     hidden = "" if machine.windows else ".hidden detector_model\n"
-    return f'{section}\n.globl detector_model\n{hidden}.balign 64\ndetector_model:\n.incbin "model.bin"\n.byte 0\n{note}'
+    return (
+        f'{section}\n.globl detector_model\n{hidden}.balign 64\ndetector_model:\n.incbin "model.bin"\n.byte 0\n{note}'
+    )
 
 
 def link(

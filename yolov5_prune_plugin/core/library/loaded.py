@@ -105,8 +105,8 @@ class Library:
         """
         batch = self.shape[0]
         if images.dim() != 4 or tuple(images.shape[1:]) != self.shape[1:]:
-            given, wanted = ("x".join(map(str, shape)) for shape in (images.shape, self.shape))
-            raise PruneError(f"{self.file}: takes {wanted}, got {given}; compile it with that --imgsz", "images")
+            found, wanted = ("x".join(map(str, shape)) for shape in (images.shape, self.shape))
+            raise PruneError(f"{self.file}: takes {wanted}, got {found}; compile it with that --imgsz", "images")
         given = images.detach().to("cpu", torch.float32).contiguous()
         parts = []
         for start in range(0, len(given), batch):
@@ -138,14 +138,14 @@ class Library:
             PruneError: If something given is wrong, or the model is a classifier.
         """
         one = isinstance(images, np.ndarray)
-        arrays = _arrays([images] if one else images)  # type: ignore[list-item]
+        arrays = _arrays(images)
         boxes = (_Box * (max(most, 1) * len(arrays)))()
         found = (ctypes.c_int * len(arrays))()
         given = (_Image * len(arrays))(*map(_image, arrays))
         self._check(
             self._library.detector_run(self._handle, given, len(arrays), confidence, iou, boxes, most, found)
         )  # fmt: skip
-        table = np.frombuffer(boxes, np.float32).reshape(len(arrays), -1, 6)
+        table = np.frombuffer(memoryview(boxes), np.float32).reshape(len(arrays), -1, 6)
         results = []
         for rows, count in zip(table, found):
             kept = rows[:count].copy()
@@ -166,16 +166,16 @@ class Library:
             PruneError: If something given is wrong, or the model is no classifier.
         """
         one = isinstance(images, np.ndarray)
-        arrays = _arrays([images] if one else images)  # type: ignore[list-item]
+        arrays = _arrays(images)
         found = np.empty((len(arrays), len(self.names)), np.float32)
         given = (_Image * len(arrays))(*map(_image, arrays))
         self._check(self._library.detector_classify(self._handle, given, len(arrays), found.ctypes.data))
         return found[0] if one else found
 
 
-def _arrays(images: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _arrays(images: Union[np.ndarray, Sequence[np.ndarray]]) -> list[np.ndarray]:
     found = []
-    for image in images:
+    for image in [images] if isinstance(images, np.ndarray) else images:
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             what = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
             raise PruneError(f"must be uint8 arrays [height, width, 3], got {what}", "images")

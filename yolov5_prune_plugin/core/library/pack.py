@@ -233,7 +233,9 @@ class _NotingPlanner(Planner):
         pixels = row[k.TILE]
         cuts = self._cuts(c, choice, pixels, self.layouts[c.target.shape[2], c.target.shape[3]])
         spatial = offsets[: int(np.prod(c.weight.shape[2:]))]
-        self.pieces.append(_Piece(c, span, block, cuts, plane, spatial, pixels, len(blob.arrays[row[k.AHEAD]]) > 0, row))
+        self.pieces.append(
+            _Piece(c, span, block, cuts, plane, spatial, pixels, row[k.AHEAD] != row[k.AHEAD_COUNTS], row)
+        )
 
 
 @dataclass
@@ -297,7 +299,9 @@ def write(
     tails = [_tail(one.plan.graph) for one in programs]
     if tails[0]:
         weight, bias = (x.detach().float().numpy() for x in tails[0][2:])
-        layers.append(Stored(_halved(weight) if half else np.ascontiguousarray(weight), None, np.ascontiguousarray(bias)))
+        layers.append(
+            Stored(_halved(weight) if half else np.ascontiguousarray(weight), None, np.ascontiguousarray(bias))
+        )
 
     def written(room: int) -> tuple[bytes, Sections]:
         sections = Sections(room)
@@ -315,7 +319,9 @@ def write(
             _add_layer(layer, head, sections)
         head.add(len(programs))
         for one, tail in zip(programs, tails):
-            head.add(LEVELS.get(one.level, 0), one.threads, sections.add(_program(one, tail, sections, len(layers) - 1)))
+            head.add(
+                LEVELS.get(one.level, 0), one.threads, sections.add(_program(one, tail, sections, len(layers) - 1))
+            )
         return MAGIC + bytes(head), sections
 
     room = 0

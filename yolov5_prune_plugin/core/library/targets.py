@@ -24,7 +24,7 @@ class Machine:
         triple: As LLVM has it.
         linker: As Zig has it.
         kernels: By level: cpu and features, as LLVM names them.
-        files: Endings of what is made.
+        suffix: Of what is made.
     """
 
     name: str
@@ -45,17 +45,17 @@ class Machine:
 
 
 X86 = (("avx2", "x86-64-v3", ""), ("avx512", "x86-64-v4", "-prefer-256-bit"))
-MACHINES = {
-    machine.name: machine
-    for machine in (
-        Machine("x86_64-linux", "x86_64-unknown-linux-gnu", "x86_64-linux-gnu.2.17", X86, ".so"),
-        Machine("aarch64-linux", "aarch64-unknown-linux-gnu", "aarch64-linux-gnu.2.17", (("neon", "generic", ""),), ".so"),
-        Machine("armv7-linux", "armv7-unknown-linux-gnueabihf", "arm-linux-gnueabihf.2.17",
-                (("neon", "cortex-a7", ""),), ".so"),  # fmt: skip
-        Machine("x86_64-windows", "x86_64-w64-windows-gnu", "x86_64-windows-gnu", X86, ".dll"),
-        Machine("wasm", "wasm32-unknown-wasi", "wasm32-wasi", (("wasm", "generic", "+simd128"),), ".wasm"),
-    )
-}  # fmt: skip
+ARM64 = (("neon", "generic", ""),)
+ARM32 = (("neon", "cortex-a7", ""),)
+WASM = (("wasm", "generic", "+simd128"),)
+_KNOWN = (
+    Machine("x86_64-linux", "x86_64-unknown-linux-gnu", "x86_64-linux-gnu.2.17", X86, ".so"),
+    Machine("aarch64-linux", "aarch64-unknown-linux-gnu", "aarch64-linux-gnu.2.17", ARM64, ".so"),
+    Machine("armv7-linux", "armv7-unknown-linux-gnueabihf", "arm-linux-gnueabihf.2.17", ARM32, ".so"),
+    Machine("x86_64-windows", "x86_64-w64-windows-gnu", "x86_64-windows-gnu", X86, ".dll"),
+    Machine("wasm", "wasm32-unknown-wasi", "wasm32-wasi", WASM, ".wasm"),
+)
+MACHINES = {machine.name: machine for machine in _KNOWN}
 WIDTHS = {"avx512": 16, "avx2": 8}  # floats in a vector; 4 elsewhere
 REGISTERS = {"avx512": 32}  # vectors; 16 elsewhere but on 64-bit ARM
 _PROBE = """
