@@ -85,7 +85,7 @@ def compile_file(options: argparse.Namespace) -> int:
 
 def _check_output(output: Path, machine: Any) -> None:
     if machine.wasm:
-        if output.suffix:
+        if output.suffix in (".wasm", ".so", ".dll", ".js", ".html"):
             raise PruneError(f"-o {output}: with --target wasm it is a folder, such as web/")
         check_new_file("-o", output)
         return

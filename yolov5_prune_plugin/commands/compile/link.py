@@ -1,4 +1,4 @@
-"""Makes a library of kernels, a model and ``detector.c``: with Zig's compiler, or for machines like this the system's."""
+"""Makes a library of kernels, a model and ``detector.c``: with Zig, or for machines like this the system's compiler."""
 
 from __future__ import annotations
 

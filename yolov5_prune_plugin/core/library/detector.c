@@ -36,7 +36,8 @@ extern kernels detector_kernels_any;
 #define DETECTOR_X86
 #endif
 
-enum { TILE = 256, LINE = 64, HUGE_PAGE = 2 << 20, FORMAT = 1, MOST_OUTPUTS = 8, MOST_BLOCK = 8, MOST_CANDIDATES = 30000 };
+enum { TILE = 256, LINE = 64, HUGE_PAGE = 2 << 20, FORMAT = 1 };
+enum { MOST_OUTPUTS = 8, MOST_BLOCK = 8, MOST_CANDIDATES = 30000 };
 enum { DETECT, SEGMENT, CLASSIFY };
 enum { ANY, AVX2, AVX512 };
 enum { FLOAT32, FLOAT16, CODEBOOK };
@@ -331,7 +332,10 @@ static int lay_out(reader *r, const layer *layers, float *dense, unsigned char *
     weights_of(l, dense); /* after the layer's own outputs, a block may have some that are zero */
     memset(dense + l->outputs * l->taps, 0, (size_t)(MOST_BLOCK * l->taps) * sizeof *dense);
     for (i = 0; i <= chunks; i++) ((int64_t *)(blob + groups_at))[i] = first[i];
-    for (i = 0; i < stop - start; i++) ((float *)(blob + bias_at))[i] = start + i < l->outputs ? float_of(word(l->bias + 4 * (start + i))) : 0;
+    for (i = 0; i < stop - start; i++) {
+        int there = start + i < l->outputs;
+        ((float *)(blob + bias_at))[i] = there ? float_of(word(l->bias + 4 * (start + i))) : 0;
+    }
     for (c = 0; c < cut_count; c++) {
         for (g = 0, j = 0; g < groups; g++) {
             const float *rows = dense + (start + g * block) * l->taps;
@@ -404,7 +408,8 @@ static void put(reader *r, unsigned char *blob) {
         float *plane = (float *)(blob + place) + i * (height * width + TILE);
         for (row = 0; row < height; row++)
             for (column = 0; column < width; column++) {
-                int64_t index = how == BY_ROW ? row : how == BY_COLUMN ? column : how == ALIKE ? 0 : row * width + column;
+                int64_t index = how == BY_PIXEL ? row * width + column : how == BY_ROW ? row : column;
+                if (how == ALIKE) index = 0;
                 plane[row * width + column] = float_of(word(values + 4 * index));
             }
     }
@@ -840,7 +845,8 @@ static void letterbox(detector *d, const detector_image *image, float *to) {
     int64_t new_width = rounded(image->width * gain), new_height = rounded(image->height * gain);
     if (new_width < 1) new_width = 1;
     if (new_height < 1) new_height = 1;
-    int64_t left = rounded((double)(width - new_width) / 2 - 0.1), top = rounded((double)(height - new_height) / 2 - 0.1);
+    int64_t left = rounded((double)(width - new_width) / 2 - 0.1);
+    int64_t top = rounded((double)(height - new_height) / 2 - 0.1);
     if (left < 0) left = 0;
     if (top < 0) top = 0;
     for (c = 0; c < 3; c++) {
@@ -1060,12 +1066,12 @@ const char *detector_error(int code) {
     switch (code) {
         case 0: return "done";
         case DETECTOR_NULL: return "a pointer is null";
-        case DETECTOR_SIZE: return "an image must have 1 to 16777216 columns and rows, and a stride of 3 bytes a column or more";
+        case DETECTOR_SIZE: return "an image must have 1 to 16777216 columns and rows, and a stride of 3 bytes a column";
         case DETECTOR_MEMORY: return "no memory";
         case DETECTOR_PROCESSOR: return "the processor lacks instructions that this library was compiled for";
         case DETECTOR_THREADS: return "threads cannot be started";
         case DETECTOR_THRESHOLD: return "thresholds must be in [0, 1]";
-        case DETECTOR_COUNT: return "images must be 1 to the batch that was compiled, boxes 1 or more, threads 0 or more";
+        case DETECTOR_COUNT: return "images must be 1 to the batch compiled, boxes 1 or more, threads 0 or more";
         case DETECTOR_TASK: return "detector_classify is for classifiers, detector_run for all others";
         case DETECTOR_MODEL: return "the library is damaged";
         default: return "unknown code";

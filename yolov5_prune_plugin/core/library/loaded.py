@@ -106,7 +106,7 @@ class Library:
         batch = self.shape[0]
         if images.dim() != 4 or tuple(images.shape[1:]) != self.shape[1:]:
             found, wanted = ("x".join(map(str, shape)) for shape in (images.shape, self.shape))
-            raise PruneError(f"{self.file}: takes {wanted}, got {found}; compile it with that --imgsz", "images")
+            raise PruneError(f"{self.file}: takes {wanted}, got {found}; compile it for that size", "images")
         given = images.detach().to("cpu", torch.float32).contiguous()
         parts = []
         for start in range(0, len(given), batch):
