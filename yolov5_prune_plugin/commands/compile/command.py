@@ -228,12 +228,12 @@ def _say(
 
     output: Path = options.output
     height, width = about["imgsz"]
-    kinds = ", ".join(about["kernels"])
+    kinds = "" if machine.wasm else f" ({', '.join(about['kernels'])})"
     batch = f", batch {about['batch']}" if about["batch"] > 1 else ""
     threads = "" if machine.wasm else f", up to {about['threads']} threads"
     for file, size in files.items():
         console.print(f"{file}: {size:,} bytes", soft_wrap=True)
-    console.print(f"{machine.name} ({kinds}), {height}x{width}{batch}{threads}; compiled in {seconds:.0f} s",
+    console.print(f"{machine.name}{kinds}, {height}x{width}{batch}{threads}; compiled in {seconds:.0f} s",
                   soft_wrap=True)  # fmt: skip
     if lost and "moved" in lost:
         console.print(f"opened again: what the model computes, within {lost['moved']:.1g} of the largest number;"
