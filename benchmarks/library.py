@@ -5,8 +5,8 @@
 Random zeros in equal shares in every convolution, as in benchmarks.runtime. For each: seconds of ``yolov5-prune
 compile``, bytes, whether outputs are the runtime's bit by bit, and milliseconds in turns with it (image tensor in,
 detections out, one thread; medians over rounds of the ratio). With ``--web``, the folder ``dist`` of the npm package
-onnxruntime-web, a library for browsers runs in node in turns with it: whole frames, 8-bit pixels in, boxes out; its side is
-timed from the tensor to its outputs.
+onnxruntime-web, a library for browsers runs in node in turns with it: whole frames, 8-bit pixels in, boxes out; its
+side is timed from the tensor to its outputs.
 """
 
 from __future__ import annotations
