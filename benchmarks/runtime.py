@@ -122,6 +122,7 @@ def measure(name: str, options: argparse.Namespace) -> None:
                 ready = time.perf_counter() - started
                 timed({**base, key: fast[key]}, key, options.rounds)
                 rows[-1] = (*rows[-1], f"{ready:.1f}")
+                print(*rows[-1], file=sys.stderr, flush=True)
                 if not options.layers:
                     del fast[key]
     level = options.level or native.this_machine().level

@@ -30,6 +30,7 @@ from yolov5_prune_plugin.core.coding import container as _container
 from yolov5_prune_plugin.core.coding.bits import by_layer as _bits_by_layer
 from yolov5_prune_plugin.core.coding.codebook import Histogram as _Histogram
 from yolov5_prune_plugin.core.coding.codebook import by_filter as _by_filter
+from yolov5_prune_plugin.core.library.loaded import Library
 from yolov5_prune_plugin.core.outputs.images import Images as _Images
 from yolov5_prune_plugin.core.outputs.modes import evaluating as _evaluating
 from yolov5_prune_plugin.core.pruning.folding import fold as _fold
@@ -66,6 +67,7 @@ __all__ = [
     "FastModel",
     "Gradual",
     "Granularity",
+    "Library",
     "Masked",
     "Measurement",
     "Method",
@@ -90,6 +92,7 @@ __all__ = [
     "flag",
     "hookimpl",
     "load",
+    "load_library",
     "prune",
     "slim",
     "sparsity",
@@ -409,3 +412,21 @@ def _sides(size: Union[int, tuple[int, int], None], found: Optional[_Batches]) -
     if size is None:
         return (640, 640) if found is None else tuple(found.tensors[0].shape[2:])  # type: ignore[return-value]
     return (size, size) if isinstance(size, int) else size
+
+
+def load_library(file: Union[str, Path], threads: int = 0) -> Library:
+    """Open a library that ``yolov5-prune compile`` made.
+
+    A library is code, which runs when it is opened: open only those that you, or people you trust, compiled.
+
+    Args:
+        file: The .so or .dll.
+        threads: That share the work of a frame; 0 takes as many as there are processors, up to what was compiled for.
+
+    Returns:
+        It: ``library.detect(image)`` finds boxes in an image, ``library(tensor)`` runs the model alone.
+
+    Raises:
+        PruneError: If it is no such library, is for other machines, or this processor can't run it.
+    """
+    return Library(file, threads)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn, Optional
 
 from yolov5_prune_plugin import __version__
+from yolov5_prune_plugin.commands.compile.flags import CompileOptions
 from yolov5_prune_plugin.commands.compress.flags import CompressOptions
 from yolov5_prune_plugin.commands.curve.flags import CurveOptions
 from yolov5_prune_plugin.commands.quantize.flags import QuantizeOptions
@@ -23,7 +24,7 @@ from yolov5_prune_plugin.options import add_flags, checked, meant_choice, size_i
 
 MAX_MEMORY = "YOLOV5_PRUNE_MAX_MEMORY"
 COMMANDS = ("run", "patch", "curve", "sensitivity", "slim", "bench", "compress", "decompress", "inspect", "import",
-            "quantize", "demo")  # fmt: skip
+            "quantize", "compile", "demo")  # fmt: skip
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -223,6 +224,17 @@ def make_parser() -> _Parser:
     add_flags(quantize, [QuantizeOptions])
     quantize.set_defaults(command=_quantize)
 
+    compiled = commands.add_parser("compile", help="a native library of a model, or a page for a browser")
+    compiled.add_argument("weights", metavar="W.pt", type=Path, help="the checkpoint, dense, sparse or slim, or a .y5z")
+    compiled.add_argument("-o", "--output", required=True, metavar="FILE", type=Path,
+                          help="where to, must not exist: X.so (Windows: X.dll), or a folder for wasm")  # fmt: skip
+    compiled.add_argument("--imgsz", type=int, nargs="+", default=[], metavar="N",
+                          help="image size: N, or height and width (640; a classifier: 224)")  # fmt: skip
+    compiled.add_argument("--repo", type=Path, metavar="DIR", help=repo)
+    add_flags(compiled, [CompileOptions])
+    _add_json(compiled)
+    compiled.set_defaults(command=_compile)
+
     demo = commands.add_parser(
         "demo", help="prune an embedded detector two ways, and pack it (needs: pip install yolov5)"
     )
@@ -323,13 +335,19 @@ def _quantize(options: argparse.Namespace) -> int:
     return quantize(options)
 
 
+def _compile(options: argparse.Namespace) -> int:
+    from yolov5_prune_plugin.commands.compile.command import compile_file
+
+    return compile_file(options)
+
+
 def _demo(options: argparse.Namespace) -> int:
     from yolov5_prune_plugin.commands.demo import demo
 
     return demo(options.prune, options.out)
 
 
-WITH_JSON = (_curve, _slim, _bench, _compress, _inspect)  # whose result --json prints
+WITH_JSON = (_curve, _slim, _bench, _compress, _inspect, _compile)  # whose result --json prints
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
+from yolov5_prune_plugin.commands.model import image_size, open_model
 from yolov5_prune_plugin.commands.quantize.flags import QuantizeOptions
 from yolov5_prune_plugin.errors import NoResultError, PruneError
 from yolov5_prune_plugin.files import new_file, temporary_folder, written_together
@@ -107,9 +108,9 @@ def quantize(options: argparse.Namespace) -> int:
 
     console = plain_console()
     upstream = find_upstream(options.repo)
-    model = _model(upstream, options.weights)
+    model = open_model(upstream, options.weights)
     task, stride = task_of(model), stride_of(model)
-    size = _size(options.imgsz, task, stride)
+    size = image_size(options.imgsz, task, stride)
     figure = load_scripts()[f"{task}val.py"].figure
     with temporary_folder() as place:
         folder = Path(place)
@@ -136,23 +137,6 @@ def quantize(options: argparse.Namespace) -> int:
         _keep(made, options.output)
         report.done(work.errors, kept, before, after, times, _bytes(source), _bytes(options.output))
     return 0
-
-
-def _model(upstream: Any, weights: Path) -> Any:
-    from yolov5_prune_plugin.yolov5.checkpoints.y5z import SUFFIX, open_model
-
-    if weights.suffix != SUFFIX:
-        return upstream.load(weights)[1]
-    return open_model(weights, upstream.package)[1].float().eval()
-
-
-def _size(given: Sequence[int], task: str, stride: int) -> tuple[int, int]:
-    """--imgsz as height and width."""
-    sides = list(given) or ([224] if task == "classify/" else [640])
-    if len(sides) > 2 or any(side < 1 or (side % stride and task != "classify/") for side in sides):
-        text = " ".join(map(str, sides))
-        raise PruneError(f"--imgsz {text}: one or two sides, multiples of {stride}, the model's largest stride")
-    return sides[0], sides[-1]
 
 
 def _fitted(batch: Any, size: tuple[int, int]) -> Any:

@@ -21,7 +21,8 @@ from yolov5_prune_plugin.errors import PruneError
 FORMAT = 2
 SPEED = {1: 1.0, 2: 1.6, 4: 2.1}  # multiplications in a time, by block, against single weights
 WORTH = 1.5  # a kernel that is estimated at more than so many times the best is not tried
-SECONDS = 1.5  # spent on trying, about
+SECONDS = 2.5  # spent on trying, about
+FEW = 8  # entries of a group
 REPEATS = 3
 FIRST, SECOND = FIRST_CACHE, 4 * FIRST_CACHE  # bytes of input that stay in the first cache, or come from the second
 
@@ -39,10 +40,12 @@ def candidates(weight: np.ndarray, groups: int, kernels: Kernels) -> list[Choice
         if block > 1 and (len(weight) < block or (groups > 1 and len(weight) // groups % block)):
             continue
         cost = entries(weight, block) * block / SPEED[block]
-        large = weight[0].size > 256
         if block == 1:
-            tried = sizes if large else (*sizes[1:], sizes[0])
-            found += [(cost, Choice(block, vectors, FIRST)) for vectors in tried]
+            density = cost / weight.size
+            vectors = sizes if weight[0].size > 256 and density > 0.15 else (*sizes[1:], sizes[0])
+            # with few entries in a part of the input, starting and ending costs more than what the first cache saves
+            part = FIRST / (4 * weight.shape[2] * 9 * kernels.target.width) * weight.shape[2] * weight.shape[3]
+            found += [(cost, Choice(block, many, FIRST if density * part >= FEW else SECOND)) for many in vectors]
         else:
             found.append((cost, Choice(block, sizes[0], SECOND if block == 4 else FIRST)))
     least = min(cost for cost, _ in found)
@@ -61,25 +64,31 @@ def measured(planner: Planner) -> dict[Convolution, Choice]:
     convolutions = [o for o in planner.graph.operations if isinstance(o, Convolution)]
     ways = {c: candidates(c.weight.numpy(), c.groups, kernels) for c in convolutions}
     best = {c: (float("inf"), ways[c][0]) for c in convolutions}
-    end = time.perf_counter() + SECONDS
+    started, longest = time.perf_counter(), 0.0
+
+    def spent() -> float:
+        return time.perf_counter() - started
 
     def tried(chosen: dict[Convolution, Choice]) -> None:
+        nonlocal longest
+        if spent() + longest > SECONDS:
+            return
+        before = spent()
         program = Program(planner.plan(chosen, workspace), kernels)
         times = program.timed(*inputs, threads=1)
         for _ in range(REPEATS):
-            if time.perf_counter() < end:
+            if spent() < SECONDS / 2:
                 times = np.minimum(times, program.timed(*inputs, threads=1))
         for layer in program.plan.layers:
             seconds = float(times[layer.steps.start : layer.steps.stop].sum())
             if seconds < best[layer.convolution][0]:
                 best[layer.convolution] = seconds, layer.choice
+        longest = max(longest, spent() - before)
 
     for number in range(max(map(len, ways.values()), default=0)):
-        if time.perf_counter() < end:
-            tried({c: ways[c][number] if number < len(ways[c]) else best[c][1] for c in convolutions})
+        tried({c: ways[c][number] if number < len(ways[c]) else best[c][1] for c in convolutions})
     for change in ({"cached": 16 * FIRST}, {"cached": FIRST}, {"ahead": 1}, {"ahead": 2}):
-        if time.perf_counter() < end:
-            tried({c: replace(best[c][1], **change) for c in convolutions})
+        tried({c: replace(best[c][1], **change) for c in convolutions})
     return {c: choice for c, (_, choice) in best.items()}
 
 

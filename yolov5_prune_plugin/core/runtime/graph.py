@@ -61,6 +61,8 @@ class Convolution:
         added_before: Whether it is added to what the activation takes, not to what it gives.
         own: Whether the model has it as a convolution.
         name: Of the parameter that is its weight.
+        unfolded: Its weight before a BatchNorm was folded into it, or None.
+        scale: [out] what ``unfolded`` was multiplied with, in double precision.
     """
 
     source: Value
@@ -77,6 +79,8 @@ class Convolution:
     added_before: bool = False
     own: bool = True
     name: str = ""
+    unfolded: Optional[Tensor] = None
+    scale: Optional[Tensor] = None
 
     def inputs(self) -> list[Value]:
         """What it reads."""
@@ -462,6 +466,7 @@ class _Lowering:
         if not plain:
             made = self._identity(source, target)
         assert made is not None
+        made.unfolded, made.scale = (made.weight, scale) if made.scale is None else (None, scale)
         made.weight = (made.weight.double() * scale.view(-1, 1, 1, 1)).float()
         made.bias = (made.bias.double() * scale + shift).float()
         return self._retarget(made, target) if plain else self._emit(made)

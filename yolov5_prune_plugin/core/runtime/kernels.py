@@ -245,12 +245,12 @@ def _field(f: Function, index: int) -> str:
 
 def _base(f: Function, index: int, offset: str) -> str:
     """Pointer that a field names: base and bytes."""
-    return f.at(f.load(f.at("%bases", index, "ptr"), "ptr", 8), offset, "i8")
+    return f.at(f.load(f.at("%bases", index, "ptr"), "ptr"), offset, "i8")
 
 
 def _pointer(f: Function, place: int) -> str:
     """Pointer of two fields, the offset in bytes and the base."""
-    base = f.load(f.at("%bases", _field(f, place + 1), "ptr"), "ptr", 8)
+    base = f.load(f.at("%bases", _field(f, place + 1), "ptr"), "ptr")
     return f.at(base, _field(f, place), "i8")
 
 

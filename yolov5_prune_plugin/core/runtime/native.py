@@ -130,7 +130,7 @@ def _kernels(target: Target) -> Kernels:
     return Kernels(target)
 
 
-def _compiled(target: Target) -> tuple[Any, Any]:
+def _optimised(target: Target) -> tuple[Any, Any]:
     import llvmlite.binding as llvm
 
     machine = _machine(target)
@@ -139,9 +139,29 @@ def _compiled(target: Target) -> tuple[Any, Any]:
     tuning.slp_vectorization = tuning.loop_vectorization = tuning.loop_unrolling = False
     builder = llvm.create_pass_builder(machine, tuning)
     builder.getModulePassManager().run(module, builder)
+    return machine, module
+
+
+def _compiled(target: Target) -> tuple[Any, Any]:
+    import llvmlite.binding as llvm
+
+    machine, module = _optimised(target)
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()
     return engine, module
+
+
+def object_file(target: Target, name: str) -> bytes:
+    """The kernels as an object file, for a linker.
+
+    Args:
+        target: With a triple.
+        name: Of the one function that others may call.
+    """
+    machine, module = _optimised(target)
+    run = module.get_function("run")
+    run.name, run.visibility = name, "hidden"
+    return bytes(machine.emit_object(module))
 
 
 def assembly(target: Target) -> str:

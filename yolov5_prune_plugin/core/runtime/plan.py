@@ -30,7 +30,7 @@ from yolov5_prune_plugin.core.runtime.streams import build
 HUGE = 2 << 20  # bytes of a large page
 FIRST_CACHE = 36 << 10  # bytes of input that a tile may use before input channels are cut in blocks
 PACKED_LARGE = 1 << 20  # bytes of a packed map from which on it is packed in panels
-PANEL_CACHE = 320 << 10  # bytes of a panel's input
+PANEL_CACHE = 1 << 20  # bytes of a panel's input
 DECODED = 384 << 10  # bytes of a detector's map that are made and decoded at once
 WHOLE = 4  # output channels of which an output of the model has room for a multiple
 SECOND_CACHE = 160 << 10  # bytes of weights, and of sums, that are used again and again
@@ -208,7 +208,7 @@ class Planner:
         pools = [operation for operation in graph.operations if isinstance(operation, Pool)]
         self.scratch_size = max((self._scratch(pool) for pool in pools), default=0)
         self.scratch_at = self._reserve(self.scratch_size * threads)
-        self.panel_floats = 2 * PANEL_CACHE // 4
+        self.panel_floats = 3 * PANEL_CACHE // 8
         self.panels_at = self._reserve((self.panel_floats + TILE) * threads)
         self._reserve(2 * TILE)
 
@@ -220,14 +220,17 @@ class Planner:
             made[place // 4 : place // 4 + len(mask)].view(np.int32)[:] = mask
         return made
 
-    def plan(self, choices: dict[Convolution, Choice], workspace: Optional[np.ndarray] = None) -> Plan:
+    def plan(
+        self, choices: dict[Convolution, Choice], workspace: Optional[np.ndarray] = None, blob: Optional[Blob] = None
+    ) -> Plan:
         """Make all steps.
 
         Args:
             choices: For each convolution.
             workspace: To use; None makes one.
+            blob: Where constants go; None makes one.
         """
-        blob = Blob()
+        blob = Blob() if blob is None else blob
         self._decoding = {}
         makers = {c.target for c in self._convolutions() if c.groups == 1 and c.target in self.fresh}
         decodes = {o: self._decode(o, blob) for o in self.graph.operations if isinstance(o, Decode)}
@@ -343,7 +346,7 @@ class Planner:
                 continue
             layout = self.layouts[root.shape[2], root.shape[3]]
             uses = users.get(root, set())
-            if root in convolved and "Torch" in uses and uses <= {"Torch", "Decode"} and root not in viewed:
+            if root in convolved and uses and uses <= {"Torch", "Decode"} and root not in viewed:
                 channels = -(-root.shape[1] // WHOLE) * WHOLE
                 self.fresh[root] = self.bases, self.batch * channels * layout.plane + TILE
                 self.places[root] = Place(

@@ -10,7 +10,7 @@ from yolov5_prune_plugin.files import open_regular
 from yolov5_prune_plugin.yolov5.checkpoints.unpacking import unpacked_checkpoint
 
 EXPORTED = (".onnx", ".torchscript", ".engine", ".xml", ".mlmodel", ".mlpackage", ".pb", ".tflite", ".pdmodel",
-            ".param", "_openvino_model", "_saved_model", "_web_model", "_paddle_model")  # fmt: skip
+            ".param", ".so", ".dll", "_openvino_model", "_saved_model", "_web_model", "_paddle_model")  # fmt: skip
 OFFICIAL = tuple(f"yolov5{size}{kind}.pt" for size in "nsmlx" for kind in ("", "6", "-cls", "-seg"))
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # files of torch.save before 1.6
 

@@ -95,13 +95,21 @@ class _Parser(argparse.ArgumentParser):
                 self._fail(str(error))
 
     def _unpack(self, opt: argparse.Namespace) -> None:
-        """Put checkpoints in the place of .y5z files among the weights."""
+        """Put checkpoints in the place of .y5z files among the weights; have compiled libraries run."""
         if ".y5z" in str(vars(opt)):
             from yolov5_prune_plugin.yolov5.checkpoints.unpacking import unpack_weights
 
             with clear_exit():
                 try:
                     unpack_weights(self.script, self.namespace, opt)
+                except PruneError as error:
+                    self._fail(str(error))
+        if any(suffix in str(getattr(opt, "weights", "")) for suffix in (".so", ".dll")):
+            from yolov5_prune_plugin.yolov5.checkpoints.native_library import use_library
+
+            with clear_exit():
+                try:
+                    use_library(self.script, self.namespace, opt)
                 except PruneError as error:
                     self._fail(str(error))
 

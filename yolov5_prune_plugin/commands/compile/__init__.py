@@ -1,0 +1,1 @@
+"""``yolov5-prune compile``: a model as one native library, or a page for a browser."""

@@ -1,0 +1,1 @@
+"""A model as one native library: what is compiled, and how its weights lie in it."""
