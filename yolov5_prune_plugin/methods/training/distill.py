@@ -215,7 +215,9 @@ class Teacher:
         assert self._model is not None
         if self._pupil:
             with named(self.flag):
-                _check_pupil(self._model, self._pupil)
+                if self.run.config(DistillOptions).distill_from:
+                    _check_classes(self._model, self._pupil)
+                _check_anchors(self._model, self._pupil)
             self._pupil = None
         with torch.no_grad():
             dense = self._model(images)
@@ -236,12 +238,17 @@ class Teacher:
         return mean
 
 
-def _check_pupil(teacher: nn.Module, pupil: nn.Module) -> None:
-    """Classes are compared by their places, and raw boxes are relative to anchors."""
+def _check_classes(teacher: nn.Module, pupil: nn.Module) -> None:
+    """They are compared by their places; a teacher whose classes have no names but numbers may have any."""
     names = [_names(model) for model in (teacher, pupil)]
-    if all(names) and names[0] != names[1]:
+    numbers = [str(index) for index in range(len(names[1]))]
+    if all(names) and names[0] not in (names[1], numbers):
         raise PruneError(f"its classes are {_said(names[0])}, those of the data {_said(names[1])}; a teacher needs the"
                          " same, in the same order")  # fmt: skip
+
+
+def _check_anchors(teacher: nn.Module, pupil: nn.Module) -> None:
+    """Raw boxes are relative to them."""
     theirs, ours = ([b.float() for name, b in model.named_buffers() if name.rpartition(".")[2] == "anchors"]
                     for model in (teacher, pupil))  # fmt: skip
     shapes = [[tuple(anchors.shape) for anchors in some] for some in (theirs, ours)]
