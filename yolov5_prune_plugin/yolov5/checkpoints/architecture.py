@@ -33,6 +33,7 @@ SIDE = 256  # pixels of the image that upstream finds strides with, and that a p
 POOLING = 50  # multiplications of a convolution that take as long as a comparison of a pooling
 MODULES = 10_000  # of a model, at most; those of upstream have some hundreds, the largest a thousand or two
 GEOMETRIC = (nn.Conv2d, nn.ConvTranspose2d, nn.MaxPool2d, nn.AvgPool2d)
+REAL = 1 << 22  # entries of a tensor that is made of numbers, not in shapes alone, while a model is built
 VALUES, PRODUCTS = 6e8, 6e10  # of a pass, at most: about three times those of the largest models there are
 
 
@@ -213,7 +214,18 @@ class _Weightless(TorchFunctionMode):
         keywords = keywords or {}
         if function in (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn):
             keywords = {**keywords, "device": keywords.get("device") or "meta"}
+        for tensor in _leaves(args):
+            if not tensor.is_meta and tensor.numel() > REAL:  # a grid of all places of a map, say, before it is made
+                raise PruneError("its architecture makes maps that are too large")
         return function(*args, **keywords)
+
+
+def _leaves(args: Any) -> Iterator[Tensor]:
+    for one in args:
+        if isinstance(one, Tensor):
+            yield one
+        elif isinstance(one, (list, tuple)):
+            yield from _leaves(one)
 
 
 def _realize(model: nn.Module) -> None:
