@@ -104,9 +104,10 @@ def test_layers_without_memory() -> None:
 
 def test_grids_of_numbers_are_small() -> None:
     """Of 40,000 x 40,000 places a grid would take 12.8 GB: it is stopped where rows and columns are put together."""
-    with architecture._Weightless(), pytest.raises(PruneError, match="maps that are too large"):
+    with architecture._Weightless():
         rows, columns = torch.meshgrid(torch.arange(40_000), torch.arange(40_000), indexing="ij")
-        torch.stack((columns, rows), 2)
+        with pytest.raises(PruneError, match="maps that are too large"):
+            torch.stack((columns, rows), 2)
     with architecture._Weightless():
         rows, columns = torch.meshgrid(torch.arange(40), torch.arange(30), indexing="ij")
         assert torch.stack((columns, rows), 2).shape == (40, 30, 2)
