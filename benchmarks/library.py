@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.runtime import zeroed
@@ -116,6 +117,7 @@ def measure(name: str, place: Path, options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     dense = dense_model(name)
     x = torch.rand(1, 3, options.imgsz, options.imgsz)
+    image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     stem, size = Path(name).stem, ("--imgsz", str(options.imgsz))
     rows, runs, libraries = [], {}, {}
     kinds = [(block, share) for block in options.blocks for share in options.zeros]
@@ -144,12 +146,17 @@ def measure(name: str, place: Path, options: argparse.Namespace) -> None:
     table = []
     for key, (here, fast) in runs.items():
         with torch.no_grad():
-            times = in_turns({"library": lambda h=here: h(x), "runtime": lambda f=fast: f(x)}, options.rounds)  # type: ignore[misc]
+            calls = {
+                "library": lambda h=here: h(x),
+                "runtime": lambda f=fast: f(x),
+                "frame": lambda h=here: h.detect(image),
+            }
+            times = in_turns(calls, options.rounds)  # type: ignore[arg-type]
         middle, low, high = ratio(times["library"], times["runtime"])
         ms = {kind: f"{sorted(of)[len(of) // 2]:.1f}" for kind, of in times.items()}
-        table.append([key, ms["library"], ms["runtime"], f"{middle:.2f}", f"{low:.2f}-{high:.2f}"])
+        table.append([key, ms["library"], ms["runtime"], f"{middle:.2f}", f"{low:.2f}-{high:.2f}", ms["frame"]])
     print_table(f"{name}: ms, one thread, {here.about['kernels'][-1]} at most; time beside the runtime's",
-                ["zeros", "library", "runtime", "ratio", "quartiles"], table)  # fmt: skip
+                ["zeros", "library", "runtime", "ratio", "quartiles", "whole frame"], table)  # fmt: skip
     if options.web:
         _web(name, dense, libraries, place, options)
 
@@ -210,7 +217,7 @@ def _in_chromium(onnx: Path, libraries: dict[str, Path], place: Path, options: a
         }})()"""
         with browser() as page, served(root) as address:
             page.open(address)
-            version = page.call("Browser.getVersion")["product"].replace("HeadlessChrome/", "Chromium ")
+            version = page.call("Browser.getVersion")["product"].replace("Headless", "").replace("Chrome/", "Chromium ")
             return {"where": version, **page.run(script, 600)}
 
 
