@@ -5,8 +5,8 @@
 Random zeros in equal shares in every convolution, as in benchmarks.runtime. For each: seconds of ``yolov5-prune
 compile``, bytes, whether outputs are the runtime's bit by bit, and milliseconds in turns with it (image tensor in,
 detections out, one thread; medians over rounds of the ratio). With ``--web``, the folder ``dist`` of the npm package
-onnxruntime-web, a library for browsers runs in node in turns with it: whole frames, 8-bit pixels in, boxes out; its
-side is timed from the tensor to its outputs.
+onnxruntime-web, a library for browsers runs in node, and in Chromium, in turns with it: whole frames, 8-bit pixels in,
+boxes out; its side is timed from the tensor to its outputs.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.runtime import zeroed
 from benchmarks.table import print_table
 
-NODE = Path(__file__).with_name("library.mjs")
+SCRIPT = Path(__file__).with_name("library.mjs")
 
 
 def main() -> None:
@@ -116,6 +117,7 @@ def measure(name: str, place: Path, options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     dense = dense_model(name)
     x = torch.rand(1, 3, options.imgsz, options.imgsz)
+    image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     stem, size = Path(name).stem, ("--imgsz", str(options.imgsz))
     rows, runs, libraries = [], {}, {}
     kinds = [(block, share) for block in options.blocks for share in options.zeros]
@@ -144,12 +146,17 @@ def measure(name: str, place: Path, options: argparse.Namespace) -> None:
     table = []
     for key, (here, fast) in runs.items():
         with torch.no_grad():
-            times = in_turns({"library": lambda h=here: h(x), "runtime": lambda f=fast: f(x)}, options.rounds)  # type: ignore[misc]
+            calls = {
+                "library": lambda h=here: h(x),
+                "runtime": lambda f=fast: f(x),
+                "frame": lambda h=here: h.detect(image),
+            }
+            times = in_turns(calls, options.rounds)  # type: ignore[arg-type]
         middle, low, high = ratio(times["library"], times["runtime"])
         ms = {kind: f"{sorted(of)[len(of) // 2]:.1f}" for kind, of in times.items()}
-        table.append([key, ms["library"], ms["runtime"], f"{middle:.2f}", f"{low:.2f}-{high:.2f}"])
+        table.append([key, ms["library"], ms["runtime"], f"{middle:.2f}", f"{low:.2f}-{high:.2f}", ms["frame"]])
     print_table(f"{name}: ms, one thread, {here.about['kernels'][-1]} at most; time beside the runtime's",
-                ["zeros", "library", "runtime", "ratio", "quartiles"], table)  # fmt: skip
+                ["zeros", "library", "runtime", "ratio", "quartiles", "whole frame"], table)  # fmt: skip
     if options.web:
         _web(name, dense, libraries, place, options)
 
@@ -157,25 +164,61 @@ def measure(name: str, place: Path, options: argparse.Namespace) -> None:
 def _web(
     name: str, dense: torch.nn.Module, libraries: dict[str, Path], place: Path, options: argparse.Namespace
 ) -> None:
-    """Libraries for browsers and onnxruntime-web on the dense model, in turns in one node."""
+    """Libraries for browsers and onnxruntime-web on the dense model, in turns in node, and in Chromium."""
     from yolov5_prune_plugin.commands.bench.runtimes import export_onnx
 
-    node = shutil.which("node")
-    if not node:
-        sys.exit("benchmarks.library: --web needs node")
     onnx = place / f"{Path(name).stem}-{options.imgsz}.onnx"
     if not onnx.exists():
         export_onnx(dense, options.imgsz, onnx, 1)
+    for measured in (_in_node, _in_chromium):
+        found = measured(onnx, libraries, place, options)
+        if found is None:
+            continue
+        rows = [["onnxruntime-web, dense", f"{found['base']:.0f}", "1.00", ""]]
+        rows += [[key, f"{of['ms']:.0f}", f"{of['ratio']:.2f}", f"{of['low']:.2f}-{of['high']:.2f}"]
+                 for key, of in found["libraries"].items()]  # fmt: skip
+        print_table(f"{name}, imgsz {options.imgsz}: WebAssembly (SIMD) in {found['where']}, one thread; times as fast",
+                    ["", "ms a frame", "ratio", "quartiles"], rows)  # fmt: skip
+
+
+def _in_node(onnx: Path, libraries: dict[str, Path], place: Path, options: argparse.Namespace) -> Any:
+    node = shutil.which("node")
+    if not node:
+        return None
     given = {key: str(folder.resolve()) for key, folder in libraries.items()}
-    command = [node, str(NODE), str(options.web.resolve()), str(onnx.resolve()), str(options.imgsz),
+    command = [node, str(SCRIPT), str(options.web.resolve()), str(onnx.resolve()), str(options.imgsz),
                str(options.rounds), json.dumps(given)]  # fmt: skip
-    ran = subprocess.run(command, check=True, capture_output=True, text=True)
-    found: dict[str, Any] = json.loads(re.findall(r"^\{.*\}$", ran.stdout, re.M)[-1])
-    rows = [["onnxruntime-web, dense", f"{found['base']:.0f}", "1.00", ""]]
-    rows += [[key, f"{of['ms']:.0f}", f"{of['ratio']:.2f}", f"{of['low']:.2f}-{of['high']:.2f}"]
-             for key, of in found["libraries"].items()]  # fmt: skip
-    print_table(f"{name}, imgsz {options.imgsz}: WebAssembly (SIMD) in node {found['node']}, one thread; times as fast",
-                ["", "ms a frame", "ratio", "quartiles"], rows)  # fmt: skip
+    ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(re.findall(r"^\{.*\}$", ran.stdout, re.M)[-1])
+
+
+def _in_chromium(onnx: Path, libraries: dict[str, Path], place: Path, options: argparse.Namespace) -> Any:
+    from tests.core.library.browser import browser, chromium, served
+
+    if not chromium():
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "dist").symlink_to(options.web.resolve())
+        (root / "model.onnx").symlink_to(onnx.resolve())
+        shutil.copyfile(SCRIPT, root / "library.mjs")
+        (root / "index.html").write_text("<!doctype html><title>times</title>")
+        given = {}
+        for i, (key, library) in enumerate(libraries.items()):
+            (root / f"l{i}").symlink_to(library.resolve())
+            given[key] = f"/l{i}"
+        script = f"""(async () => {{
+            const ort = await import("/dist/ort.wasm.min.mjs"), {{ measured }} = await import("/library.mjs");
+            ort.env.wasm.numThreads = 1;
+            ort.env.wasm.wasmPaths = location.origin + "/dist/";
+            const bytes = async (place) => new Uint8Array(await (await fetch(place)).arrayBuffer());
+            return await measured(ort, bytes, (place) => place, "/model.onnx", {options.imgsz}, {options.rounds},
+                {json.dumps(given)});
+        }})()"""
+        with browser() as page, served(root) as address:
+            page.open(address)
+            version = page.call("Browser.getVersion")["product"].replace("Headless", "").replace("Chrome/", "Chromium ")
+            return {"where": version, **page.run(script, 600)}
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.core.library.browser import browser, chromium, served
 from tests.upstream.conftest import WEIGHTS, Release, val_arguments
 
 pytest.importorskip("llvmlite")
@@ -92,11 +93,37 @@ def test_segmentation_and_classification(clone: Release, others: Path, shapes: P
 
 
 @needs_zig
-def test_a_page(tmp_path: Path) -> None:
-    result = json.loads(compiled(WEIGHTS, "-o", "web", "--target", "wasm", "--imgsz", 64, "--json", cwd=tmp_path))
+def test_a_page(clone: Release, shapes: Path, tmp_path: Path) -> None:
+    """In Chromium, a real image: the boxes are those of detect.py with the checkpoint."""
+    result = json.loads(compiled(WEIGHTS, "-o", "web", "--target", "wasm", "--imgsz", 128, "--json", cwd=tmp_path))
     assert sorted(file.name for file in (tmp_path / "web").iterdir()) == [
         "detector.d.ts", "detector.js", "detector.wasm", "index.html", "offline.js", "worker.js"]  # fmt: skip
     assert result["files"]["web/detector.wasm"] == (tmp_path / "web" / "detector.wasm").stat().st_size
+    if not chromium():
+        pytest.skip("no chromium")
+    jpeg = next((shapes.parent / "shapes" / "images" / "val").glob("*.jpg"))
+    photo = tmp_path / "photo.png"  # which all read alike
+    pixels = cv2.imread(str(jpeg))
+    cv2.imwrite(str(photo), pixels)
+    height, width = pixels.shape[:2]
+    saved = ("--save-txt", "--save-conf", "--project", tmp_path, "--name", "d")
+    clone.launch("detect.py", "--weights", WEIGHTS, "--source", photo, "--device", "cpu", "--imgsz", 128, *saved,
+                 cwd=tmp_path)  # fmt: skip
+    lines = (tmp_path / "d" / "labels" / "photo.txt").read_text().splitlines()
+    wanted = np.array([line.split() for line in lines], float)[::-1]
+    with browser() as page, served(tmp_path / "web") as address:
+        page.open(address)
+        page.wait_for("document.getElementById('status').textContent.startsWith('Ready')")
+        page.choose("#file", photo)
+        rows = page.wait_for("JSON.parse(document.body.dataset.result ?? 'null')")["rows"]
+    assert height == width  # so detect.py pads nothing either
+    found = np.array([[row["id"], (row["left"] + row["right"]) / 2 / width, (row["top"] + row["bottom"]) / 2 / height,
+                       (row["right"] - row["left"]) / width, (row["bottom"] - row["top"]) / height, row["confidence"]]
+                      for row in rows])  # fmt: skip
+    assert found.shape == wanted.shape
+    assert np.array_equal(found[:, 0], wanted[:, 0])
+    assert np.allclose(found[:, 1:5], wanted[:, 1:5], atol=1.5 / width)  # detect.py rounds to pixels
+    assert np.allclose(found[:, 5], wanted[:, 5], atol=1e-3)
 
 
 def test_with_the_systems_compiler(tmp_path: Path) -> None:

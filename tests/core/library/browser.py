@@ -58,7 +58,7 @@ class Page:
 
     _session = ""
 
-    def call(self, method: str, **parameters: Any) -> Any:
+    def call(self, method: str, seconds: float = 60, **parameters: Any) -> Any:
         """Ask the browser, and wait for the answer."""
         self._count += 1
         message: dict[str, Any] = {"id": self._count, "method": method, "params": parameters}
@@ -66,7 +66,7 @@ class Page:
             message["sessionId"] = self._session
         os.write(self._write, json.dumps(message).encode() + b"\0")
         while True:
-            answer = self._next(60)
+            answer = self._next(seconds)
             if answer.get("id") == self._count:
                 assert "error" not in answer, answer
                 return answer["result"]
@@ -85,9 +85,9 @@ class Page:
         found: dict[str, Any] = json.loads(one)
         return found
 
-    def run(self, script: str) -> Any:
+    def run(self, script: str, seconds: float = 60) -> Any:
         """What a script returns, promises awaited."""
-        answer = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        answer = self.call("Runtime.evaluate", seconds, expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 

@@ -166,5 +166,5 @@ def object_file(target: Target, name: str) -> bytes:
 
 def assembly(target: Target) -> str:
     """What the kernels become, as text."""
-    machine = _machine(target)
-    return str(machine.emit_assembly(_parsed(target, machine)))
+    machine, module = _optimised(target)
+    return str(machine.emit_assembly(module))
