@@ -126,6 +126,14 @@ def test_a_page(clone: Release, shapes: Path, tmp_path: Path) -> None:
     assert np.allclose(found[:, 5], wanted[:, 5], atol=1e-3)
 
 
+def test_a_packed_model(library: Path, tmp_path: Path) -> None:
+    """A .y5z of shared values: the library has tables, and computes what the file does."""
+    command = [sys.executable, "-m", "yolov5_prune_plugin.cli", "compress", WEIGHTS, "-o", "packed.y5z", "--bits", "4"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    compiled("packed.y5z", "-o", "packed.so", "--imgsz", 128, cwd=tmp_path)
+    assert (tmp_path / "packed.so").stat().st_size < 0.5 * library.stat().st_size
+
+
 def test_with_the_systems_compiler(tmp_path: Path) -> None:
     """Without ziglang; another machine needs it."""
     (tmp_path / "hidden").mkdir()

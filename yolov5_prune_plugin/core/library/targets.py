@@ -57,6 +57,7 @@ _KNOWN = (
 )
 MACHINES = {machine.name: machine for machine in _KNOWN}
 WIDTHS = {"avx512": 16, "avx2": 8}  # floats in a vector; 4 elsewhere
+HELD = 8  # sums of a block of four that engines of WebAssembly keep in registers
 REGISTERS = {"avx512": 32}  # vectors; 16 elsewhere but on 64-bit ARM
 _PROBE = """
 define void @probe(ptr %a, ptr %b) {
@@ -155,6 +156,9 @@ class Shapes:
         self.target = target
         self.tiles = tiles_for(target.width, target.registers)
         self.numbers = kernel_numbers(self.tiles)
+        if target.level == "wasm":  # engines keep fewer vectors in registers than the processor has
+            four = sorted(self.tiles[4], key=lambda many: many * 4 > HELD)
+            self.tiles = {**self.tiles, 4: tuple(four)}
 
 
 def kernels_here(target: Target) -> Optional[Kernels]:
