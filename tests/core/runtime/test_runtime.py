@@ -20,9 +20,9 @@ pytest.importorskip("llvmlite")
 
 from yolov5_prune_plugin.core.runtime import choose, native
 from yolov5_prune_plugin.core.runtime.fast import FastModel
-from yolov5_prune_plugin.core.runtime.graph import Convolution, Decode, Torch, trace
+from yolov5_prune_plugin.core.runtime.graph import Convolution, Decode, Torch, Value, trace
 from yolov5_prune_plugin.core.runtime.native import Kernels, Target, kernels, this_machine
-from yolov5_prune_plugin.core.runtime.plan import Choice, Planner
+from yolov5_prune_plugin.core.runtime.plan import Choice, Planner, _packed_in_time
 from yolov5_prune_plugin.core.runtime.program import Program
 from yolov5_prune_plugin.core.runtime.streams import build, entries
 from yolov5_prune_plugin.errors import PruneError
@@ -141,6 +141,53 @@ class _Joins(nn.Module):
 class _Unknown(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * 2 if x.sum() > 0 else x
+
+
+class _Sizes(nn.Module):
+    """Maps of several sizes, all with zeros around them, that are needed one after the other; one that torch makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 6, 2, 2), nn.Conv2d(8, 12, 3, 2, 1)
+        self.c, self.d = nn.Conv2d(12, 12, 3, padding=1), nn.Conv2d(24, 8, 5, padding=4, dilation=2)
+        self.e, self.f = nn.Conv2d(16, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = functional.silu(self.a(x))
+        x = functional.silu(self.b(first))
+        x = self.d(torch.cat((functional.max_pool2d(x, 5, 1, 2), functional.leaky_relu(self.c(x))), 1))
+        x = self.e(torch.cat((functional.interpolate(x, scale_factor=2.0, mode="nearest"), first), 1))
+        return self.f(functional.softmax(x, 1))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", [(1, 3, 64, 96), (2, 3, 40, 24)])
+def test_nothing_is_read_that_was_not_written(here: Kernels, threads: int, shape: tuple[int, ...]) -> None:
+    """Memory is full of NaN before the frame, as others may have used it; all zeros around maps are written anew."""
+    torch.manual_seed(0)
+    model, x = _Sizes().eval(), torch.randn(shape)
+    planner = Planner(trace(model, x), here, threads)
+    plan = planner.plan(choose.applied(planner, {}))
+    clean = plan.workspace.copy()
+    plan.workspace.fill(np.nan)
+    for size, place in planner.masks.items():
+        mask = slice(place // 4, place // 4 + len(planner.layouts[size].mask()))
+        plan.workspace[mask] = clean[mask]
+    with torch.no_grad():
+        for _ in range(2):
+            check(Program(plan, here)(x, threads=threads), model(x))
+
+
+def test_maps_of_all_sizes_share_memory() -> None:
+    """Ranges overlap only if they are not needed at one time; the arena is smaller than all maps together."""
+    values = [Value((1,), torch.float32) for _ in range(4)]
+    wanted = {values[0]: (0, 1, 100), values[1]: (1, 2, 60), values[2]: (2, 3, 90), values[3]: (3, 4, 70)}
+    found, size = _packed_in_time(wanted)
+    for a, (begin, end, floats) in wanted.items():
+        for b, (other_begin, other_end, others) in wanted.items():
+            if a is not b and begin <= other_end and other_begin <= end:
+                assert found[a] + floats <= found[b] or found[b] + others <= found[a]
+    assert size == 160  # no less than the first and the second need at one time
 
 
 @pytest.mark.parametrize("threads", [1, 3])
