@@ -524,3 +524,13 @@ def test_left_to_torch_is_in_order() -> None:
     graph = trace(_Joins().eval(), torch.randn(1, 4, 12, 20))
     names = [o.function._schema.name for o in graph.operations if isinstance(o, Torch)]
     assert "aten::_softmax" in names
+
+
+@pytest.mark.parametrize(("version", "fine"), [("0.43.0", False), ("0.44.0", True), ("0.50.0rc1", True), ("1.2", True)])
+def test_the_oldest_llvmlite(monkeypatch: pytest.MonkeyPatch, version: str, fine: bool) -> None:
+    """It is said which one is here."""
+    monkeypatch.setattr(native.metadata, "version", lambda name: version)
+    assert (native.missing() == "") == fine
+    if not fine:
+        with pytest.raises(PruneError, match="needs llvmlite: pip install .*; here is llvmlite 0.43.0, and 0.44"):
+            native.this_machine()

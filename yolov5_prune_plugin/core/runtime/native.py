@@ -8,12 +8,14 @@ import platform
 import threading
 from dataclasses import dataclass
 from functools import cache
+from importlib import metadata
 from typing import Any, Optional
 
 from yolov5_prune_plugin.core.runtime.kernels import kernel_numbers, module_text, tiles_for
 from yolov5_prune_plugin.errors import PruneError
 
 NEEDS = "the sparse runtime needs llvmlite: pip install 'yolov5-prune-plugin[runtime]'"
+OLDEST = (0, 44)  # llvmlite whose LLVM knows pointers without types
 LEVELS = {"avx512": "+avx512f,+avx512vl,+avx512dq,+avx512bw,+avx2,+fma", "avx2": "+avx2,+fma,-avx512f", "sse": "-avx"}
 
 
@@ -40,7 +42,12 @@ class Target:
 
 def missing() -> str:
     """Say why the runtime can't be had here; empty if it can."""
-    return "" if importlib.util.find_spec("llvmlite") else NEEDS
+    if not importlib.util.find_spec("llvmlite"):
+        return NEEDS
+    version = metadata.version("llvmlite")
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+        return f"{NEEDS}; here is llvmlite {version}, and 0.44, for Python 3.10 and later, is the oldest that does"
+    return ""
 
 
 def this_machine(level: Optional[str] = None) -> Target:
@@ -53,7 +60,7 @@ def this_machine(level: Optional[str] = None) -> Target:
         PruneError: If llvmlite is not there, or the processor can't do what is asked for.
     """
     if missing():
-        raise PruneError(NEEDS)
+        raise PruneError(missing())
     import llvmlite.binding as llvm
 
     cpu = llvm.get_host_cpu_name()
