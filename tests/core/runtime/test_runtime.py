@@ -532,5 +532,5 @@ def test_the_oldest_llvmlite(monkeypatch: pytest.MonkeyPatch, version: str, fine
     monkeypatch.setattr(native.metadata, "version", lambda name: version)
     assert (native.missing() == "") == fine
     if not fine:
-        with pytest.raises(PruneError, match="needs llvmlite: pip install .*; here is llvmlite 0.43.0, and 0.44"):
+        with pytest.raises(PruneError, match=r"needs llvmlite: pip install .*; here is llvmlite 0\.43\.0, and 0\.44"):
             native.this_machine()
