@@ -184,7 +184,10 @@ class Headers:
         for _ in range(rng.choice((1, 1, 1, 2, 3))):
             change_content(rng, header)
         place = self.folder / f"headers-{index}.y5z"
-        place.write_bytes(joined(header, sections))
+        try:
+            place.write_bytes(joined(header, sections))
+        except ValueError:  # something was put inside of itself
+            return "refused: no JSON", ""
         declared = [0]
 
         def work() -> None:
