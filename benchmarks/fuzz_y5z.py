@@ -34,6 +34,7 @@ import torch
 
 from benchmarks.table import print_table
 from yolov5_prune_plugin.core.coding import container
+from yolov5_prune_plugin.core.pruning.multiplications import input_channels
 from yolov5_prune_plugin.errors import PruneError
 
 LIMIT = 2 << 20  # bytes of memory that files of damaged sections may take
@@ -196,7 +197,7 @@ class Headers:
             model = y5z.model_in(opened, self.package)
             tracemalloc.stop()  # a pass in float32 is not the reader's
             with torch.no_grad():
-                model.float()(torch.zeros(1, y5z._inputs(model), 64, 64))
+                model.float()(torch.zeros(1, input_channels(model), 64, 64))
 
         try:
             with contextlib.redirect_stderr(io.StringIO()):

@@ -35,6 +35,7 @@ from yolov5_prune_plugin.core.outputs.images import Images as _Images
 from yolov5_prune_plugin.core.outputs.modes import evaluating as _evaluating
 from yolov5_prune_plugin.core.pruning.folding import fold as _fold
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
+from yolov5_prune_plugin.core.pruning.multiplications import input_channels as _inputs_of
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.pruning.parameters import Selection, Target, find_targets
 from yolov5_prune_plugin.core.pruning.sparsity import Sparsity
@@ -402,10 +403,6 @@ def _check_options(method: type[Method], options: dict[str, Any]) -> None:
     for name in options:
         if name not in known:
             raise PruneError(f"is no option of method {method.name}, which has {', '.join(known) or 'none'}", name)
-
-
-def _inputs_of(model: nn.Module) -> int:
-    return next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
 
 
 def _sides(size: Union[int, tuple[int, int], None], found: Optional[_Batches]) -> tuple[int, int]:

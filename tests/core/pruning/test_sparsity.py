@@ -167,3 +167,16 @@ def test_plot_is_a_picture(tmp_path: Path) -> None:
     plot_layers(sparsity(), "title", file)
     assert file.read_bytes().startswith(b"\x89PNG")
     assert file.stat().st_size > 5_000
+
+
+def test_the_channels_of_images() -> None:
+    """The first convolution may read rearranged pixels, as behind upstream's Focus: the yaml of the model has them."""
+    from yolov5_prune_plugin.core.pruning.multiplications import input_channels, uses_at
+
+    net = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 4, 3, padding=1))
+    assert input_channels(net) == 12
+    net.yaml = {"ch": 3}
+    assert input_channels(net) == 3
+    assert uses_at(net, 8, 8) == {"1.weight": 16}
+    assert input_channels(nn.Sequential(nn.Conv2d(1, 4, 3))) == 1
+    assert input_channels(nn.Flatten()) == 3

@@ -46,6 +46,17 @@ def count_uses(layers: Mapping[str, nn.Module], model: nn.Module, example: Tenso
     return found
 
 
+def input_channels(model: nn.Module) -> int:
+    """How many channels its images have: what its yaml says, or what its first convolution reads, or 3.
+
+    The yaml goes first, as the first convolution may read rearranged pixels (Focus: four times as many channels).
+    """
+    yaml = getattr(model, "yaml", None)
+    if isinstance(yaml, dict) and type(yaml.get("ch")) is int:
+        return int(yaml["ch"])
+    return next((layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)), 3)
+
+
 def uses_at(model: nn.Module, height: int, width: int) -> dict[str, int]:
     """How often each weight is used for one image of a size; a multiplication each.
 
@@ -59,6 +70,7 @@ def uses_at(model: nn.Module, height: int, width: int) -> dict[str, int]:
     """
     layers = {f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, LAYERS)}
     some = next(model.parameters())
-    channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
     with evaluating(model):
-        return count_uses(layers, model, torch.zeros(1, channels, height, width, device=some.device, dtype=some.dtype))
+        return count_uses(
+            layers, model, torch.zeros(1, input_channels(model), height, width, device=some.device, dtype=some.dtype)
+        )

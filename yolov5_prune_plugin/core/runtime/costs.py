@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from yolov5_prune_plugin.core.pruning.granularity import Granularity
+from yolov5_prune_plugin.core.pruning.multiplications import input_channels
 from yolov5_prune_plugin.core.runtime.choose import measured
 from yolov5_prune_plugin.core.runtime.graph import Convolution, trace
 from yolov5_prune_plugin.core.runtime.native import kernels, missing, this_machine
@@ -71,9 +72,8 @@ def measured_costs(
         raise PruneError(missing())
     found = kernels(this_machine())
     own = copy.deepcopy(model).cpu().float().eval()
-    channels = next((layer.in_channels for layer in own.modules() if isinstance(layer, nn.Conv2d)), 3)
     with torch.inference_mode(False), torch.no_grad():
-        planner = Planner(trace(own, torch.zeros(1, channels, *size)), found, 1)
+        planner = Planner(trace(own, torch.zeros(1, input_channels(own), *size)), found, 1)
     convolutions: dict[str, Convolution] = {}
     for operation in planner.graph.operations:
         if isinstance(operation, Convolution) and operation.own and operation.name in names:

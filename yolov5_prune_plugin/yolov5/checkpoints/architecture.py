@@ -16,6 +16,7 @@ from yolov5_prune_plugin.core.channels.layers import channel_counts
 from yolov5_prune_plugin.core.channels.widths import Widths, differing, narrow
 from yolov5_prune_plugin.core.coding.packing import DTYPES
 from yolov5_prune_plugin.core.outputs.objective import tensors as tensors_in
+from yolov5_prune_plugin.core.pruning.multiplications import input_channels
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.yolov5.checkpoints.header import WIDE, check_model, safe_names
 from yolov5_prune_plugin.yolov5.checkpoints.model_yaml import (
@@ -277,7 +278,7 @@ def _check_cost(model: nn.Module, task: str, scale: float) -> None:
     hooks = [layer.register_forward_hook(count) for layer in leaves]
     head = model.model[-1]  # type: ignore[index]
     training = head.training
-    example = torch.zeros(1, _inputs(model), SIDE, SIDE, device="meta")
+    example = torch.zeros(1, input_channels(model), SIDE, SIDE, device="meta")
     try:
         head.training = task != "classify"  # then a detector's gives what its convolutions give, and makes no grid
         with torch.no_grad(), _Weightless():
@@ -307,10 +308,6 @@ def _products(layer: nn.Module, given: Any) -> int:
     if isinstance(layer, nn.MultiheadAttention):
         return 2 * given[0].shape[0]  # its tokens
     return 1
-
-
-def _inputs(model: nn.Module) -> int:
-    return next((layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)), 3)
 
 
 def _line(error: BaseException) -> str:

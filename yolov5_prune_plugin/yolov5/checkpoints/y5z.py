@@ -16,6 +16,7 @@ from yolov5_prune_plugin import __version__
 from yolov5_prune_plugin.core.coding import container
 from yolov5_prune_plugin.core.outputs.objective import tensors as tensors_of
 from yolov5_prune_plugin.core.pruning.folding import fold_state
+from yolov5_prune_plugin.core.pruning.multiplications import input_channels
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import written_whole
 from yolov5_prune_plugin.yolov5.checkpoints import architecture, class_names, header
@@ -196,7 +197,7 @@ def check_alike(model: nn.Module, again: nn.Module, state: Mapping[str, Tensor])
             raise PruneError(f"{name} does not come back as it was written")
     model.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor
                            for name, tensor in state.items()})  # fmt: skip
-    example = torch.rand(1, _inputs(model), 64, 64, generator=torch.Generator().manual_seed(0))
+    example = torch.rand(1, input_channels(model), 64, 64, generator=torch.Generator().manual_seed(0))
     for ours, theirs in zip(_outputs(model.eval(), example), _outputs(again.float().eval(), example)):
         if not torch.equal(ours, theirs):
             raise PruneError("the model that comes back gives other outputs: it has something that its yaml does not"
@@ -215,7 +216,3 @@ def _say_names(opened: container.Container) -> None:
 
 def _outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
     return list(tensors_of(model(example)))
-
-
-def _inputs(model: nn.Module) -> int:
-    return next(layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d))
