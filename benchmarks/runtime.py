@@ -5,7 +5,9 @@
 Random zeros in equal shares in every convolution; the whole model, image tensor in, decoded detections out. For each
 amount of zeros, the sparse runtime takes turns with ONNX Runtime and OpenVINO; in each turn one call goes before the
 one that is timed. The figures are medians over rounds of the ratio to the faster of the two, with quartiles. Each
-number of threads has a process of its own. ``--layers`` prints multiplications a second by layer.
+number of threads has a process of its own. ``--layers`` prints multiplications a second by layer. ``--scaling`` times
+each model with one and two threads in turns instead, and PyTorch in the same turns: two processors of a virtual
+machine may be two threads of one core.
 """
 
 from __future__ import annotations
@@ -45,8 +47,13 @@ def main() -> None:
         help="dense, too: PyTorch, and OpenVINO in these types (int8: every convolution, QDQ)",
     )
     parser.add_argument("--layers", action="store_true", help="each layer of the last model too")
+    parser.add_argument("--scaling", action="store_true", help="two threads against one")
     parser.add_argument("--only", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.scaling:
+        for model in options.models:
+            scale(model, options)
+        return
     if options.only:
         for model in options.models:
             measure(model, options)
@@ -72,6 +79,40 @@ def zeroed(model: torch.nn.Module, share: float, block: int) -> torch.nn.Module:
             kept = torch.rand(many, *module.weight.shape[1:]) >= share
             module.weight.data.mul_(kept.repeat_interleave(block, 0)[: len(module.weight)])
     return made
+
+
+def scale(name: str, options: argparse.Namespace) -> None:
+    """Time one model with one and two threads in turns, and print the table.
+
+    Args:
+        name: Of a model, or a checkpoint.
+        options: Of the command line.
+    """
+    from yolov5_prune_plugin import api
+    from yolov5_prune_plugin.core.runtime.timing import in_turns, ratio
+
+    model = _model(name)
+    x = torch.rand(options.batch, 3, options.imgsz, options.imgsz)
+    shares = [(b, z) for b in options.blocks for z in options.zeros if z or b == options.blocks[0]]
+    rows = []
+
+    def threaded(threads: int, run: Any) -> None:
+        torch.set_num_threads(threads)
+        run(x)
+
+    with torch.no_grad():
+        for block, share in shares:
+            runs = {"sparse": api.fast(zeroed(model, share, block), level=options.level), "PyTorch": model}
+            turns = {(name, threads): (lambda threads=threads, run=run: threaded(threads, run))  # type: ignore[misc]
+                     for name, run in runs.items() for threads in (1, 2)}  # fmt: skip
+            times = in_turns(turns, options.rounds, warm=2, lead=1)
+            for one in runs:
+                middle, low, high = ratio(times[one, 1], times[one, 2])
+                rows.append((f"sparse {block}x1 {share:.0%}" if one == "sparse" else "  PyTorch, dense",
+                             *(f"{statistics.median(times[one, threads]):.1f}" for threads in (1, 2)),
+                             f"{middle:.2f}", f"{low:.2f}-{high:.2f}"))  # fmt: skip
+    title = f"{name}, imgsz {options.imgsz}, batch {options.batch}: two threads against one, {options.rounds} rounds"
+    print_table(title, ("", "one thread, ms", "two, ms", "times as fast", "quartiles"), rows)
 
 
 def measure(name: str, options: argparse.Namespace) -> None:

@@ -268,6 +268,52 @@ def test_heads(here: Kernels, release: str, classes: int) -> None:
         check(a, b)
 
 
+class _Masks(_Head):
+    """A detector's head beside a map that goes out as it is, as a segmenter has it."""
+
+    def __init__(self) -> None:
+        super().__init__("segment", 3)
+        self.masks = nn.Conv2d(4, 6, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Any:
+        return (*super().forward(functional.silu(x)), self.masks(x), x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("together", "parts"), [(1, 6), (2, 3), (4, 2), (5, 2), (6, 1), (9, 1)])
+def test_a_batch_in_parts(here: Kernels, threads: int, together: int, parts: int) -> None:
+    """Six images, at most so many together: the largest number that divides them; the same bits as all at once."""
+    torch.manual_seed(0)
+    model, x = _Masks().eval(), torch.randn(6, 4, 10, 14)
+    made = []
+    for some in (together, None):
+        planner = Planner(trace(model, x), here, threads, some)
+        assert planner.batch * (parts if some else 1) == 6
+        with torch.no_grad():
+            program = Program(planner.plan(choose.applied(planner, {})), here)
+            made.append(program(x, threads=threads))
+            assert len(list(program.parts(program.bases((x,), {})))) == 6 // planner.batch
+    for found, all_at_once, wanted in zip(*(torch.utils._pytree.tree_leaves(one) for one in (*made, model(x)))):
+        assert torch.equal(found, all_at_once)
+        check(found, wanted)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Conv2d(4, 4, 1), nn.Softmax(0), nn.Conv2d(4, 4, 1)),  # torch mixes images in between
+        nn.Sequential(nn.Conv2d(4, 4, 1), nn.MaxPool2d(2)),  # the kernels' own memory goes out
+    ],
+)
+def test_a_batch_that_cannot_be_parted(here: Kernels, model: nn.Module) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 4, 6, 6)
+    planner = Planner(trace(model.eval(), x), here, 1, 1)
+    assert planner.batch == 4
+    with torch.no_grad():
+        check(Program(planner.plan(choose.applied(planner, {})), here)(x, threads=1), model(x))
+
+
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1e30, -1e30, 200.0, -200.0])
 def test_what_is_no_number_passes(here: Kernels, activation: str, value: float) -> None:

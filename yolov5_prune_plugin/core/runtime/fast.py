@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any, Optional
 
 import numpy as np
@@ -22,6 +23,7 @@ from yolov5_prune_plugin.core.runtime.streams import entries
 from yolov5_prune_plugin.errors import PruneError
 
 SHAPES = 8  # programs that are kept
+TOGETHER = 320 * 320  # pixels for each thread that go through the layers together, so that caches hold their maps
 
 
 @dataclass
@@ -80,7 +82,7 @@ class FastModel(nn.Module):
         self._chosen: Optional[dict[str, Choice]] = self._wanted
         self._programs: OrderedDict[Any, Program] = OrderedDict()
         self._seen: Any = None
-        self._modules_seen: list[nn.Module] = [model]
+        self._watch()
         self.reasons: dict[str, int] = {}
         self.training = model.training
 
@@ -96,13 +98,15 @@ class FastModel(nn.Module):
             **self.__dict__,
             "_programs": OrderedDict(),
             "_seen": None,
-            "_modules_seen": [self.model],
+            "_tables": [],
+            "_tensors": [],
             "_kernels": self._kernels.target,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._kernels = kernels(state["_kernels"])
+        self._watch()
 
     @property
     def level(self) -> str:
@@ -158,14 +162,15 @@ class FastModel(nn.Module):
         if seen != self._seen:
             self.forget()
             self._check()
-            self._modules_seen = list(self.model.modules())
+            self._watch()
             self._seen = self._state()
         threads = torch.get_num_threads()
         key = (tuple(tuple(x.shape) for x in inputs), threads > 1 and threads)
         found = self._programs.get(key)
         if found is None:
             with torch.inference_mode(False):
-                planner = Planner(trace(self.model, *(x.clone() for x in inputs)), self._kernels, threads)
+                graph = trace(self.model, *(x.clone() for x in inputs))
+                planner = Planner(graph, self._kernels, threads, together=_together(inputs, threads))
             if self._chosen is None:
                 chosen = choose.measured(planner)
                 self._chosen = {name: chosen[c] for c, name in choose.labels(planner).items()}
@@ -176,16 +181,18 @@ class FastModel(nn.Module):
         self._programs.move_to_end(key)
         return found
 
-    def _state(self) -> list[int]:
+    def _watch(self) -> None:
+        """Note what is looked at before each frame."""
+        modules = list(self.model.modules())
+        tables: Iterable[dict[str, Any]] = (table for m in modules for table in (m._parameters, m._buffers, m._modules))
+        self._tables: list[dict[str, Any]] = [self._modules, *(table for table in tables if table)]
+        held = chain(self.model.parameters(), self.model.buffers())
+        self._tensors = [tensor for tensor in held if not tensor.is_inference()]  # those have no versions
+
+    def _state(self) -> tuple[list[int], list[int]]:
         """What changes when a module, a parameter or a buffer is another one, or its numbers change."""
-        found: list[int] = []
-        for module in self._modules_seen:
-            for tensors in (module._parameters, module._buffers):
-                for tensor in tensors.values():
-                    if tensor is not None:
-                        found += (id(tensor), 0 if tensor.is_inference() else tensor._version)
-            found += map(id, module._modules.values())
-        return found
+        held = chain.from_iterable(map(dict.values, self._tables))
+        return list(map(id, held)), [tensor._version for tensor in self._tensors]
 
     def _check(self) -> None:
         for name, parameter in self.model.named_parameters():
@@ -229,10 +236,13 @@ class FastModel(nn.Module):
         bases = program.bases(given, made)
         times = np.full(len(program.plan.steps), np.inf)
         for _ in range(repeats):
-            for i in range(len(times)):
-                started = time.perf_counter()
-                program.run_steps(i, i + 1, bases, threads)
-                times[i] = min(times[i], time.perf_counter() - started)
+            once = np.zeros(len(times))
+            for at in program.parts(bases):
+                for i in range(len(times)):
+                    started = time.perf_counter()
+                    program.run_steps(i, i + 1, at, threads)
+                    once[i] += time.perf_counter() - started
+            times = np.minimum(times, once)
         found = []
         for i, layer in enumerate(program.plan.layers):
             c, choice = layer.convolution, layer.choice
@@ -248,6 +258,11 @@ class FastModel(nn.Module):
                            kernel, _torch_ms(c, repeats), ms, ms / (times.sum() * 1e3))
             )  # fmt: skip
         return found
+
+
+def _together(inputs: tuple[Tensor, ...], threads: int) -> int:
+    """Images of a batch that go through the layers together."""
+    return max(1, threads * TOGETHER // max(x.shape[2] * x.shape[3] for x in inputs))
 
 
 def _torch_ms(c: Convolution, repeats: int) -> float:

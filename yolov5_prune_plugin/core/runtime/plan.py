@@ -116,7 +116,7 @@ def aligned(floats: int) -> np.ndarray:
         shift = -raw.ctypes.data % 64 // 4
         return raw[shift : shift + floats]
     # a tile touches more planes than the processor has entries for small pages
-    memory = mmap.mmap(-1, floats * 4 + HUGE)
+    memory = mmap.mmap(-1, floats * 4 + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(OSError):
         memory.madvise(mmap.MADV_HUGEPAGE)
     raw = np.frombuffer(memory, np.float32)
@@ -158,10 +158,11 @@ class Plan:
         workspace: Floats.
         sequence: Spans of steps, and what torch does between them.
         places: Of maps.
-        fresh: Maps in memory that is new in each frame: value -> (base, floats).
+        fresh: Maps in memory that is new in each frame, the whole batch: value -> (base, floats).
         decoded: Outputs that the kernels write as torch has them: value -> base.
         bases: How many buffers there are.
         threads: That may run it at most.
+        together: Images of a batch that go through the steps together.
         origins: Floats before the first pixel of a plane.
         layers: The convolutions.
     """
@@ -176,6 +177,7 @@ class Plan:
     decoded: dict[Value, int]
     bases: int
     threads: int
+    together: int
     origins: dict[Value, int] = field(default_factory=dict)
     layers: list[Layer] = field(default_factory=list)
 
@@ -187,20 +189,21 @@ class Planner:
         graph: From ``trace``; joins are rewritten in it.
         kernels: Compiled.
         threads: That will share the work.
+        together: Images of a batch that go through all layers together, where the kernels do all up to the outputs;
+            None takes the whole batch. Their number is one that divides the batch.
     """
 
-    def __init__(self, graph: Graph, kernels: Kernels, threads: int) -> None:
+    def __init__(self, graph: Graph, kernels: Kernels, threads: int, together: Optional[int] = None) -> None:
         self.graph, self.kernels, self.threads = graph, kernels, threads
-        self.batch = graph.inputs[0].shape[0]
+        self.images = graph.inputs[0].shape[0]
+        self.batch = max(i for i in range(1, (together or self.images) + 1) if self.images % i == 0)
         self._copy_what_cannot_be_placed()
         self.layouts = layouts(graph)
-        self.sizes = 0  # floats of the workspace
-        self.places: dict[Value, Place] = {}
-        self.fresh: dict[Value, tuple[int, int]] = {}
-        self.decoded: dict[Value, int] = {}
         self._decoding: dict[Value, int] = {}  # maps that are decoded as they are made: place of the step
-        self.bases = 2 + len(graph.inputs)
         self._place()
+        if self.batch < self.images and not self._kernels_do_all():
+            self.batch = self.images
+            self._place()
         self.masks: dict[tuple[int, int], int] = {}
         for size, layout in self.layouts.items():
             self.masks[size] = self._reserve(len(layout.mask()))
@@ -264,7 +267,7 @@ class Planner:
         steps = np.array(rows, np.int64).reshape(-1, k.FIELDS)
         made = self.workspace() if workspace is None else workspace
         return Plan(self.graph, steps, blob.buffer(), made, sequence, self.places, self.fresh, self.decoded, self.bases,
-                    self.threads, self.origins(), layers)  # fmt: skip
+                    self.threads, self.batch, self.origins(), layers)  # fmt: skip
 
     def origins(self) -> dict[Value, int]:
         """Floats before the first pixel of the planes of all maps in the workspace."""
@@ -317,7 +320,23 @@ class Planner:
             start += more
         return value, start
 
+    def _kernels_do_all(self) -> bool:
+        """Whether nothing but inputs and outputs has to be there for a whole batch at once."""
+        if any(value.shape[0] != self.images for value in self.graph.inputs):
+            return False
+        torches = [o for o in self.graph.operations if isinstance(o, Torch)]
+        made = {t for o in torches for t in o.targets}
+        if any(v in made for o in self.graph.operations if not isinstance(o, Torch) for v in o.inputs()):
+            return False
+        taken = {v for o in torches for v in o.inputs()} | {v for v in self.graph.outputs if isinstance(v, Value)}
+        return all(v in made or v in self.fresh or v in self.decoded or v in self.graph.inputs for v in taken)
+
     def _place(self) -> None:
+        self.sizes = 0  # floats of the workspace
+        self.places: dict[Value, Place] = {}
+        self.fresh: dict[Value, tuple[int, int]] = {}
+        self.decoded: dict[Value, int] = {}
+        self.bases = 2 + len(self.graph.inputs)
         begin: dict[Value, int] = {}
         end: dict[Value, int] = {}
         users: dict[Value, set[str]] = {}
@@ -346,9 +365,9 @@ class Planner:
                 continue
             layout = self.layouts[root.shape[2], root.shape[3]]
             uses = users.get(root, set())
-            if root in convolved and uses and uses <= {"Torch", "Decode"} and root not in viewed:
+            if root in convolved and (uses or root in outputs) and uses <= {"Torch", "Decode"} and root not in viewed:
                 channels = -(-root.shape[1] // WHOLE) * WHOLE
-                self.fresh[root] = self.bases, self.batch * channels * layout.plane + TILE
+                self.fresh[root] = self.bases, self.images * channels * layout.plane + TILE
                 self.places[root] = Place(
                     self.bases, layout.origin * 4, channels * layout.plane, layout.plane, layout.pitch
                 )
@@ -629,13 +648,13 @@ class Planner:
 
     def _decode(self, decode: Decode, blob: Blob) -> list[tuple[Value, list[int]]]:
         rows = []
-        batch, total, channels = decode.target.shape
+        _, total, channels = decode.target.shape
         before = 0
         for level in decode.levels:
             source = self.places[level.source]
             height, width = level.source.shape[2:]
             target = Place(self.decoded[decode.target], 4 * before * channels, total * channels, 0, 0)
-            row = self._row(k.DECODE, batch * level.anchors * height, source, target)
+            row = self._row(k.DECODE, self.batch * level.anchors * height, source, target)
             row[k.CHANNELS], row[k.HEIGHT], row[k.WIDTH], row[k.ANCHORS] = channels, height, width, level.anchors
             row[k.SOURCE_ROW], row[k.SOURCE_PLANE], row[k.IMAGE_IN] = source.row, source.plane, source.image
             row[k.IMAGE_OUT] = target.image

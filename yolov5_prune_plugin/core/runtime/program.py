@@ -9,6 +9,7 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any, Callable, Optional
 
 import numpy as np
@@ -112,8 +113,16 @@ class Program:
         self._names = {v: i for i, v in enumerate(plan.graph.inputs)}
         fresh_clones = set()
         self._fixed: dict[Value, Tensor] = {}
+        inputs = plan.graph.inputs
+        self._images = inputs[0].shape[0]
+        # bytes from an image to the next, of buffers that have the whole batch
+        self._strides = np.zeros(plan.bases, np.uint64)
+        for base, value in [*enumerate(inputs, 2), *((base, value) for value, base in plan.decoded.items())]:
+            self._strides[base] = 4 * math.prod(value.shape[1:])
+        for value, (base, _) in plan.fresh.items():
+            self._strides[base] = 4 * plan.places[value].image
         for value, place in plan.places.items():
-            if place.base == k.WORKSPACE:
+            if place.base == k.WORKSPACE and plan.together == self._images:  # else nobody asks for it
                 self._fixed[value] = _seen(self._workspace, value, place)
         native = {t for o in plan.graph.operations if not isinstance(o, Torch) for t in [o.target]}
         self._stored = {v for v in self._fixed if v not in native}
@@ -173,6 +182,15 @@ class Program:
             made[value] = _seen(memory, value, plan.places[value])
         return bases
 
+    def parts(self, bases: np.ndarray) -> Iterator[np.ndarray]:
+        """Addresses of the buffers for the images that go through the steps together, one such part after the other.
+
+        Args:
+            bases: Those of the whole batch.
+        """
+        for first in range(0, self._images, self.plan.together):
+            yield bases + self._strides * np.uint64(first)
+
     def _memory(self, base: int, floats: int) -> Tensor:
         """Memory for an output: new, or that of an earlier frame of which nobody holds a tensor any more."""
         kept = self._outputs.setdefault(base, [])
@@ -214,12 +232,13 @@ class Program:
             bases = self.bases(inputs, made)
             for item in self.plan.sequence:
                 if isinstance(item, Span):
-                    if times is None:
-                        self.run_steps(item.start, item.stop, bases, threads)
-                    for i in range(item.start, item.stop) if times is not None else ():
-                        started = time.perf_counter()
-                        self.run_steps(i, i + 1, bases, threads)
-                        times[i] = time.perf_counter() - started  # type: ignore[index]
+                    for at in self.parts(bases):
+                        if times is None:
+                            self.run_steps(item.start, item.stop, at, threads)
+                        for i in range(item.start, item.stop) if times is not None else ():
+                            started = time.perf_counter()
+                            self.run_steps(i, i + 1, at, threads)
+                            times[i] += time.perf_counter() - started  # type: ignore[index]
                 elif not all(target in self._cuts for target in item.targets):
                     self._torch(item, made)
             found = [self._output(x, made) for x in self.plan.graph.outputs]

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TypeVar
 
 Call = Callable[[], object]
+Name = TypeVar("Name", bound=Hashable)
 
 
 def in_turns(
-    calls: Mapping[str, Call],
+    calls: Mapping[Name, Call],
     rounds: int,
     warm: int = 2,
     progress: Call = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
     lead: int = 0,
-) -> dict[str, list[float]]:
+) -> dict[Name, list[float]]:
     """Milliseconds of each call in each round; in a round each has one turn, and every other round goes backwards.
 
     Args:
@@ -27,7 +29,7 @@ def in_turns(
         clock: Seconds; ``time.process_time`` counts what the processor worked for this process, not what it waited.
         lead: Calls in each turn that go before the one that is timed, so that it finds its own data in the caches.
     """
-    found: dict[str, list[float]] = {name: [] for name in calls}
+    found: dict[Name, list[float]] = {name: [] for name in calls}
     order = list(calls)
     for number in range(-warm, rounds):
         for name in order if number % 2 else reversed(order):
