@@ -19,7 +19,7 @@ from yolov5_prune_plugin.commands.curve.flags import CurveOptions
 from yolov5_prune_plugin.commands.quantize.flags import QuantizeOptions
 from yolov5_prune_plugin.errors import clear_exit, did_you_mean, forgiving_output
 from yolov5_prune_plugin.jobs.options import EngineOptions
-from yolov5_prune_plugin.methods.slim.flags import RUNTIMES, SlimOptions, ValidationOptions
+from yolov5_prune_plugin.methods.slim.flags import RUNTIMES, SlimOptions, ValidationOptions, parse_target
 from yolov5_prune_plugin.options import add_flags, checked, meant_choice, size_in_bytes, whole_from
 
 MAX_MEMORY = "YOLOV5_PRUNE_MAX_MEMORY"
@@ -133,8 +133,8 @@ def make_parser() -> _Parser:
 
     slim = commands.add_parser("slim", help="remove channels: a smaller checkpoint that stock YOLOv5 opens")
     slim.add_argument("weights", metavar="W.pt", type=Path, help="the checkpoint")
-    slim.add_argument("--target", required=True, metavar="WHAT=S", help="the share that is left: flops=0.5, params=0.5"
-                      " or latency=0.6 (on this CPU, batch 1)")  # fmt: skip
+    slim.add_argument("--target", required=True, metavar="WHAT=S", type=checked(parse_target), help="the share that is"
+                      " left: flops=0.5, params=0.5 or latency=0.6 (on this CPU, batch 1)")  # fmt: skip
     slim.add_argument("-o", "--output", required=True, metavar="FILE", type=Path, help="where to; must not exist")
     slim.add_argument("--yaml", metavar="FILE", type=Path, help="write the model yaml too, of which stock train.py"
                       " builds it; blocks that a yaml has no words for are spelled out")  # fmt: skip

@@ -107,6 +107,41 @@ def test_nothing_is_installed_fetched_or_downloaded(tree):
     assert "left out" in lines[2]
 
 
+DOWNLOADS = """\
+from pathlib import Path
+def ask(repo_id):
+    from huggingface_hub import hf_hub_download, list_repo_files
+    from huggingface_hub.utils._errors import RepositoryNotFoundError
+    try:
+        return list_repo_files(repo_id)
+    except RepositoryNotFoundError:
+        return None
+"""
+HUB = "def list_repo_files(name):\n    return 'asked for ' + name\nhf_hub_download = None\n"
+
+
+def test_a_file_that_is_here_is_not_looked_for_elsewhere(tree):
+    for file, text in {
+        "utils/downloads.py": DOWNLOADS,
+        "huggingface_hub/__init__.py": HUB,
+        "huggingface_hub/utils/__init__.py": "",
+        "huggingface_hub/utils/_errors.py": "class RepositoryNotFoundError(Exception): pass\n",
+        "best.pt": "",
+    }.items():
+        (tree / file).parent.mkdir(parents=True, exist_ok=True)
+        (tree / file).write_text(text)
+    code = """
+        import os
+        os.chdir(root)
+        sys.path.insert(0, str(root))
+        {}
+        from utils.downloads import ask
+        print(ask("best.pt"), ask("owner/model"))
+        """
+    assert output(tree, code.format("")) == ["asked for best.pt asked for owner/model"]
+    assert output(tree, code.format("compat.apply(root)")) == ["None asked for owner/model"]
+
+
 def test_lines_are_changed_below_the_root_only(tree):
     lines = output(
         tree,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from yolov5_prune_plugin.errors import NoResultError, PruneError, named
 from yolov5_prune_plugin.files import new_file, temporary_folder
-from yolov5_prune_plugin.methods.slim.flags import SlimOptions, ValidationOptions, parse_target, slim_errors
+from yolov5_prune_plugin.methods.slim.flags import SlimOptions, ValidationOptions, slim_errors
 from yolov5_prune_plugin.options import build
 from yolov5_prune_plugin.reporting.console import bar
 from yolov5_prune_plugin.reporting.labels import label
@@ -36,7 +36,7 @@ def slim_file(options: argparse.Namespace) -> int:
         PruneError: If something given is wrong; nothing is written then.
         NoResultError: If a validation failed.
     """
-    what, target = parse_target(options.target)
+    what, target = options.target
     config: SlimOptions = build(options, SlimOptions)
     checks: ValidationOptions = build(options, ValidationOptions)
     validated = bool(options.data) and not checks.no_val
