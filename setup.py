@@ -44,7 +44,7 @@ setup(
         "constriction>=0.4.2",
     ],
     extras_require={
-        "demo": ["yolov5>=7.0.13,<7.1"],
+        "demo": ["yolov5>=7.0.13,<7.1", "llvmlite>=0.44; python_version >= '3.10'"],
         "test": [
             "pytest",
             "pytest-xdist",

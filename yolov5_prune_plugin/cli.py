@@ -236,7 +236,7 @@ def make_parser() -> _Parser:
     compiled.set_defaults(command=_compile)
 
     demo = commands.add_parser(
-        "demo", help="prune an embedded detector two ways, and pack it (needs: pip install yolov5)"
+        "demo", help="prune an embedded detector two ways, pack it and time it (needs: pip install yolov5)"
     )
     demo.add_argument("--prune", type=float, default=0.5, metavar="S", help="share of weights to zero (default 0.5)")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="for results (runs/demo)")

@@ -1,4 +1,4 @@
-"""``yolov5-prune demo``: the embedded detector pruned two ways and packed, by the PyPI package yolov5, offline."""
+"""``yolov5-prune demo``: the embedded detector pruned two ways, packed and timed, by the package yolov5, offline."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from yolov5_prune_plugin.core.runtime.native import missing
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import data_dir
 from yolov5_prune_plugin.reporting.console import plain_console
@@ -43,7 +44,7 @@ def lay_out(folder: Path) -> Path:
 
 
 def demo(sparsity: float, out: Path) -> int:
-    """Prune the embedded detector by magnitude and by obs, pack what obs left, and show all of them side by side.
+    """Prune the embedded detector by magnitude and by obs, pack and time what obs left, and show all side by side.
 
     Args:
         sparsity: Share of weights to zero, in [0, 1).
@@ -64,11 +65,17 @@ def demo(sparsity: float, out: Path) -> int:
     prune = (*val, "--weights", weights, "--prune", f"{sparsity:g}")
     steps = {
         "the smallest weights of each layer go": (*prune, "--name", "magnitude", "--prune-baseline"),
-        "second order: some training images say which weights go, and the others make up for them":
-            (*prune, "--name", "obs", "--prune-method", "obs", *QUICK, "--prune-save", sparse),
+        "second order: some training images say which weights go, four outputs together, and the others make up for it":
+            (*prune, "--name", "obs", "--prune-method", "obs", "--prune-granularity", "4x1", *QUICK, "--prune-save",
+             sparse),
         "zeros take next to no room, and the others share 256 values a layer":
             ("compress", sparse, "-o", packed, "--bits", 8, "--data", data, "--imgsz", 320),
     }  # fmt: skip
+    if not missing():
+        steps["zeros that stand together are left out on the CPU"] = (
+            "bench", weights, sparse, "--runtimes", "pytorch", "sparse", "--imgsz", 320, "--batches", 1, "--rounds", 20,
+            "--project", out / "bench")  # fmt: skip
+    shutil.rmtree(out / "bench", ignore_errors=True)
     for file in (sparse, packed):
         file.unlink(missing_ok=True)  # of an earlier demo
     # where other work takes a core, threads that wait for each other awake take ten times as long as asleep
@@ -85,20 +92,28 @@ def demo(sparsity: float, out: Path) -> int:
 def _show(out: Path, weights: Path, sparse: Path, packed: Path) -> None:
     magnitude, obs = (_report(out / name / "prune") for name in ("magnitude", "obs"))
     share = f"{obs['requested_sparsity']:.0%} of the weights zero"
+    timed = _times(out / "bench")
     rows = [
-        ("the detector", magnitude["baseline"]["map"], weights.stat().st_size),
-        (f"{share}, by magnitude", magnitude["map"], None),
-        (f"{share}, by obs", obs["map"], sparse.stat().st_size),
-        ("that one packed", _report(out / "sparse_compress")["lost"]["after"], packed.stat().st_size),
+        ("the detector", magnitude["baseline"]["map"], weights.stat().st_size, weights.stem),
+        (f"{share}, by magnitude", magnitude["map"], None, ""),
+        (f"{share}, by obs in blocks", obs["map"], sparse.stat().st_size, sparse.stem),
+        ("that one packed", _report(out / "sparse_compress")["lost"]["after"], packed.stat().st_size, ""),
     ]
     table = Table("what came out")
     table.column("", "text")
     table.column("mAP50-95")
     table.column("bytes")
-    for name, value, size in rows:
-        table.row(name, f"{value:.4f}", "" if size is None else f"{size:,}")
+    if timed:
+        table.column("ms in PyTorch")
+        table.column("in the sparse runtime")
+    for name, value, size, model in rows:
+        ms = [timed.get((runtime, model), "") for runtime in ("pytorch", "sparse")] if timed else []
+        table.row(name, f"{value:.4f}", "" if size is None else f"{size:,}", *ms)
     console = plain_console()
     console.print(table)
+    if not timed:
+        console.print("Without llvmlite nothing was timed in the sparse runtime: pip install"
+                      " 'yolov5-prune-plugin[runtime]'", soft_wrap=True, markup=False)  # fmt: skip
     for what, file in (
         ("which layers gave how much", out / "obs" / "prune" / "layers.png"),
         ("what the detector sees", out / "obs" / "val_batch0_pred.jpg"),
@@ -109,8 +124,18 @@ def _show(out: Path, weights: Path, sparse: Path, packed: Path) -> None:
     on = ("--data", out / "shapes.yaml", "--imgsz", 320)
     say_next(console, {
         "the file is weights like any others": ours("run", "yolov5.val", "--weights", packed, *on),
+        "a library that runs without Python": ours("compile", sparse, "-o", out / "detector.so", "--imgsz", 320),
         "train, to have more zeros": ours("run", "yolov5.train", "--weights", weights, *on, "--dns"),
     })  # fmt: skip
+
+
+def _times(folder: Path) -> dict[tuple[str, str], str]:
+    """Milliseconds an image, by runtime and model; none if nothing was timed."""
+    file = folder / "bench.json"
+    if not file.is_file():
+        return {}
+    found = json.loads(file.read_text(encoding="utf-8"))["latency"]
+    return {(one["runtime"], one["model"]): f"{one['ms']:.1f}" for one in found}
 
 
 def _report(folder: Path) -> dict[str, Any]:
