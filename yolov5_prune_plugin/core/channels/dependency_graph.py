@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from yolov5_prune_plugin.core.outputs.objective import tensors
+from yolov5_prune_plugin.core.outputs.watching import watched
 from yolov5_prune_plugin.errors import PruneError
 
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
@@ -149,17 +150,9 @@ def _inside(name: str, model: nn.Module) -> str:
 def _order(model: nn.Module, example: Tensor) -> dict[str, tuple[int, int]]:
     """By layer name: its place in the forward pass, and how often it is called."""
     calls: list[str] = []
-    hooks = [
-        module.register_forward_hook(lambda *_, name=name: calls.append(name))
-        for name, module in model.named_modules()
-        if isinstance(module, (*LAYERS, _BatchNorm))
-    ]
-    try:
-        with torch.no_grad():
-            model(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, (*LAYERS, _BatchNorm))}
+    with torch.no_grad(), watched(layers, lambda name, *_: calls.append(name)):
+        model(example)
     return {name: (calls.index(name), calls.count(name)) for name in dict.fromkeys(calls)}
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from yolov5_prune_plugin.core.outputs.watching import watched
+
 
 class Replay:
     """One batch through a model of which one layer at a time is changed.
@@ -27,20 +29,15 @@ class Replay:
         again: set[nn.Module] = set()
         copies: dict[nn.Module, Tensor] = {}
 
-        def note(block: nn.Module, _: Any, output: Any) -> None:
+        def note(_name: str, block: nn.Module, _given: Any, output: Any) -> None:
             if block in self._given:
                 again.add(block)
             self._given.setdefault(block, output)
             if isinstance(output, Tensor):
                 copies[block] = output.clone()
 
-        hooks = [block.register_forward_hook(note) for block in _blocks(model)]
-        try:
-            with torch.no_grad():
-                self.outputs = model(batch)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with torch.no_grad(), watched({str(i): block for i, block in enumerate(_blocks(model))}, note):
+            self.outputs = model(batch)
         # a block is computed again if it ran twice, gave no tensor, or a later one works in place on what it gave
         self._fixed = {
             block for block, copy in copies.items() if block not in again and torch.equal(copy, self._given[block])

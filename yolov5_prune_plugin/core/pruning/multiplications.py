@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from yolov5_prune_plugin.core.outputs.modes import evaluating
+from yolov5_prune_plugin.core.outputs.watching import watched
 
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
@@ -26,23 +27,15 @@ def count_uses(layers: Mapping[str, nn.Module], model: nn.Module, example: Tenso
     """
     found: dict[str, int] = {}
 
-    def note(name: str) -> Any:
-        def look(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-            if isinstance(layer, nn.Linear):
-                used = output.numel() // output.shape[-1]
-            else:  # a transposed convolution uses each weight once for each position of its input
-                used = (inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output)[0, 0].numel()
-            found[name] = found.get(name, 0) + used
+    def note(name: str, layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        if isinstance(layer, nn.Linear):
+            used = output.numel() // output.shape[-1]
+        else:  # a transposed convolution uses each weight once for each position of its input
+            used = (inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output)[0, 0].numel()
+        found[name] = found.get(name, 0) + used
 
-        return look
-
-    hooks = [layer.register_forward_hook(note(name)) for name, layer in layers.items()]
-    try:
-        with torch.no_grad():
-            model(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.no_grad(), watched(layers, note):
+        model(example)
     return found
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from yolov5_prune_plugin.core.outputs.objective import probe, tensors
+from yolov5_prune_plugin.core.outputs.watching import watched
 from yolov5_prune_plugin.errors import PruneError
 
 
@@ -80,17 +81,10 @@ def diagonal(
 def _first_not_finite(model: nn.Module, image: Tensor) -> str:
     found: list[str] = []
 
-    def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def look(_: nn.Module, inputs: Any, output: Any) -> None:
-            if not found and not all(bool(torch.isfinite(y).all()) for y in tensors(output)):
-                found.append(name)
+    def note(name: str, _layer: nn.Module, _given: Any, output: Any) -> None:
+        if not found and not all(bool(torch.isfinite(y).all()) for y in tensors(output)):
+            found.append(name)
 
-        return look
-
-    hooks = [module.register_forward_hook(note(name)) for name, module in model.named_modules() if name]
-    try:
+    with watched({name: module for name, module in model.named_modules() if name}, note):
         model(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return found[0] if found else "the model"

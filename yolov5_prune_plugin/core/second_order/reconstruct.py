@@ -10,6 +10,7 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
+from yolov5_prune_plugin.core.outputs.watching import watched
 from yolov5_prune_plugin.core.pruning.mask import apply_mask
 from yolov5_prune_plugin.core.pruning.parameters import Layer
 from yolov5_prune_plugin.core.second_order.admm import Pattern, choose
@@ -271,14 +272,11 @@ def images_that_fit(model: nn.Module, image: Tensor, memory: int) -> int:
     """
     largest = 1
 
-    def note(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def note(_name: str, _layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal largest
         largest = max(largest, inputs[0].numel() + output.numel())
 
-    hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    try:
+    layers = {name: one for name, one in model.named_modules() if isinstance(one, (nn.Conv2d, nn.Linear))}
+    with watched(layers, note):
         model(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return max(1, memory // (3 * 4 * largest))

@@ -16,6 +16,7 @@ from yolov5_prune_plugin.core.channels.layers import channel_counts
 from yolov5_prune_plugin.core.channels.widths import Widths, differing, narrow
 from yolov5_prune_plugin.core.coding.packing import DTYPES
 from yolov5_prune_plugin.core.outputs.objective import tensors as tensors_in
+from yolov5_prune_plugin.core.outputs.watching import watched
 from yolov5_prune_plugin.core.pruning.multiplications import input_channels
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.yolov5.checkpoints.header import WIDE, check_model, safe_names
@@ -264,7 +265,7 @@ def _check_cost(model: nn.Module, task: str, scale: float) -> None:
         return  # layers of a checkout's own, made for real and counted
     spent = {"values": 0, "products": 0}
 
-    def count(layer: nn.Module, given: Any, outputs: Any) -> None:
+    def count(_name: str, layer: nn.Module, given: Any, outputs: Any) -> None:
         values = sum(tensor.numel() for tensor in tensors_in(outputs))
         spent["values"] += values
         spent["products"] += values * _products(layer, given)
@@ -273,15 +274,14 @@ def _check_cost(model: nn.Module, task: str, scale: float) -> None:
                              f" than {VALUES * scale:.2g} values or takes more than {PRODUCTS * scale:.2g}"
                              " multiplications")  # fmt: skip
 
-    leaves = [layer for layer in model.modules()
-              if isinstance(layer, nn.MultiheadAttention) or next(layer.children(), None) is None]  # fmt: skip
-    hooks = [layer.register_forward_hook(count) for layer in leaves]
+    leaves = {name: layer for name, layer in model.named_modules()
+              if isinstance(layer, nn.MultiheadAttention) or next(layer.children(), None) is None}  # fmt: skip
     head = model.model[-1]  # type: ignore[index]
     training = head.training
     example = torch.zeros(1, input_channels(model), SIDE, SIDE, device="meta")
     try:
         head.training = task != "classify"  # then a detector's gives what its convolutions give, and makes no grid
-        with torch.no_grad(), _Weightless():
+        with torch.no_grad(), watched(leaves, count), _Weightless():
             model(example)
     except PruneError:
         raise
@@ -289,8 +289,6 @@ def _check_cost(model: nn.Module, task: str, scale: float) -> None:
         raise PruneError(f"its layers or widths do not fit each other: {_line(error)}") from error
     finally:
         head.training = training
-        for hook in hooks:
-            hook.remove()
     strides = torch.as_tensor(getattr(model, "stride", 32.0)).float()
     if not bool(((strides >= 1) & (strides <= SIDE)).all()):
         raise PruneError(f"its architecture has strides {strides.tolist()}; they must be from 1 to {SIDE}")

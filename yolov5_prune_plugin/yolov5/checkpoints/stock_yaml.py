@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from yolov5_prune_plugin.core.outputs.objective import tensors
+from yolov5_prune_plugin.core.outputs.watching import watched
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.files import written_whole
 from yolov5_prune_plugin.yolov5.checkpoints.slim_file import WIDTHS
@@ -227,23 +228,16 @@ def _output_widths(layers: nn.Sequential, model: nn.Module, example: Tensor) -> 
     """Channels that each layer gives, and each of the repeats in a Sequential, by name."""
     found: dict[str, int] = {}
 
-    def note(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                found[name] = output.shape[1]
-
-        return hook
+    def note(name: str, _layer: nn.Module, _given: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            found[name] = output.shape[1]
 
     named = {f"model.{index}": layer for index, layer in enumerate(layers)}
     for name, layer in list(named.items()):
         if isinstance(layer, nn.Sequential):
             named.update({f"{name}.{number}": one for number, one in enumerate(layer)})
-    handles = [layer.register_forward_hook(note(name)) for name, layer in named.items()]
-    try:
+    with watched(named, note):
         model(example)
-    finally:
-        for handle in handles:
-            handle.remove()
     return found
 
 
