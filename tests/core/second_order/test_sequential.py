@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tests.core.second_order.test_reconstruct import random_mask
 from yolov5_prune_plugin.core.pruning.granularity import nm_mask
 from yolov5_prune_plugin.core.second_order.hessian import Moments
-from yolov5_prune_plugin.core.second_order.reconstruct import compensate, images_that_fit, sequentially
+from yolov5_prune_plugin.core.second_order.reconstruct import compensate, images_that_fit, norms_behind, sequentially
 from yolov5_prune_plugin.errors import PruneError
 
 
@@ -54,12 +54,59 @@ def test_each_layer_is_calibrated_on_what_the_pruned_ones_before_it_give() -> No
                 moments = Moments(module, "x", 9, seed=4)
                 for inputs in carried:
                     moments.add(inputs, len(inputs))
-                compensate(module, module.weight.clone(), masks[f"{index}.weight"], moments, 0.02)
+                norm = expected[1] if index == 0 else None
+                compensate(module, module.weight.clone(), masks[f"{index}.weight"], moments, 0.02, norm)
             carried = [module(inputs) for inputs in carried]
     for name, tensor in expected.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor), name
     for name, mask in masks.items():
         assert not model.get_parameter(name)[~mask].any()
+
+
+def normed() -> nn.Sequential:
+    """Convolutions without biases, each with a BatchNorm that has seen something else."""
+    torch.manual_seed(1)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8, eps=1e-3), nn.SiLU(),
+        nn.Conv2d(8, 8, 3, padding=1, groups=2, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1),
+    ).eval()  # fmt: skip
+    for norm in (model[1], model[4]):
+        for tensor in (norm.running_mean, norm.weight.data, norm.bias.data):
+            tensor.normal_()
+        norm.running_var.uniform_(0.01, 4)
+    return model
+
+
+def test_a_model_with_batchnorm_loses_no_more_than_the_fused_one() -> None:
+    """The bias of a BatchNorm takes what the bias of a fused convolution takes: the outputs are the same."""
+    model = normed()
+    fused = copy.deepcopy(model)
+    for conv, norm in ((0, 1), (3, 4)):
+        fused[conv] = nn.utils.fusion.fuse_conv_bn_eval(fused[conv], fused[norm])
+        fused[norm] = nn.Identity()
+    masks = masks_of(model)
+    for one in (model, fused):
+        sequentially(one, dict(masks), batches(), positions=20)
+    with torch.no_grad():
+        for x in batches():
+            assert (model(x) - fused(x)).abs().max() <= 1e-4 * fused(x).abs().max()
+    assert norms_behind(model, [model[0], model[3], model[6]], batches()[0][:1]) == {
+        model[0]: model[1], model[3]: model[4]}  # fmt: skip
+
+
+def test_whose_bias_serves_whom() -> None:
+    """Not that of a BatchNorm behind something else, without a bias, in training, or used twice."""
+    conv = nn.Conv2d(3, 3, 1, bias=False)
+    x = torch.rand(1, 3, 4, 4)
+    twice = nn.Sequential(conv, nn.BatchNorm2d(3), conv).eval()
+    for model in (
+        nn.Sequential(conv, nn.SiLU(), nn.BatchNorm2d(3)).eval(),
+        nn.Sequential(conv, nn.BatchNorm2d(3, affine=False)).eval(),
+        nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)).eval(),
+        nn.Sequential(conv, nn.BatchNorm2d(3)).train(),
+        twice,
+    ):
+        assert norms_behind(model, [model[0]], x) == {}
 
 
 def test_the_outputs_are_nearer_than_by_the_masks_alone() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from yolov5_prune_plugin.core.outputs.watching import watched
 from yolov5_prune_plugin.core.pruning.mask import apply_mask
@@ -85,8 +87,10 @@ def solve(weight: Tensor, mask: Tensor, second: Tensor, damp: float = 0.01, iter
 
 
 @torch.no_grad()
-def compensate(layer: Layer, weight: Tensor, mask: Tensor, moments: Moments, damp: float = 0.01) -> None:
-    """Prune a layer to a mask and let what is left, and its bias if it has one, make up for it, in place.
+def compensate(
+    layer: Layer, weight: Tensor, mask: Tensor, moments: Moments, damp: float = 0.01, norm: Optional[_BatchNorm] = None
+) -> None:  # fmt: skip
+    """Prune a layer to a mask and let what is left, and a bias if there is one, make up for it, in place.
 
     Args:
         layer: Its weight and bias are written.
@@ -94,19 +98,51 @@ def compensate(layer: Layer, weight: Tensor, mask: Tensor, moments: Moments, dam
         mask: Bool, shaped like it.
         moments: Of the layer's inputs.
         damp: As for ``solve``.
+        norm: From ``norms_behind``: its bias is written, as that of the layer.
     """
     second, mean = moments.second, moments.mean
-    if layer.bias is not None:  # the bias takes the mean, the weights what is left around it
+    if layer.bias is not None or norm is not None:  # the bias takes the mean, the weights what is left around it
         squares, second = second.diagonal(dim1=1, dim2=2).mean(1), moments.covariance
         varies = second.diagonal(dim1=1, dim2=2).mean(1) > CONSTANT * squares
         second = second * varies.view(-1, 1, 1)
     groups = len(second)
     full, kept = weight.detach().flatten(1).chunk(groups), mask.flatten(1).chunk(groups)
     rows = [solve(w, m, s, damp) for w, m, s in zip(full, kept, second)]
+    lost = torch.cat([(w - v).double() @ m for w, v, m in zip(full, rows, mean)])
     if layer.bias is not None:
-        lost = [(w - v).double() @ m for w, v, m in zip(full, rows, mean)]
-        layer.bias.add_(torch.cat(lost).to(layer.bias.dtype))
+        layer.bias.add_(lost.to(layer.bias.dtype))
+    elif norm is not None:
+        assert norm.running_var is not None
+        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+        norm.bias.add_((scale * lost).to(norm.bias.dtype))
     layer.weight.copy_(torch.cat(rows).view_as(layer.weight))
+
+
+@torch.no_grad()
+def norms_behind(model: nn.Module, layers: Iterable[nn.Module], image: Tensor) -> dict[nn.Module, _BatchNorm]:
+    """The BatchNorm of each layer that has no bias of its own: that of the one serves the other.
+
+    Args:
+        model: In eval mode.
+        layers: Of it; those that have a bias, or are used twice, are left out.
+        image: [1, C, H, W].
+    """
+    layers = [layer for layer in layers if getattr(layer, "bias", None) is None]
+    norms = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
+    made: dict[int, tuple[Tensor, nn.Module]] = {}  # outputs are held, so that no two have the same id
+    calls: Counter[nn.Module] = Counter()
+    found: dict[nn.Module, _BatchNorm] = {}
+
+    def note(_name: str, layer: nn.Module, given: Any, output: Any) -> None:
+        calls[layer] += 1
+        if not isinstance(layer, _BatchNorm):
+            made[id(output)] = output, layer
+        elif id(given[0]) in made and layer.affine and layer.running_var is not None and not layer.training:
+            found[made[id(given[0])][1]] = layer
+
+    with watched({str(i): layer for i, layer in enumerate((*layers, *norms))}, note):
+        model(image)
+    return {layer: norm for layer, norm in found.items() if calls[layer] == calls[norm] == 1}
 
 
 @torch.no_grad()
@@ -145,6 +181,7 @@ def sequentially(
     for _ in range(len(masks) - len(names)):
         progress()
     left = dict(names)
+    norms = norms_behind(model, names, batches[0][:1])
 
     def visit(layer: nn.Module, inputs: list[Tensor]) -> None:
         name = left.pop(layer, None)
@@ -153,8 +190,8 @@ def sequentially(
         assert isinstance(layer, (nn.Conv2d, nn.Linear))
         moments = _moments_of(layer, name, inputs, batches, positions, seed, position_weights)
         if pattern is not None:
-            masks[name] = _chosen(layer, moments, curvature[name], partial(pattern, name), damp)
-        compensate(layer, layer.weight.clone(), masks[name], moments, damp)
+            masks[name] = _chosen(layer, moments, curvature[name], partial(pattern, name), damp, layer in norms)
+        compensate(layer, layer.weight.clone(), masks[name], moments, damp, norms.get(layer))
         progress()
 
     calibrate_sequentially(model, batches, list(names), visit)
@@ -203,6 +240,7 @@ def losses(
     """
     names = {model.get_submodule(name.rpartition(".")[0]): name for name in amounts}
     found: dict[str, list[float]] = {}
+    norms = norms_behind(model, names, batches[0][:1])
 
     def visit(layer: nn.Module, inputs: list[Tensor]) -> None:
         name = names[layer]
@@ -210,7 +248,7 @@ def losses(
             return
         assert isinstance(layer, (nn.Conv2d, nn.Linear))
         moments = _moments_of(layer, name, inputs, batches, positions, seed, position_weights)
-        rows, hessian = _rows(layer, moments, curvature[name])
+        rows, hessian = _rows(layer, moments, curvature[name], layer in norms)
         weight = layer.weight.view(*rows.shape, -1)
         found[name] = []
         for amount in amounts[name]:
@@ -238,10 +276,11 @@ def _moments_of(
 
 
 def _chosen(
-    layer: Layer, moments: Moments, curvature: Tensor, pattern: Callable[[Tensor, float], Tensor], damp: float
-) -> Tensor:
+    layer: Layer, moments: Moments, curvature: Tensor, pattern: Callable[[Tensor, float], Tensor], damp: float,
+    normed: bool,
+) -> Tensor:  # fmt: skip
     shape = layer.weight.shape
-    rows, hessian = _rows(layer, moments, curvature)
+    rows, hessian = _rows(layer, moments, curvature, normed)
     weight = layer.weight.view(*rows.shape, -1)
     mask = choose(weight, hessian, rows, _flat(pattern, shape), damp)
     return mask.reshape(shape)
@@ -252,13 +291,16 @@ def _flat(pattern: Callable[[Tensor, float], Tensor], shape: torch.Size) -> Patt
     return lambda scores, share: pattern(scores.view(shape), share).reshape(scores.shape)
 
 
-def _rows(layer: Layer, moments: Moments, curvature: Tensor) -> tuple[Tensor, Tensor]:
-    """What a squared error of each output matters, [groups, rows], and the Hessian of the layer's columns."""
+def _rows(layer: Layer, moments: Moments, curvature: Tensor, normed: bool) -> tuple[Tensor, Tensor]:
+    """What a squared error of each output matters, [groups, rows], and the Hessian of the layer's columns.
+
+    Where a bias, of the layer or of the BatchNorm behind it, takes the mean, that is the covariance.
+    """
     second = moments.second
     # the curvature of a weight is that of its output times the square of its input
     rows = curvature.view(len(second), layer.weight.shape[0] // len(second), -1).sum(2)
     rows = rows / (second.diagonal(dim1=1, dim2=2).sum(1, keepdim=True) + EPS)
-    return rows + SMOOTH * rows.mean(), moments.covariance if layer.bias is not None else second
+    return rows + SMOOTH * rows.mean(), moments.covariance if layer.bias is not None or normed else second
 
 
 @torch.no_grad()
