@@ -31,11 +31,24 @@ def test_onnx(clone: Release, training_shapes: Path, shapes: Path, tmp_path: Pat
     assert report["after"]["map"] > report["before"]["map"] - 0.02
     assert report["bytes_after"] < 0.5 * report["bytes_before"]
     layers = pd.read_csv(tmp_path / "q_quantize" / "layers.csv")
-    assert set(layers[~layers["int8"]]["layer"]) == set(report["fp32_layers"])
+    assert layers["int8"].all()
+    assert (report["fp32_layers"], report["last_layers"]) == ([], 3)
     assert (tmp_path / "q_quantize" / "layers.png").stat().st_size > 5000
     image = next((shapes.parent / "shapes" / "images" / "val").glob("*.jpg"))
     run("-c", PLAIN, clone.folder / "detect.py", "--weights", tmp_path / "q.onnx", "--source", image, "--imgsz", 128,
         "--device", "cpu", "--project", tmp_path, "--name", "x", cwd=tmp_path)  # fmt: skip
+
+
+def test_a_budget(clone: Release, training_shapes: Path, tmp_path: Path) -> None:
+    """Judged on training images that calibration has not seen; the val split is not even needed."""
+    printed = quantize(clone, WEIGHTS, "-o", tmp_path / "q.onnx", "--data", training_shapes, "--calib", 8, "--rounds",
+                       0, "--budget", 3, "--budget-images", 10, "--no-val", "--weight-bits", 8, cwd=tmp_path)  # fmt: skip
+    assert "layers are chosen on 10 training images that calibration has not seen" in printed
+    report = json.loads((tmp_path / "q_quantize" / "report.json").read_text())
+    assert report["before"] is report["after"] is None
+    assert report["budget_images"] == 10
+    assert report["tried"]
+    assert len(report["fp32_layers"]) in {one["fp32_layers"] for one in report["tried"]}
 
 
 @pytest.mark.skipif(find_spec("nncf") is None, reason="needs nncf, of the extra int8")
@@ -54,11 +67,12 @@ def test_openvino(clone: Release, training_shapes: Path, tmp_path: Path) -> None
     ("more", "message"),
     [
         (("-o", "q.engine"), "-o q.engine: must end in .onnx"),
-        (("-o", "q.onnx", "--budget", 1, "--no-val"), "--budget validates"),
+        (("-o", "q.onnx", "--budget", 1, "--keep-fp32", 2), "leave --keep-fp32 out"),
+        (("-o", "q.onnx", "--weight-bits", 6), "invalid choice: 6"),
         (("-o", "q.onnx", "--budget", 101), "--budget 101: must be points of mAP"),
         (("-o", "there.onnx"), "-o there.onnx: exists already"),
     ],
-    ids=["format", "no-val", "budget", "there"],
+    ids=["format", "keep-fp32", "weight-bits", "budget", "there"],
 )
 def test_wrong_input(clone: Release, shapes: Path, tmp_path: Path, more: tuple[object, ...], message: str) -> None:
     (tmp_path / "there.onnx").write_text("mine")

@@ -60,7 +60,6 @@ def test_layers_and_what_follows_them(model: Any) -> None:
     assert graph.decoding_of(found) == ["/decode"]
     assert graph.last_of(found) == ["/c"]
     assert graph.before_silu(found) == ["a.y", "b.y"]
-    assert graph.with_activation(found, ["/b"]) == ["/b", "/b/Sigmoid", "/b/Mul"]
 
 
 def test_all_layers_but_the_last_and_those_that_are_kept(model: Any, images: list[Any], tmp_path: Path) -> None:
@@ -71,26 +70,69 @@ def test_all_layers_but_the_last_and_those_that_are_kept(model: Any, images: lis
         output = tmp_path / f"q{len(kept)}.onnx"
         quantise_onnx(source, output, images, kept)
         again = onnx.load(output)
-        found = graph.scales_in(again.graph, graph.layers_of(model.graph))
+        found = graph.rounding_in(again.graph, graph.layers_of(model.graph))
         assert set(found) == quantised
-        assert not found["/b"][2][::2].any()
+        assert not found["/b"].weight[::2].any()
+        # what is between layers is in floating point, SiLUs in one pass
+        assert [node.op_type for node in again.graph.node].count("QuickGelu") == 2
+        assert {node.op_type for node in again.graph.node} == {
+            "Conv", "QuickGelu", "Sigmoid", "QuantizeLinear", "DequantizeLinear"}  # fmt: skip
         assert {one.key: one.value for one in again.metadata_props}["stride"] == "32"
         plain, coarse = (list(graph.runs(file, images)) for file in (source, output))
         apart = max(float(np.abs(one[0] - other[0]).max()) for one, other in zip(plain, coarse))
         assert 0 < apart < 0.02
 
 
+@pytest.mark.parametrize(("bits", "most"), [(7, 64), (8, 127)])
+def test_bits_of_weights(model: Any, images: list[Any], tmp_path: Path, bits: int, most: int) -> None:
+    """The largest weight of a channel is the largest number: 127, or with 7 bits 64 (or -64)."""
+    source, output = tmp_path / "m.onnx", tmp_path / "q.onnx"
+    onnx.save(model, source)
+    quantise_onnx(source, output, images, [], bits)
+    whole = [numpy_helper.to_array(one).astype(int) for one in onnx.load(output).graph.initializer
+             if one.name in ("a.w_quantized", "b.w_quantized")]  # fmt: skip
+    assert len(whole) == 2
+    assert [int(np.abs(one).max()) for one in whole] == [most, most]
+
+
+def test_silu_in_one_pass(model: Any, images: list[Any]) -> None:
+    """The same outputs as those of Sigmoid and Mul; what decodes keeps its Sigmoid."""
+    before = list(graph.runs(model.SerializeToString(), images))
+    graph.fuse_silu(model)
+    assert [node.op_type for node in model.graph.node] == ["Conv", "QuickGelu", "Conv", "QuickGelu", "Conv", "Sigmoid"]
+    for one, other in zip(before, graph.runs(model.SerializeToString(), images)):
+        np.testing.assert_allclose(one[0], other[0], rtol=0, atol=1e-6)
+
+
 def test_one_layer_alone(model: Any, images: list[Any], tmp_path: Path) -> None:
-    """With a fine scale nothing changes; with a coarse one the output does."""
+    """With fine scales nothing changes; with a coarse one of the input or of the output the outputs do."""
     layer = graph.layers_of(model.graph)[1]
     weight = numpy_helper.to_array(next(one for one in model.graph.initializer if one.name == layer.weight))
     plain = list(graph.runs(model.SerializeToString(), images))
-    errors = []
-    for scale in (1e-2, 0.5):
-        alone = graph.only_one(model, layer, np.float32(scale), np.uint8(128), weight)
-        outputs = list(graph.runs(alone, images))
-        errors.append(sum(graph.error(one, other) for one, other in zip(plain, outputs)))
-    assert 0 < errors[0] < 1e-4 < errors[1]
+    fine, coarse = ((np.float32(scale), np.uint8(128)) for scale in (1e-2, 0.5))
+
+    def error(given: Any, after: Any, output: bool = True) -> float:
+        alone = graph.only_one(model, layer, graph.Rounding(given, weight, after), output)
+        return sum(graph.error(one, other) for one, other in zip(plain, graph.runs(alone, images)))
+
+    assert 0 < error(fine, fine) < 1e-4 < error(coarse, fine)
+    assert error(fine, coarse) > 1e-4
+    assert error(fine, coarse, output=False) == error(fine, None) < 1e-4
+
+
+def test_rounding_of_a_layer(model: Any, images: list[Any], tmp_path: Path) -> None:
+    """Scales by hand: inputs of 0 to 1 in 255 steps; what goes into a SiLU is cut at -4."""
+    source, output = tmp_path / "m.onnx", tmp_path / "q.onnx"
+    bias = next(one for one in model.graph.initializer if one.name == "a.b")
+    bias.CopyFrom(numpy_helper.from_array(np.linspace(-50, 5, CHANNELS, dtype=np.float32), "a.b"))
+    onnx.save(model, source)
+    quantise_onnx(source, output, [np.linspace(0, 1, 192, dtype=np.float32).reshape(1, 3, 8, 8)], [])
+    found = graph.rounding_in(onnx.load(output).graph, graph.layers_of(model.graph))["/a"]
+    assert float(found.input[0]) == pytest.approx(1 / 255)
+    assert int(found.input[1]) == 0
+    assert found.output is not None
+    scale, zero = float(found.output[0]), int(found.output[1])
+    assert -zero * scale == pytest.approx(graph.SILU_FLOOR, abs=scale)
 
 
 def test_errors_count_where_something_is() -> None:

@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from yolov5_prune_plugin.commands.quantize.graph import (
-    ALONG,
     LAYERS,
     SILU_FLOOR,
     Array,
     before_silu,
     decoding_of,
+    fuse_silu,
     last_of,
-    with_activation,
 )
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.yolov5.seams.quiet import quiet
 
 OPENVINO = "_openvino_model"  # what upstream's scripts know such a folder by
+SAFE, FULL = 7, 8  # bits of weights: those that no CPU adds wrongly, and all
 NEEDS = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "onnxruntime", "openvino", "nncf")}
 
 
@@ -42,33 +42,41 @@ def backend_of(output: Path) -> str:
     return kind
 
 
-def quantise_onnx(source: Path, output: Path, images: Sequence[Array], kept: Sequence[str]) -> None:
+def quantise_onnx(source: Path, output: Path, images: Sequence[Array], kept: Sequence[str], bits: int = SAFE) -> None:
     """Write an ONNX model with QuantizeLinear and DequantizeLinear, by ONNX Runtime's static quantisation.
 
-    Weights are INT8 by output channel, symmetric, so zeros stay zeros; in the range of 7 bits, as CPUs without VNNI add
-    two products in 16 bits and would overflow. Activations are UINT8 by tensor; what goes into a SiLU is cut where it
-    gives next to nothing, as a few large negative values would take most of the range.
+    Layers read, hold and give 8 bits, so that ONNX Runtime takes its kernels for INT8; all between them, the
+    activations too, is in floating point. Weights are INT8 by output channel, symmetric, so zeros stay zeros; what
+    layers read and give is UINT8 by tensor, and what goes into a SiLU is cut where it gives next to nothing, as a few
+    large negative values would take most of the range.
 
     Args:
         source: The model in floating point, opset 13 or later.
         output: Where to.
         images: Calibration images [B, 3, H, W], in the shape that the model takes.
         kept: Names of layers that stay in floating point, beside the last ones and the decoding.
+        bits: Of weights. CPUs without VNNI add two products in 16 bits and would overflow with 8.
     """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     model = onnx.load(str(source))
-    left = with_activation(model.graph, [*last_of(model.graph), *kept])
     with _silent(), quiet(stderr=True):
         ranges = _silu_ranges(source, output.with_name("calibration.onnx"), images)
         quantize_static(
             str(source), str(output), _reader(model, images), quant_format=QuantFormat.QDQ, per_channel=True,
-            reduce_range=True, op_types_to_quantize=[*LAYERS, *ALONG],
-            nodes_to_exclude=[*decoding_of(model.graph), *left], activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8, extra_options={"TensorQuantOverrides": ranges},
+            reduce_range=bits < FULL, op_types_to_quantize=list(LAYERS),
+            nodes_to_exclude=[*decoding_of(model.graph), *last_of(model.graph), *kept],
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+            extra_options={"TensorQuantOverrides": ranges},
         )  # fmt: skip
-    _with_facts(output, {one.key: one.value for one in model.metadata_props})
+    made = onnx.load(str(output))
+    fuse_silu(made)
+    there = {one.key for one in made.metadata_props}
+    for one in model.metadata_props:  # upstream's stride and class names, which the quantiser may drop
+        if one.key not in there:
+            made.metadata_props.add().CopyFrom(one)
+    onnx.save(made, str(output))
 
 
 def _reader(model: Any, images: Sequence[Array]) -> Any:
@@ -108,14 +116,20 @@ def _silu_ranges(source: Path, augmented: Path, images: Sequence[Array]) -> dict
     return ranges
 
 
-def quantise_openvino(source: Path, folder: Path, images: Sequence[Array], kept: Sequence[str]) -> None:
-    """Write an OpenVINO model in a folder, by nncf's post-training quantisation.
+def quantise_openvino(
+    source: Path, folder: Path, images: Sequence[Array], kept: Sequence[str], bits: int = SAFE
+) -> None:  # fmt: skip
+    """Write an OpenVINO model in a folder, by nncf's post-training quantisation with bias correction.
+
+    OpenVINO rounds what a layer gives only behind its activation. That is not symmetric, so neither is its range
+    (nncf's preset MIXED); weights are, by output channel.
 
     Args:
         source: The ONNX model in floating point, with upstream's ``stride`` and ``names`` among its metadata.
         folder: Where to; made here. Its files are named like it.
         images: As ``quantise_onnx`` has them.
         kept: As ``quantise_onnx`` has it.
+        bits: As ``quantise_onnx`` has them.
     """
     import nncf
     import onnx
@@ -125,11 +139,15 @@ def quantise_openvino(source: Path, folder: Path, images: Sequence[Array], kept:
     there = {operation.get_friendly_name() for operation in model.get_ops()}
     facts = onnx.load(str(source))
     # a convolution with a bias is two operations there, NAME/WithoutBiases and NAME
-    names = [one for name in [*decoding_of(facts.graph), *kept]
+    names = [one for name in [*decoding_of(facts.graph), *last_of(facts.graph), *kept]
              for one in (name, f"{name}/WithoutBiases") if one in there]  # fmt: skip
+    overflow = nncf.OverflowFix.ENABLE if bits < FULL else nncf.OverflowFix.DISABLE
     with _silent(), quiet(stderr=True):
-        done = nncf.quantize(model, nncf.Dataset(list(images)), subset_size=len(images),
-                             ignored_scope=nncf.IgnoredScope(names=names, validate=False))  # fmt: skip
+        done = nncf.quantize(
+            model, nncf.Dataset(list(images)), subset_size=len(images), preset=nncf.QuantizationPreset.MIXED,
+            ignored_scope=nncf.IgnoredScope(names=names, validate=False),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=overflow),
+        )  # fmt: skip
     save_openvino(done, folder, {one.key: one.value for one in facts.metadata_props})
 
 
@@ -151,19 +169,6 @@ def save_openvino(model: Any, folder: Path, facts: dict[str, str]) -> None:
     openvino.save_model(model, str(folder / f"{stem}.xml"), compress_to_fp16=False)
     content = {key: ast.literal_eval(value) for key, value in facts.items()}
     (folder / f"{stem}.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-
-
-def _with_facts(file: Path, facts: dict[str, str]) -> None:
-    """Upstream's stride and class names, which the quantiser may drop."""
-    import onnx
-
-    model = onnx.load(str(file))
-    there = {one.key for one in model.metadata_props}
-    for key, value in facts.items():
-        if key not in there:
-            entry = model.metadata_props.add()
-            entry.key, entry.value = key, value
-    onnx.save(model, str(file))
 
 
 @contextmanager

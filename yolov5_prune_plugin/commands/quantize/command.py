@@ -17,8 +17,6 @@ from yolov5_prune_plugin.options import build
 from yolov5_prune_plugin.reporting.console import bar, plain_console
 from yolov5_prune_plugin.reporting.run_folder import check_place
 
-LEFT = 0.5  # of the estimated error: layers are kept in floating point until no more is left
-MOST = 0.2  # of the layers, at most, without --budget
 HELD_OUT = 8  # images of the train split on which layers are tried, beside those for calibration
 OPSET = "17"
 PADDING = 114 / 255  # upstream's grey
@@ -39,6 +37,7 @@ class Work:
         errors: Of each layer when it alone is quantised, in the graph's order.
         kind: ``onnx`` or ``openvino``.
         folder: For temporary files.
+        bits: Of weights.
     """
 
     upstream: Any
@@ -50,6 +49,7 @@ class Work:
     held_out: list[Any]
     kind: str
     folder: Path
+    bits: int
     errors: dict[str, float] = field(default_factory=dict)
 
     def ranked(self) -> list[str]:
@@ -69,14 +69,20 @@ class Work:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
         quantise = quantise_onnx if self.kind == "onnx" else quantise_openvino
-        quantise(self.source, place / name, self.images, kept)
+        quantise(self.source, place / name, self.images, kept, self.bits)
         return place / name
 
-    def figures(self, model: Path) -> dict[str, float]:
-        """What upstream's val.py measures."""
+    def figures(self, model: Path, data: Optional[Path] = None) -> dict[str, float]:
+        """What upstream's val.py measures.
+
+        Args:
+            model: In the runtime's format.
+            data: Another data set than the run's.
+        """
         from yolov5_prune_plugin.commands.quantize.measure import validate_exported
 
-        return validate_exported(self.upstream, self.task, model, self.data, self.size, self.folder / "val")
+        return validate_exported(self.upstream, self.task, model, str(data or self.data), self.size,
+                                 self.folder / "val")  # fmt: skip
 
 
 def quantize(options: argparse.Namespace) -> int:
@@ -86,7 +92,7 @@ def quantize(options: argparse.Namespace) -> int:
         options: ``weights``, ``output``, ``data``, ``imgsz``, ``repo`` and ``QuantizeOptions``.
 
     Returns:
-        0.
+        0; 1 if it is within the budget on training images and not on the val split.
 
     Raises:
         PruneError: If something given is wrong; nothing is written then.
@@ -97,8 +103,8 @@ def quantize(options: argparse.Namespace) -> int:
     config: QuantizeOptions = build(options, QuantizeOptions)
     kind = backend_of(options.output)
     check_place("-o", options.output)
-    if config.budget is not None and (config.no_val or config.keep_fp32 is not None):
-        raise PruneError("--budget validates, and finds how many layers stay; leave --no-val and --keep-fp32 out")
+    if config.budget is not None and config.keep_fp32 is not None:
+        raise PruneError("--budget finds how many layers stay in floating point; leave --keep-fp32 out")
     if config.budget is not None and not 0 <= config.budget <= 100:
         raise PruneError(f"--budget {config.budget:g}: must be points of mAP, from 0 to 100")
 
@@ -122,21 +128,24 @@ def quantize(options: argparse.Namespace) -> int:
         held_out = images[-min(HELD_OUT, len(images) // 2) :]
         calibration = images[: len(images) - len(held_out)]
         source = _exported(upstream, task, options.weights, size, folder / "export")
-        work = Work(upstream, task, options.data, size, source, calibration, held_out, kind, folder)
+        work = Work(upstream, task, options.data, size, source, calibration, held_out, kind, folder, config.weight_bits)
         report = QuantizeReport(console, options.output, str(options.weights), kind, figure, size)
         work.errors = _errors(work)
-        before = None if config.no_val else work.figures(_plain(work))
         if config.budget is None:
-            kept = _costly(work, config.keep_fp32)
+            kept = work.ranked()[: config.keep_fp32 or 0]
             made = work.made(kept, options.output.name)
-            after = None if config.no_val else work.figures(made)
         else:
-            assert before is not None
-            kept, made, after = _within(work, before[figure], config.budget / 100, figure, options.output.name, report)
+            training, number = upstream.held_out(task, options.data, drawn.files, config.budget_images, config.seed,
+                                                 folder / "held-out")  # fmt: skip
+            report.chosen_on(number)
+            kept, made = _within(work, training, config.budget / 100, figure, options.output.name, report)
+        before, after = (None, None) if config.no_val else (work.figures(_plain(work)), work.figures(made))
         times = _times(work, made, config.rounds) if config.rounds else None
         _keep(made, options.output)
-        report.done(work.errors, kept, before, after, times, _bytes(source), _bytes(options.output))
-    return 0
+        report.done(work.errors, kept, before, after, times, _bytes(source), _bytes(options.output), _last(source))
+    if config.budget is None or before is None or after is None:
+        return 0
+    return int(report.lost_more(before[figure] - after[figure], config.budget / 100))
 
 
 def _fitted(batch: Any, size: tuple[int, int]) -> Any:
@@ -173,66 +182,60 @@ def _errors(work: Work) -> dict[str, float]:
     import onnx
 
     from yolov5_prune_plugin.commands.quantize import graph
-
-    full = work.folder / "full.onnx"
     from yolov5_prune_plugin.commands.quantize.backends import quantise_onnx
 
-    quantise_onnx(work.source, full, work.images, [])
+    full = work.folder / "full.onnx"
+    quantise_onnx(work.source, full, work.images, [], work.bits)
     model = onnx.load(str(work.source))
     layers = graph.layers_of(model.graph)
-    how = graph.scales_in(onnx.load(str(full)).graph, layers)
+    roundings = graph.rounding_in(onnx.load(str(full)).graph, layers)
     reference = list(graph.runs(work.source, work.held_out))
     found = {}
-    with bar("layers", len(how)) as step:
+    with bar("layers", len(roundings)) as step:
         for layer in layers:
-            if layer.name in how:
-                outputs = graph.runs(graph.only_one(model, layer, *how[layer.name]), work.held_out)
+            if layer.name in roundings:
+                alone = graph.only_one(model, layer, roundings[layer.name], work.kind == "onnx")
+                outputs = graph.runs(alone, work.held_out)
                 several = [graph.error(one, other) for one, other in zip(reference, outputs)]
                 found[layer.name] = sum(several) / len(several)
                 step()
     return found
 
 
-def _costly(work: Work, number: Optional[int]) -> list[str]:
-    """The layers that stay in floating point without a budget."""
+def _within(work: Work, data: Path, points: float, figure: str, name: str, report: Any) -> tuple[list[str], Path]:
+    """The fewest costly layers in floating point with which a validation on training images is within the budget."""
     ranked = work.ranked()
-    if number is not None:
-        return ranked[:number]
-    total, kept, left = sum(work.errors.values()), [], sum(work.errors.values())
-    for name in ranked[: int(MOST * len(ranked))]:
-        if left <= LEFT * total:
-            break
-        kept.append(name)
-        left -= work.errors[name]
-    return kept
-
-
-def _within(
-    work: Work, before: float, points: float, figure: str, name: str, report: Any
-) -> tuple[list[str], Path, dict[str, float]]:  # fmt: skip
-    """The fewest costly layers in floating point with which a validation is within the budget."""
-    ranked = work.ranked()
-    tried: dict[int, tuple[Path, dict[str, float]]] = {}
+    before = work.figures(_plain(work), data)[figure]
+    tried: dict[int, tuple[Path, float]] = {}
 
     def holds(number: int) -> bool:
         if number not in tried:
             made = work.made(ranked[:number], name)
-            tried[number] = (made, work.figures(made))
-            report.tried(number, before, tried[number][1][figure])
-        return tried[number][1][figure] >= before - points
+            tried[number] = (made, work.figures(made, data)[figure])
+            report.tried(number, before, tried[number][1])
+        return tried[number][1] >= before - points
 
     low, high = -1, 0  # low does not hold, high may
     while not holds(high):
         low, high = high, max(1, 2 * high)
         if high >= len(ranked):
-            worst = max(value[1][figure] for value in tried.values())
-            raise NoResultError(f"--budget {100 * points:g}: {figure} is {before:.4f} in floating point and"
-                                f" {worst:.4f} at best in INT8, with {low} of {len(ranked)} layers left out; nothing is"
-                                " written. Take a larger budget, or more images (--calib)")  # fmt: skip
+            worst = max(value for _, value in tried.values())
+            raise NoResultError(f"--budget {100 * points:g}: {figure} on training images is {before:.4f} in floating"
+                                f" point and {worst:.4f} at best in INT8, with {low} of {len(ranked)} layers left out;"
+                                " nothing is written. Take a larger budget, or more images (--calib)")  # fmt: skip
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle, high)
-    return ranked[:high], *tried[high]
+    return ranked[:high], tried[high][0]
+
+
+def _last(source: Path) -> int:
+    """How many layers the decoding reads."""
+    import onnx
+
+    from yolov5_prune_plugin.commands.quantize.graph import last_of
+
+    return len(last_of(onnx.load(str(source)).graph))
 
 
 def _plain(work: Work) -> Path:
