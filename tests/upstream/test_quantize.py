@@ -41,8 +41,9 @@ def test_onnx(clone: Release, training_shapes: Path, shapes: Path, tmp_path: Pat
 
 def test_a_budget(clone: Release, training_shapes: Path, tmp_path: Path) -> None:
     """Judged on training images that calibration has not seen; the val split is not even needed."""
-    printed = quantize(clone, WEIGHTS, "-o", tmp_path / "q.onnx", "--data", training_shapes, "--calib", 8, "--rounds",
-                       0, "--budget", 3, "--budget-images", 10, "--no-val", "--weight-bits", 8, cwd=tmp_path)  # fmt: skip
+    more = ("--budget", 3, "--budget-images", 10, "--no-val", "--cpu", "vnni", "--rounds", 0)
+    printed = quantize(clone, WEIGHTS, "-o", tmp_path / "q.onnx", "--data", training_shapes, "--calib", 8, *more,
+                       cwd=tmp_path)  # fmt: skip
     assert "layers are chosen on 10 training images that calibration has not seen" in printed
     report = json.loads((tmp_path / "q_quantize" / "report.json").read_text())
     assert report["before"] is report["after"] is None
@@ -68,11 +69,11 @@ def test_openvino(clone: Release, training_shapes: Path, tmp_path: Path) -> None
     [
         (("-o", "q.engine"), "-o q.engine: must end in .onnx"),
         (("-o", "q.onnx", "--budget", 1, "--keep-fp32", 2), "leave --keep-fp32 out"),
-        (("-o", "q.onnx", "--weight-bits", 6), "invalid choice: 6"),
+        (("-o", "q.onnx", "--cpu", "avx"), "invalid choice: 'avx'"),
         (("-o", "q.onnx", "--budget", 101), "--budget 101: must be points of mAP"),
         (("-o", "there.onnx"), "-o there.onnx: exists already"),
     ],
-    ids=["format", "keep-fp32", "weight-bits", "budget", "there"],
+    ids=["format", "keep-fp32", "cpu", "budget", "there"],
 )
 def test_wrong_input(clone: Release, shapes: Path, tmp_path: Path, more: tuple[object, ...], message: str) -> None:
     (tmp_path / "there.onnx").write_text("mine")

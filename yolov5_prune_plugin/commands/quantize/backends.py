@@ -22,7 +22,6 @@ from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.yolov5.seams.quiet import quiet
 
 OPENVINO = "_openvino_model"  # what upstream's scripts know such a folder by
-SAFE, FULL = 7, 8  # bits of weights: those that no CPU adds wrongly, and all
 NEEDS = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "onnxruntime", "openvino", "nncf")}
 
 
@@ -42,7 +41,9 @@ def backend_of(output: Path) -> str:
     return kind
 
 
-def quantise_onnx(source: Path, output: Path, images: Sequence[Array], kept: Sequence[str], bits: int = SAFE) -> None:
+def quantise_onnx(
+    source: Path, output: Path, images: Sequence[Array], kept: Sequence[str], any_cpu: bool = True
+) -> None:
     """Write an ONNX model with QuantizeLinear and DequantizeLinear, by ONNX Runtime's static quantisation.
 
     Layers read, hold and give 8 bits, so that ONNX Runtime takes its kernels for INT8; all between them, the
@@ -55,7 +56,7 @@ def quantise_onnx(source: Path, output: Path, images: Sequence[Array], kept: Seq
         output: Where to.
         images: Calibration images [B, 3, H, W], in the shape that the model takes.
         kept: Names of layers that stay in floating point, beside the last ones and the decoding.
-        bits: Of weights. CPUs without VNNI add two products in 16 bits and would overflow with 8.
+        any_cpu: Weights take 7 bits: CPUs without VNNI add two products of 8 in 16 bits, and would overflow.
     """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
@@ -65,7 +66,7 @@ def quantise_onnx(source: Path, output: Path, images: Sequence[Array], kept: Seq
         ranges = _silu_ranges(source, output.with_name("calibration.onnx"), images)
         quantize_static(
             str(source), str(output), _reader(model, images), quant_format=QuantFormat.QDQ, per_channel=True,
-            reduce_range=bits < FULL, op_types_to_quantize=list(LAYERS),
+            reduce_range=any_cpu, op_types_to_quantize=list(LAYERS),
             nodes_to_exclude=[*decoding_of(model.graph), *last_of(model.graph), *kept],
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
             extra_options={"TensorQuantOverrides": ranges},
@@ -117,7 +118,7 @@ def _silu_ranges(source: Path, augmented: Path, images: Sequence[Array]) -> dict
 
 
 def quantise_openvino(
-    source: Path, folder: Path, images: Sequence[Array], kept: Sequence[str], bits: int = SAFE
+    source: Path, folder: Path, images: Sequence[Array], kept: Sequence[str], any_cpu: bool = True
 ) -> None:  # fmt: skip
     """Write an OpenVINO model in a folder, by nncf's post-training quantisation with bias correction.
 
@@ -129,7 +130,8 @@ def quantise_openvino(
         folder: Where to; made here. Its files are named like it.
         images: As ``quantise_onnx`` has them.
         kept: As ``quantise_onnx`` has it.
-        bits: As ``quantise_onnx`` has them.
+        any_cpu: The first layer's weights take 7 bits: its input has all values of 8, and overflows on CPUs without
+            VNNI. It is the only one, as nncf's authors found; it was so here.
     """
     import nncf
     import onnx
@@ -141,7 +143,7 @@ def quantise_openvino(
     # a convolution with a bias is two operations there, NAME/WithoutBiases and NAME
     names = [one for name in [*decoding_of(facts.graph), *last_of(facts.graph), *kept]
              for one in (name, f"{name}/WithoutBiases") if one in there]  # fmt: skip
-    overflow = nncf.OverflowFix.ENABLE if bits < FULL else nncf.OverflowFix.DISABLE
+    overflow = nncf.OverflowFix.FIRST_LAYER if any_cpu else nncf.OverflowFix.DISABLE
     with _silent(), quiet(stderr=True):
         done = nncf.quantize(
             model, nncf.Dataset(list(images)), subset_size=len(images), preset=nncf.QuantizationPreset.MIXED,

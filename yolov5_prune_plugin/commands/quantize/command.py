@@ -37,7 +37,7 @@ class Work:
         errors: Of each layer when it alone is quantised, in the graph's order.
         kind: ``onnx`` or ``openvino``.
         folder: For temporary files.
-        bits: Of weights.
+        any_cpu: Whether it must be right on CPUs without VNNI too.
     """
 
     upstream: Any
@@ -49,7 +49,7 @@ class Work:
     held_out: list[Any]
     kind: str
     folder: Path
-    bits: int
+    any_cpu: bool
     errors: dict[str, float] = field(default_factory=dict)
 
     def ranked(self) -> list[str]:
@@ -69,7 +69,7 @@ class Work:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
         quantise = quantise_onnx if self.kind == "onnx" else quantise_openvino
-        quantise(self.source, place / name, self.images, kept, self.bits)
+        quantise(self.source, place / name, self.images, kept, self.any_cpu)
         return place / name
 
     def figures(self, model: Path, data: Optional[Path] = None) -> dict[str, float]:
@@ -128,7 +128,9 @@ def quantize(options: argparse.Namespace) -> int:
         held_out = images[-min(HELD_OUT, len(images) // 2) :]
         calibration = images[: len(images) - len(held_out)]
         source = _exported(upstream, task, options.weights, size, folder / "export")
-        work = Work(upstream, task, options.data, size, source, calibration, held_out, kind, folder, config.weight_bits)
+        work = Work(
+            upstream, task, options.data, size, source, calibration, held_out, kind, folder, config.cpu == "any"
+        )
         report = QuantizeReport(console, options.output, str(options.weights), kind, figure, size)
         work.errors = _errors(work)
         if config.budget is None:
@@ -185,7 +187,7 @@ def _errors(work: Work) -> dict[str, float]:
     from yolov5_prune_plugin.commands.quantize.backends import quantise_onnx
 
     full = work.folder / "full.onnx"
-    quantise_onnx(work.source, full, work.images, [], work.bits)
+    quantise_onnx(work.source, full, work.images, [], work.any_cpu)
     model = onnx.load(str(work.source))
     layers = graph.layers_of(model.graph)
     roundings = graph.rounding_in(onnx.load(str(full)).graph, layers)

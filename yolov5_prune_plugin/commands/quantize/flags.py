@@ -23,8 +23,9 @@ class QuantizeOptions:
     keep_fp32: Optional[int] = flag(
         None, "so many layers stay in floating point beside the last ones, those that cost most (default: none)",
         type=whole_from(0), metavar="N")  # fmt: skip
-    weight_bits: int = flag(
-        7, "bits of weights: 7 (default) is right on every CPU; 8 is closer to floating point, but wrong without"
-        " VNNI (AVX-512 VNNI, AVX-VNNI, or ARM's dot product)", type=int, choices=(7, 8))  # fmt: skip
+    cpu: str = flag(
+        "any", "where the file has to be right: any (default); or vnni, on CPUs that add products of 8 bits in 32"
+        " (AVX-512 VNNI, AVX-VNNI, ARM), which is closer to floating point, and useless on others",
+        choices=("any", "vnni"))  # fmt: skip
     no_val: bool = flag(False, "do not validate before and after")
     rounds: int = flag(20, "timed rounds (default 20; 0: none)", type=whole_from(0), metavar="N")
