@@ -1,14 +1,18 @@
 """INT8 beside fp32, zeros and narrower layers: mAP, layers left in fp32, bytes, and ms with one thread and two.
 
     python -m benchmarks.int8 [--set bccd|coco] [--release master|v7.0|7.0.14] [--shared DIR] [--trained FILE]
-                              [--steps make quantize upstream time] [--only NAME ...] [--png FILE]
+                              [--steps make quantize upstream codebooks time] [--only NAME ...] [--png FILE]
 
 ``bccd``: yolov5n fine-tuned on the train split of BCCD, its val split at 320. ``coco``: yolov5n, official weights, the
 first 128 images of COCO val2017 at 640, calibrated on coco128 (train2017). Models: the dense one, also on smaller
 images; zeros in blocks of 4x1 by ``val.py --prune --prune-method obs``, and narrower layers by ``yolov5-prune slim``,
 both without training; ``--trained`` adds a checkpoint that was trained with zeros, say by ``train.py --dns``. Each is
-quantised for ONNX Runtime and OpenVINO, for any CPU and (but on smaller images) for those with VNNI, with 64 calibration
-images of the train split and no other flag. ``upstream`` is YOLOv5's own ``export.py --include openvino --int8``.
+quantised for ONNX Runtime and OpenVINO, for any CPU and (but on smaller images) for those with VNNI, with 64 images of
+the train split for calibration and no other flag. ``upstream`` is YOLOv5's own ``export.py --include openvino --int8``
+of the dense model and the trained one.
+
+``codebooks``: ``.y5z`` files of the same two models with 8 bits and fewer by k-means, and with evenly spaced values, 255
+of them from minus to plus the largest magnitude of a layer, which INT8 could take as they are.
 
 Times: in a process for each number of threads; all runtimes of a model take turns, each call right after one that is
 not timed. Medians, and the ratio to fp32 in the same runtime and round. What is measured is kept in
@@ -39,7 +43,7 @@ from yolov5_prune_plugin.reporting.figure import canvas, open_frame, save_png
 SMALLER = {"bccd": (256, 224), "coco": (512,)}
 ZEROS = {"bccd": (0.3, 0.5, 0.6), "coco": (0.5,)}
 FLOPS = {"bccd": (0.7, 0.5), "coco": (0.7,)}
-STEPS = ("make", "quantize", "upstream", "time")
+STEPS = ("make", "quantize", "upstream", "codebooks", "time")
 FORMATS = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 CPUS = ("any", "vnni")
 TRAINED = "80% zeros, trained"
@@ -199,6 +203,34 @@ class Prepared:
             size_on_disk = sum(file.stat().st_size for file in folder.iterdir())
             self.keep(name, "upstream", {"map": figures["map"], "bytes": size_on_disk, "zipped": zipped(folder)})
 
+    def codebooks(self) -> None:
+        """Pack the dense model and the trained one with k-means and with evenly spaced values."""
+        import torch
+
+        from yolov5_prune_plugin.yolov5.checkout.upstream import find_upstream
+
+        upstream = find_upstream(Path(self.target).parent if self.target.endswith(".py") else None)
+        for name, file, size in self.chosen():
+            if name not in ("dense", TRAINED):
+                continue
+            folder = self.place(name)
+            even = folder / "even.pt"
+            checkpoint, model = upstream.load(file)
+            for module in model.modules():
+                if isinstance(module, torch.nn.Conv2d):
+                    module.weight.data = evenly_spaced(module.weight.data)
+            torch.save({**checkpoint, "model": model.half()}, even)
+            for key, source, bits in (("k-means, 8", file, 8), ("k-means, 7", file, 7), ("k-means, 6", file, 6),
+                                      ("evenly spaced, 8", even, 8)):  # fmt: skip
+                packed = folder / f"{key.replace(', ', '-').replace(' ', '-')}.y5z"
+                packed.unlink(missing_ok=True)
+                self.ours("compress", source, "-o", packed, "--bits", bits)
+                self.ours("run", self.target, "--weights", packed, "--data", self.data, "--imgsz", size, "--device",
+                          "cpu", "--batch-size", 8, "--workers", 0, "--prune", 0, "--project", self.temporary, "--name",
+                          "packed", "--exist-ok")  # fmt: skip
+                report = json.loads((self.temporary / "packed" / "prune" / "report.json").read_text())
+                self.keep(name, key, {"map": report["map"], "bytes": packed.stat().st_size})
+
     def keep(self, name: str, key: str, facts: dict[str, Any]) -> None:
         """Write what was measured into the results.
 
@@ -209,6 +241,12 @@ class Prepared:
         """
         kept(self.options.results / f"{self.options.set}.json", name, key, facts)
         print("|", name, key, {k: v for k, v in facts.items() if "byte" not in k}, flush=True)
+
+
+def evenly_spaced(weight: Any) -> Any:
+    """Round to whole multiples of a 127th of the largest magnitude; zeros stay."""
+    step = weight.abs().max().clamp_min(1e-12) / 127
+    return (weight / step).round() * step
 
 
 def kept(place: Path, name: str, key: str, facts: dict[str, Any]) -> None:
@@ -308,6 +346,10 @@ def show(name: str, found: dict[str, Any]) -> None:
                 times.append((model, str(threads), f"{ms['onnx']:.2f}", cells[0], ratios[0], f"{ms['openvino']:.2f}",
                               cells[1], ratios[1], f"{ms['upstream']:.2f}" if "upstream" in ms else "",
                               f"{ms['sparse']:.2f}"))  # fmt: skip
+    books = [(model, key, f"{one['map']:.4f}", f"{one['bytes']:,}") for model, facts in found.items()
+             for key, one in facts.items() if key.startswith(("k-means", "evenly"))]  # fmt: skip
+    if books:
+        print_table(f"{name}: codebooks", ("model", "values, bits", "mAP50-95", "bytes of the .y5z"), books)
     print_table(f"{name}: what INT8 costs, and bytes", ("model", "", "layers in fp32", "mAP50-95", "points", "bytes",
                                                       "zipped"), rows)  # fmt: skip
     print_table(f"{name}: ms an image", ("model", "threads", "ONNX Runtime fp32", "INT8, any / vnni", "times as fast",
