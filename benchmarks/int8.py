@@ -11,8 +11,8 @@ quantised for ONNX Runtime and OpenVINO, for any CPU and (but on smaller images)
 the train split for calibration and no other flag. ``upstream`` is YOLOv5's own ``export.py --include openvino --int8``
 of the dense model and the trained one.
 
-``codebooks``: ``.y5z`` files of the same two models with 8 bits and fewer by k-means, and with evenly spaced values, 255
-of them from minus to plus the largest magnitude of a layer, which INT8 could take as they are.
+``codebooks``: ``.y5z`` files of the same two models with 8 bits and fewer by k-means, and with evenly spaced values,
+255 of them from minus to plus the largest magnitude of a layer, which INT8 could take as they are.
 
 Times: in a process for each number of threads; all runtimes of a model take turns, each call right after one that is
 not timed. Medians, and the ratio to fp32 in the same runtime and round. What is measured is kept in
