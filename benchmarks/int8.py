@@ -5,8 +5,8 @@
 
 ``bccd``: yolov5n fine-tuned on the train split of BCCD, its val split at 320. ``coco``: yolov5n, official weights, the
 first 128 images of COCO val2017 at 640, calibrated on coco128 (train2017). Models: the dense one, also on smaller
-images; zeros in blocks of 4x1 by ``val.py --prune --prune-method obs``, and narrower layers by ``yolov5-prune slim``,
-both without training; ``--trained`` adds a checkpoint that was trained with zeros, say by ``train.py --dns``. Each is
+images; zeros in blocks of 4x1 by ``val.py --prune --prune-method obs --prune-tune 0``, and narrower layers by
+``yolov5-prune slim``, both without training; ``--trained`` adds a checkpoint that was trained with zeros. Each is
 quantised for ONNX Runtime and OpenVINO, for any CPU and (but on smaller images) for those with VNNI, with 64 images of
 the train split for calibration and no other flag. ``upstream`` is YOLOv5's own ``export.py --include openvino --int8``
 of the dense model and the trained one.
@@ -145,8 +145,8 @@ class Prepared:
             if not file.exists() and "zeros" in name:
                 self.ours("run", self.target, "--weights", self.weights, "--data", self.data, "--imgsz", size,
                           "--device", "cpu", "--batch-size", 8, "--workers", 0, "--prune", file.stem[5:],
-                          "--prune-method", "obs", "--prune-granularity", "4x1", "--prune-save", file,
-                          "--project", self.temporary)  # fmt: skip
+                          "--prune-method", "obs", "--prune-granularity", "4x1", "--prune-tune", 0, "--prune-save",
+                          file, "--project", self.temporary)  # fmt: skip
             elif not file.exists():
                 self.ours("slim", self.weights, "--target", f"flops={file.stem[4:]}", "-o", file, "--data", self.data,
                           "--imgsz", size, "--no-val", *self.repo())  # fmt: skip

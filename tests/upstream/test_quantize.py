@@ -31,8 +31,9 @@ def test_onnx(clone: Release, training_shapes: Path, shapes: Path, tmp_path: Pat
     assert report["after"]["map"] > report["before"]["map"] - 0.02
     assert report["bytes_after"] < 0.5 * report["bytes_before"]
     layers = pd.read_csv(tmp_path / "q_quantize" / "layers.csv")
-    assert layers["int8"].all()
-    assert (report["fp32_layers"], report["last_layers"]) == ([], 3)
+    assert set(layers[~layers["int8"]]["layer"]) == set(report["fp32_layers"])
+    assert 0 < len(report["fp32_layers"]) <= 0.1 * len(layers)
+    assert report["last_layers"] == 3
     assert (tmp_path / "q_quantize" / "layers.png").stat().st_size > 5000
     image = next((shapes.parent / "shapes" / "images" / "val").glob("*.jpg"))
     run("-c", PLAIN, clone.folder / "detect.py", "--weights", tmp_path / "q.onnx", "--source", image, "--imgsz", 128,

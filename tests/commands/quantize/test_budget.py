@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from yolov5_prune_plugin.commands.quantize.command import Work, _within
+from yolov5_prune_plugin.commands.quantize.command import Work, _costly, _within
 from yolov5_prune_plugin.errors import NoResultError
 from yolov5_prune_plugin.reporting.console import plain_console
 from yolov5_prune_plugin.reporting.quantize_report import QuantizeReport
@@ -67,6 +67,14 @@ def test_a_budget_that_cannot_be_kept(work: Made) -> None:
     with pytest.raises(NoResultError, match=r"--budget 1: map on training images is 0\.6000 in floating"):
         _within(work, Path("held-out.yaml"), 0.01, "map", "q.onnx", said)
     assert said.numbers == [0, 1, 2, 4, 8]
+
+
+def test_without_a_budget(work: Made) -> None:
+    """Half of the error is in the first of ten layers; a number that is given counts."""
+    assert _costly(work, None) == ["l0"]
+    assert _costly(work, 3) == ["l0", "l1", "l2"]
+    work.errors = {f"l{i}": 1.0 for i in range(30)}
+    assert len(_costly(work, None)) == 3, "at most a tenth"
 
 
 @pytest.mark.parametrize(("lost", "points", "more"), [(0.0051, 0.005, True), (0.0049, 0.005, False), (-0.01, 0, False)])

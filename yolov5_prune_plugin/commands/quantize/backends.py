@@ -48,8 +48,8 @@ def quantise_onnx(
 
     Layers read, hold and give 8 bits, so that ONNX Runtime takes its kernels for INT8; all between them, the
     activations too, is in floating point. Weights are INT8 by output channel, symmetric, so zeros stay zeros; what
-    layers read and give is UINT8 by tensor, and what goes into a SiLU is cut where it gives next to nothing, as a few
-    large negative values would take most of the range.
+    layers read and give is UINT8 by tensor, in the mean over images of the least and the largest value: the extremes of
+    all images would make steps too large. What goes into a SiLU is cut where it gives next to nothing.
 
     Args:
         source: The model in floating point, opset 13 or later.
@@ -69,7 +69,7 @@ def quantise_onnx(
             reduce_range=any_cpu, op_types_to_quantize=list(LAYERS),
             nodes_to_exclude=[*decoding_of(model.graph), *last_of(model.graph), *kept],
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-            extra_options={"TensorQuantOverrides": ranges},
+            extra_options={"TensorQuantOverrides": ranges, "CalibMovingAverage": True},
         )  # fmt: skip
     made = onnx.load(str(output))
     fuse_silu(made)
@@ -107,7 +107,8 @@ def _silu_ranges(source: Path, augmented: Path, images: Sequence[Array]) -> dict
     if not names:
         return {}
     calibrator = create_calibrator(str(source), list(LAYERS), augmented_model_path=str(augmented),
-                                   calibrate_method=CalibrationMethod.MinMax)  # fmt: skip
+                                   calibrate_method=CalibrationMethod.MinMax, extra_options={"moving_average": True}
+                                   )  # fmt: skip
     calibrator.collect_data(_reader(model, images))
     found = calibrator.compute_data()
     ranges = {}

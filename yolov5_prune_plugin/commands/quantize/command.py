@@ -17,6 +17,8 @@ from yolov5_prune_plugin.options import build
 from yolov5_prune_plugin.reporting.console import bar, plain_console
 from yolov5_prune_plugin.reporting.run_folder import check_place
 
+LEFT = 0.5  # of the summed error: layers are kept in floating point until no more is left
+MOST = 0.1  # of the layers, at most, without --budget
 HELD_OUT = 8  # images of the train split on which layers are tried, beside those for calibration
 OPSET = "17"
 PADDING = 114 / 255  # upstream's grey
@@ -134,7 +136,7 @@ def quantize(options: argparse.Namespace) -> int:
         report = QuantizeReport(console, options.output, str(options.weights), kind, figure, size)
         work.errors = _errors(work)
         if config.budget is None:
-            kept = work.ranked()[: config.keep_fp32 or 0]
+            kept = _costly(work, config.keep_fp32)
             made = work.made(kept, options.output.name)
         else:
             training, number = upstream.held_out(task, options.data, drawn.files, config.budget_images, config.seed,
@@ -202,6 +204,20 @@ def _errors(work: Work) -> dict[str, float]:
                 found[layer.name] = sum(several) / len(several)
                 step()
     return found
+
+
+def _costly(work: Work, number: Optional[int]) -> list[str]:
+    """The layers that stay in floating point without a budget."""
+    ranked = work.ranked()
+    if number is not None:
+        return ranked[:number]
+    total, kept, left = sum(work.errors.values()), [], sum(work.errors.values())
+    for name in ranked[: int(MOST * len(ranked))]:
+        if left <= LEFT * total:
+            break
+        kept.append(name)
+        left -= work.errors[name]
+    return kept
 
 
 def _within(work: Work, data: Path, points: float, figure: str, name: str, report: Any) -> tuple[list[str], Path]:

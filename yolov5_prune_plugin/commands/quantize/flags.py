@@ -21,7 +21,8 @@ class QuantizeOptions:
         metavar="POINTS")  # fmt: skip
     budget_images: int = flag(500, "at most so many of them (default 500)", type=whole_from(1), metavar="N")
     keep_fp32: Optional[int] = flag(
-        None, "so many layers stay in floating point beside the last ones, those that cost most (default: none)",
+        None, "so many layers stay in floating point beside the last ones, those that cost most (default: as many"
+        " as halve the error, at most a tenth)",
         type=whole_from(0), metavar="N")  # fmt: skip
     cpu: str = flag(
         "any", "where the file has to be right: any (default); or vnni, on CPUs that add products of 8 bits in 32"
