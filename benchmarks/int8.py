@@ -7,9 +7,8 @@
 first 128 images of COCO val2017 at 640, calibrated on coco128 (train2017). Models: the dense one, also on smaller
 images; zeros in blocks of 4x1 by ``val.py --prune --prune-method obs --prune-tune 0``, and narrower layers by
 ``yolov5-prune slim``, both without training; ``--trained`` adds a checkpoint that was trained with zeros. Each is
-quantised for ONNX Runtime and OpenVINO, for any CPU and (but on smaller images) for those with VNNI, with 64 images of
-the train split for calibration and no other flag. ``upstream`` is YOLOv5's own ``export.py --include openvino --int8``
-of the dense model and the trained one.
+quantised for ONNX Runtime and OpenVINO with 64 images of the train split for calibration and no other flag.
+``upstream`` is YOLOv5's own ``export.py --include openvino --int8`` of the dense model and the trained one.
 
 ``codebooks``: ``.y5z`` files of the same two models with 8 bits and fewer by k-means, and with evenly spaced values,
 255 of them from minus to plus the largest magnitude of a layer, which INT8 could take as they are.
@@ -45,7 +44,6 @@ ZEROS = {"bccd": (0.3, 0.5, 0.6), "coco": (0.5,)}
 FLOPS = {"bccd": (0.7, 0.5), "coco": (0.7,)}
 STEPS = ("make", "quantize", "upstream", "codebooks", "time")
 FORMATS = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
-CPUS = ("any", "vnni")
 TRAINED = "80% zeros, trained"
 
 
@@ -166,21 +164,20 @@ class Prepared:
         return folder
 
     def quantize(self) -> None:
-        """Quantise each model four times, validated before and after."""
+        """Quantise each model for both runtimes, validated before and after."""
         for name, file, size in self.chosen():
             for kind in FORMATS:
-                for cpu in CPUS[: 1 if "at" in name.split() else 2]:
-                    output = self.place(name) / (f"int8-{cpu}.onnx" if kind == "onnx" else f"int8-{cpu}_openvino_model")
-                    if not output.exists():
-                        self.ours("quantize", file, "-o", output, "--data", self.data, "--imgsz", size, "--cpu",
-                                  cpu, "--rounds", 0, *self.repo())  # fmt: skip
-                    report = json.loads((output.with_name(f"{output.stem}_quantize") / "report.json").read_text())
-                    self.keep(name, f"{kind}-{cpu}", {
-                        "fp32": report["before"]["map"], "map": report["after"]["map"], "bytes": report["bytes_after"],
-                        "zipped": zipped(output), "fp32_bytes": report["bytes_before"],
-                        "fp32_zipped": zipped(self.place(name) / "fp32.onnx"),
-                        "fp32_layers": report["last_layers"] + len(report["fp32_layers"]), "imgsz": size,
-                    })  # fmt: skip
+                output = self.place(name) / ("int8.onnx" if kind == "onnx" else "int8_openvino_model")
+                if not output.exists():
+                    self.ours("quantize", file, "-o", output, "--data", self.data, "--imgsz", size, "--rounds", 0,
+                              *self.repo())  # fmt: skip
+                report = json.loads((output.with_name(f"{output.stem}_quantize") / "report.json").read_text())
+                self.keep(name, f"{kind} int8", {
+                    "fp32": report["before"]["map"], "map": report["after"]["map"], "bytes": report["bytes_after"],
+                    "zipped": zipped(output), "fp32_bytes": report["bytes_before"],
+                    "fp32_zipped": zipped(self.place(name) / "fp32.onnx"),
+                    "fp32_layers": report["end_layers"] + len(report["fp32_layers"]), "imgsz": size,
+                })  # fmt: skip
 
     def upstream(self) -> None:
         """YOLOv5's own INT8 for OpenVINO, of the dense model and the trained one."""
@@ -292,11 +289,10 @@ def time_all(options: argparse.Namespace) -> None:
     found = json.loads(results.read_text())
     for name in options.only or found:
         folder = options.out / options.set / name.replace(" ", "-").replace("%", "").replace(",", "")
-        size = found[name]["onnx-any"]["imgsz"]
+        size = found[name]["onnx int8"]["imgsz"]
         files = {"onnx": ("onnx", folder / "fp32.onnx"), "openvino": ("openvino", folder / "fp32.onnx")}
-        for cpu in [cpu for cpu in CPUS if f"onnx-{cpu}" in found[name]]:
-            files[f"onnx-{cpu}"] = ("onnx", folder / f"int8-{cpu}.onnx")
-            files[f"openvino-{cpu}"] = ("openvino", folder / f"int8-{cpu}_openvino_model" / f"int8-{cpu}.xml")
+        files["onnx int8"] = ("onnx", folder / "int8.onnx")
+        files["openvino int8"] = ("openvino", folder / "int8_openvino_model" / "int8.xml")
         upstreams = folder / "model_int8_openvino_model" / "model.xml"
         if upstreams.exists():
             files["upstream"] = ("openvino", upstreams)
@@ -307,7 +303,7 @@ def time_all(options: argparse.Namespace) -> None:
             times = in_turns({key: (lambda call=call: call(x)) for key, call in calls.items()}, options.rounds, lead=1)
         facts: dict[str, Any] = {key: round(statistics.median(values), 3) for key, values in times.items()}
         for key in [key for key in files if key not in FORMATS]:
-            base = "openvino" if key == "upstream" else key.partition("-")[0]
+            base = "openvino" if key == "upstream" else key.partition(" ")[0]
             facts[f"{key} faster"] = [round(value, 3) for value in ratio(times[base], times[key])]
         kept(results, name, f"ms-{options.timed}", facts)
         print("|", name, options.timed, facts, flush=True)
@@ -322,29 +318,26 @@ def show(name: str, found: dict[str, Any]) -> None:
     """
     rows, times = [], []
     for model, facts in found.items():
-        first = facts["onnx-any"]
+        first = facts["onnx int8"]
         rows.append((model, "fp32", "", f"{first['fp32']:.4f}", "", f"{first['fp32_bytes']:,}",
                      f"{first['fp32_zipped']:,}"))  # fmt: skip
-        for key in [f"{kind}-{cpu}" for kind in FORMATS for cpu in CPUS]:
-            one = facts.get(key)
-            if one:
-                kind, _, cpu = key.partition("-")
-                rows.append(("", f"{FORMATS[kind]}, --cpu {cpu}", str(one["fp32_layers"]), f"{one['map']:.4f}",
-                             f"{100 * (one['map'] - one['fp32']):+.2f}", f"{one['bytes']:,}",
-                             f"{one['zipped']:,}"))  # fmt: skip
+        for kind in FORMATS:
+            one = facts[f"{kind} int8"]
+            rows.append(("", f"INT8, {FORMATS[kind]}", str(one["fp32_layers"]), f"{one['map']:.4f}",
+                         f"{100 * (one['map'] - one['fp32']):+.2f}", f"{one['bytes']:,}",
+                         f"{one['zipped']:,}"))  # fmt: skip
         one = facts.get("upstream", {})
         if "map" in one:
             rows.append(("", "export.py --int8, OpenVINO", "", f"{one['map']:.4f}",
-                         f"{100 * (one['map'] - facts['openvino-any']['fp32']):+.2f}", f"{one['bytes']:,}",
+                         f"{100 * (one['map'] - facts['openvino int8']['fp32']):+.2f}", f"{one['bytes']:,}",
                          f"{one['zipped']:,}"))  # fmt: skip
         for threads in (1, 2):
             ms = facts.get(f"ms-{threads}")
             if ms:
-                cells = [" / ".join(f"{ms[f'{kind}-{cpu}']:.2f}" for cpu in CPUS if f"{kind}-{cpu}" in ms)
-                         for kind in FORMATS]  # fmt: skip
-                ratios = ["{:.2f} ({:.2f}-{:.2f})".format(*ms[f"{kind}-{CPUS[0]} faster"]) for kind in FORMATS]
-                times.append((model, str(threads), f"{ms['onnx']:.2f}", cells[0], ratios[0], f"{ms['openvino']:.2f}",
-                              cells[1], ratios[1], f"{ms['upstream']:.2f}" if "upstream" in ms else "",
+                ratios = ["{:.2f} ({:.2f}-{:.2f})".format(*ms[f"{kind} int8 faster"]) for kind in FORMATS]
+                cells = [cell for kind, ratio in zip(FORMATS, ratios)
+                         for cell in (f"{ms[kind]:.2f}", f"{ms[f'{kind} int8']:.2f}", ratio)]  # fmt: skip
+                times.append((model, str(threads), *cells, f"{ms['upstream']:.2f}" if "upstream" in ms else "",
                               f"{ms['sparse']:.2f}"))  # fmt: skip
     books = [(model, key, f"{one['map']:.4f}", f"{one['bytes']:,}") for model, facts in found.items()
              for key, one in facts.items() if key.startswith(("k-means", "evenly"))]  # fmt: skip
@@ -352,9 +345,8 @@ def show(name: str, found: dict[str, Any]) -> None:
         print_table(f"{name}: codebooks", ("model", "values, bits", "mAP50-95", "bytes of the .y5z"), books)
     print_table(f"{name}: what INT8 costs, and bytes", ("model", "", "layers in fp32", "mAP50-95", "points", "bytes",
                                                       "zipped"), rows)  # fmt: skip
-    print_table(f"{name}: ms an image", ("model", "threads", "ONNX Runtime fp32", "INT8, any / vnni", "times as fast",
-                "OpenVINO fp32", "INT8, any / vnni", "times as fast", "export.py --int8", "sparse runtime"),
-                times)  # fmt: skip
+    print_table(f"{name}: ms an image", ("model", "threads", "ONNX Runtime fp32", "INT8", "times as fast",
+                "OpenVINO fp32", "INT8", "times as fast", "export.py --int8", "sparse runtime"), times)  # fmt: skip
 
 
 def draw(name: str, found: dict[str, Any], file: Path) -> None:
@@ -376,17 +368,17 @@ def draw(name: str, found: dict[str, Any], file: Path) -> None:
         return x, [found[model][figure]["fp32" if runtime in ("fp32", "sparse") else "map"] for model in models]
 
     lines = [
-        ("dense, fp32, at 320 and on smaller images", dense, "fp32", "onnx-any", "--s", "#777777"),
-        ("dense, INT8 in OpenVINO, the same", dense, "openvino-any", "openvino-any", "-o", "#1f6fb4"),
-        ("dense, INT8 in ONNX Runtime, the same", dense, "onnx-any", "onnx-any", "-^", "#7fb2de"),
-        ("zeros, one-shot, in the sparse runtime (fp32)", zeros, "sparse", "onnx-any", "-D", "#d9622b"),
-        ("slim, untrained, fp32", slim, "fp32", "onnx-any", "-v", "#3a8f4d"),
-        ("slim, untrained, INT8 in OpenVINO", slim, "openvino-any", "openvino-any", "-P", "#8cc79a"),
+        ("dense, fp32, at 320 and on smaller images", dense, "fp32", "onnx int8", "--s", "#777777"),
+        ("dense, INT8 in OpenVINO, the same", dense, "openvino int8", "openvino int8", "-o", "#1f6fb4"),
+        ("dense, INT8 in ONNX Runtime, the same", dense, "onnx int8", "onnx int8", "-^", "#7fb2de"),
+        ("zeros, one-shot, in the sparse runtime (fp32)", zeros, "sparse", "onnx int8", "-D", "#d9622b"),
+        ("slim, untrained, fp32", slim, "fp32", "onnx int8", "-v", "#3a8f4d"),
+        ("slim, untrained, INT8 in OpenVINO", slim, "openvino int8", "openvino int8", "-P", "#8cc79a"),
     ]
     if TRAINED in ms:
         lines += [
-            (f"{TRAINED}, in the sparse runtime (fp32)", [TRAINED], "sparse", "onnx-any", "*", "#a03010"),
-            (f"{TRAINED}, INT8 in OpenVINO", [TRAINED], "openvino-any", "openvino-any", "X", "#7a4fa3"),
+            (f"{TRAINED}, in the sparse runtime (fp32)", [TRAINED], "sparse", "onnx int8", "*", "#a03010"),
+            (f"{TRAINED}, INT8 in OpenVINO", [TRAINED], "openvino int8", "openvino int8", "X", "#7a4fa3"),
         ]
     figure = canvas(8.0, 5.0)
     axes = figure.subplots()

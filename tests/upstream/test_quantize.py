@@ -33,7 +33,7 @@ def test_onnx(clone: Release, training_shapes: Path, shapes: Path, tmp_path: Pat
     layers = pd.read_csv(tmp_path / "q_quantize" / "layers.csv")
     assert set(layers[~layers["int8"]]["layer"]) == set(report["fp32_layers"])
     assert 0 < len(report["fp32_layers"]) <= 0.1 * len(layers)
-    assert report["last_layers"] == 3
+    assert report["end_layers"] == 4
     assert (tmp_path / "q_quantize" / "layers.png").stat().st_size > 5000
     image = next((shapes.parent / "shapes" / "images" / "val").glob("*.jpg"))
     run("-c", PLAIN, clone.folder / "detect.py", "--weights", tmp_path / "q.onnx", "--source", image, "--imgsz", 128,
@@ -42,7 +42,7 @@ def test_onnx(clone: Release, training_shapes: Path, shapes: Path, tmp_path: Pat
 
 def test_a_budget(clone: Release, training_shapes: Path, tmp_path: Path) -> None:
     """Judged on training images that calibration has not seen; the val split is not even needed."""
-    more = ("--budget", 3, "--budget-images", 10, "--no-val", "--cpu", "vnni", "--rounds", 0)
+    more = ("--budget", 3, "--budget-images", 10, "--no-val", "--rounds", 0)
     printed = quantize(clone, WEIGHTS, "-o", tmp_path / "q.onnx", "--data", training_shapes, "--calib", 8, *more,
                        cwd=tmp_path)  # fmt: skip
     assert "layers are chosen on 10 training images that calibration has not seen" in printed
@@ -70,11 +70,10 @@ def test_openvino(clone: Release, training_shapes: Path, tmp_path: Path) -> None
     [
         (("-o", "q.engine"), "-o q.engine: must end in .onnx"),
         (("-o", "q.onnx", "--budget", 1, "--keep-fp32", 2), "leave --keep-fp32 out"),
-        (("-o", "q.onnx", "--cpu", "avx"), "invalid choice: 'avx'"),
         (("-o", "q.onnx", "--budget", 101), "--budget 101: must be points of mAP"),
         (("-o", "there.onnx"), "-o there.onnx: exists already"),
     ],
-    ids=["format", "keep-fp32", "cpu", "budget", "there"],
+    ids=["format", "keep-fp32", "budget", "there"],
 )
 def test_wrong_input(clone: Release, shapes: Path, tmp_path: Path, more: tuple[object, ...], message: str) -> None:
     (tmp_path / "there.onnx").write_text("mine")

@@ -39,19 +39,8 @@ class Said:
 
 @pytest.fixture
 def work() -> Made:
-    return Made(
-        None,
-        "",
-        "d.yaml",
-        (64, 64),
-        Path("m.onnx"),
-        [],
-        [],
-        "onnx",
-        Path(),
-        7,
-        {f"l{i}": 2.0**-i for i in range(LAYERS)},
-    )
+    errors = {f"l{i}": 2.0**-i for i in range(LAYERS)}
+    return Made(None, "", "d.yaml", (64, 64), Path("m.onnx"), [], [], "onnx", Path(), errors)
 
 
 @pytest.mark.parametrize(("points", "number"), [(0.1, 0), (0.095, 1), (0.07, 3), (0.05, 5), (0.031, 7)])

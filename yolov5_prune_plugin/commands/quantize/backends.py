@@ -15,8 +15,8 @@ from yolov5_prune_plugin.commands.quantize.graph import (
     Array,
     before_silu,
     decoding_of,
+    ends_of,
     fuse_silu,
-    last_of,
 )
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.yolov5.seams.quiet import quiet
@@ -41,9 +41,7 @@ def backend_of(output: Path) -> str:
     return kind
 
 
-def quantise_onnx(
-    source: Path, output: Path, images: Sequence[Array], kept: Sequence[str], any_cpu: bool = True
-) -> None:
+def quantise_onnx(source: Path, output: Path, images: Sequence[Array], kept: Sequence[str]) -> None:
     """Write an ONNX model with QuantizeLinear and DequantizeLinear, by ONNX Runtime's static quantisation.
 
     Layers read, hold and give 8 bits, so that ONNX Runtime takes its kernels for INT8; all between them, the
@@ -55,8 +53,7 @@ def quantise_onnx(
         source: The model in floating point, opset 13 or later.
         output: Where to.
         images: Calibration images [B, 3, H, W], in the shape that the model takes.
-        kept: Names of layers that stay in floating point, beside the last ones and the decoding.
-        any_cpu: Weights take 7 bits: CPUs without VNNI add two products of 8 in 16 bits, and would overflow.
+        kept: Names of layers that stay in floating point, beside the first ones, the last ones and the decoding.
     """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
@@ -66,8 +63,8 @@ def quantise_onnx(
         ranges = _silu_ranges(source, output.with_name("calibration.onnx"), images)
         quantize_static(
             str(source), str(output), _reader(model, images), quant_format=QuantFormat.QDQ, per_channel=True,
-            reduce_range=any_cpu, op_types_to_quantize=list(LAYERS),
-            nodes_to_exclude=[*decoding_of(model.graph), *last_of(model.graph), *kept],
+            op_types_to_quantize=list(LAYERS),
+            nodes_to_exclude=[*decoding_of(model.graph), *ends_of(model.graph), *kept],
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
             extra_options={"TensorQuantOverrides": ranges, "CalibMovingAverage": True},
         )  # fmt: skip
@@ -119,7 +116,7 @@ def _silu_ranges(source: Path, augmented: Path, images: Sequence[Array]) -> dict
 
 
 def quantise_openvino(
-    source: Path, folder: Path, images: Sequence[Array], kept: Sequence[str], any_cpu: bool = True
+    source: Path, folder: Path, images: Sequence[Array], kept: Sequence[str]
 ) -> None:  # fmt: skip
     """Write an OpenVINO model in a folder, by nncf's post-training quantisation with bias correction.
 
@@ -131,8 +128,6 @@ def quantise_openvino(
         folder: Where to; made here. Its files are named like it.
         images: As ``quantise_onnx`` has them.
         kept: As ``quantise_onnx`` has it.
-        any_cpu: The first layer's weights take 7 bits: its input has all values of 8, and overflows on CPUs without
-            VNNI. It is the only one, as nncf's authors found; it was so here.
     """
     import nncf
     import onnx
@@ -142,14 +137,13 @@ def quantise_openvino(
     there = {operation.get_friendly_name() for operation in model.get_ops()}
     facts = onnx.load(str(source))
     # a convolution with a bias is two operations there, NAME/WithoutBiases and NAME
-    names = [one for name in [*decoding_of(facts.graph), *last_of(facts.graph), *kept]
+    names = [one for name in [*decoding_of(facts.graph), *ends_of(facts.graph), *kept]
              for one in (name, f"{name}/WithoutBiases") if one in there]  # fmt: skip
-    overflow = nncf.OverflowFix.FIRST_LAYER if any_cpu else nncf.OverflowFix.DISABLE
     with _silent(), quiet(stderr=True):
         done = nncf.quantize(
             model, nncf.Dataset(list(images)), subset_size=len(images), preset=nncf.QuantizationPreset.MIXED,
             ignored_scope=nncf.IgnoredScope(names=names, validate=False),
-            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=overflow),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.DISABLE),
         )  # fmt: skip
     save_openvino(done, folder, {one.key: one.value for one in facts.metadata_props})
 

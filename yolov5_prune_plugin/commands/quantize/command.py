@@ -39,7 +39,6 @@ class Work:
         errors: Of each layer when it alone is quantised, in the graph's order.
         kind: ``onnx`` or ``openvino``.
         folder: For temporary files.
-        any_cpu: Whether it must be right on CPUs without VNNI too.
     """
 
     upstream: Any
@@ -51,7 +50,6 @@ class Work:
     held_out: list[Any]
     kind: str
     folder: Path
-    any_cpu: bool
     errors: dict[str, float] = field(default_factory=dict)
 
     def ranked(self) -> list[str]:
@@ -71,7 +69,7 @@ class Work:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
         quantise = quantise_onnx if self.kind == "onnx" else quantise_openvino
-        quantise(self.source, place / name, self.images, kept, self.any_cpu)
+        quantise(self.source, place / name, self.images, kept)
         return place / name
 
     def figures(self, model: Path, data: Optional[Path] = None) -> dict[str, float]:
@@ -130,9 +128,7 @@ def quantize(options: argparse.Namespace) -> int:
         held_out = images[-min(HELD_OUT, len(images) // 2) :]
         calibration = images[: len(images) - len(held_out)]
         source = _exported(upstream, task, options.weights, size, folder / "export")
-        work = Work(
-            upstream, task, options.data, size, source, calibration, held_out, kind, folder, config.cpu == "any"
-        )
+        work = Work(upstream, task, options.data, size, source, calibration, held_out, kind, folder)
         report = QuantizeReport(console, options.output, str(options.weights), kind, figure, size)
         work.errors = _errors(work)
         if config.budget is None:
@@ -146,7 +142,7 @@ def quantize(options: argparse.Namespace) -> int:
         before, after = (None, None) if config.no_val else (work.figures(_plain(work)), work.figures(made))
         times = _times(work, made, config.rounds) if config.rounds else None
         _keep(made, options.output)
-        report.done(work.errors, kept, before, after, times, _bytes(source), _bytes(options.output), _last(source))
+        report.done(work.errors, kept, before, after, times, _bytes(source), _bytes(options.output), _ends(source))
     if config.budget is None or before is None or after is None:
         return 0
     return int(report.lost_more(before[figure] - after[figure], config.budget / 100))
@@ -189,7 +185,7 @@ def _errors(work: Work) -> dict[str, float]:
     from yolov5_prune_plugin.commands.quantize.backends import quantise_onnx
 
     full = work.folder / "full.onnx"
-    quantise_onnx(work.source, full, work.images, [], work.any_cpu)
+    quantise_onnx(work.source, full, work.images, [])
     model = onnx.load(str(work.source))
     layers = graph.layers_of(model.graph)
     roundings = graph.rounding_in(onnx.load(str(full)).graph, layers)
@@ -247,13 +243,13 @@ def _within(work: Work, data: Path, points: float, figure: str, name: str, repor
     return ranked[:high], tried[high][0]
 
 
-def _last(source: Path) -> int:
-    """How many layers the decoding reads."""
+def _ends(source: Path) -> int:
+    """How many layers stay in floating point wherever."""
     import onnx
 
-    from yolov5_prune_plugin.commands.quantize.graph import last_of
+    from yolov5_prune_plugin.commands.quantize.graph import ends_of
 
-    return len(last_of(onnx.load(str(source)).graph))
+    return len(ends_of(onnx.load(str(source)).graph))
 
 
 def _plain(work: Work) -> Path:

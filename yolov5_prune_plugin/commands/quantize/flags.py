@@ -21,12 +21,7 @@ class QuantizeOptions:
         metavar="POINTS")  # fmt: skip
     budget_images: int = flag(500, "at most so many of them (default 500)", type=whole_from(1), metavar="N")
     keep_fp32: Optional[int] = flag(
-        None, "so many layers stay in floating point beside the last ones, those that cost most (default: as many"
-        " as halve the error, at most a tenth)",
-        type=whole_from(0), metavar="N")  # fmt: skip
-    cpu: str = flag(
-        "any", "where the file has to be right: any (default); or vnni, on CPUs that add products of 8 bits in 32"
-        " (AVX-512 VNNI, AVX-VNNI, ARM), which is closer to floating point, and useless on others",
-        choices=("any", "vnni"))  # fmt: skip
+        None, "so many layers stay in floating point beside the first and the last, those that cost most (default: as"
+        " many as halve the error, at most a tenth)", type=whole_from(0), metavar="N")  # fmt: skip
     no_val: bool = flag(False, "do not validate before and after")
     rounds: int = flag(20, "timed rounds (default 20; 0: none)", type=whole_from(0), metavar="N")

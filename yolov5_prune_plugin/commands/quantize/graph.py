@@ -70,6 +70,29 @@ def decoding_of(graph: Any) -> list[str]:
     return behind[::-1]
 
 
+def first_of(graph: Any) -> list[str]:
+    """Name the layers that read images, not what another layer made of them.
+
+    Images have all values of 8 bits, often side by side the largest, so that two products of 8 bits overflow 16, which
+    is what CPUs without VNNI add them in.
+    """
+    layers, found = {layer.name for layer in layers_of(graph)}, []
+    constant = {one.name for one in graph.initializer}
+    images = {one.name for one in graph.input} - constant
+    for node in graph.node:
+        if images & set(node.input):
+            if node.name in layers:
+                found.append(node.name)
+            else:
+                images.update(node.output)
+    return found
+
+
+def ends_of(graph: Any) -> list[str]:
+    """Name the layers that stay in floating point wherever: the first ones and the last ones."""
+    return list(dict.fromkeys([*first_of(graph), *last_of(graph)]))
+
+
 def last_of(graph: Any) -> list[str]:
     """Name the layers that the decoding reads: their outputs are logits, for which 8 bits are too few."""
     behind = set(decoding_of(graph))
