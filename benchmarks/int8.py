@@ -13,6 +13,9 @@ quantised for ONNX Runtime and OpenVINO with 64 images of the train split for ca
 ``codebooks``: ``.y5z`` files of the same two models with 8 bits and fewer by k-means, and with evenly spaced values,
 255 of them from minus to plus the largest magnitude of a layer, which INT8 could take as they are.
 
+Points are against fp32 in ONNX Runtime. (OpenVINO takes bf16 for what is floating point, in val.py as everywhere, where
+a CPU has it; the times are with fp32, and with bf16 in a column of its own.)
+
 Times: in a process for each number of threads; all runtimes of a model take turns, each call right after one that is
 not timed. Medians, and the ratio to fp32 in the same runtime and round. What is measured is kept in
 ``benchmarks/results/int8``; a step that is not named prints what is there.
@@ -67,11 +70,11 @@ def main() -> None:
         time_all(options)
         return
     place = options.results / f"{options.set}.json"
-    if options.steps and not (options.shared / "weights" / "yolov5n.pt").is_file():
+    if options.steps not in ([], ["time"]) and not (options.shared / "weights" / "yolov5n.pt").is_file():
         print(f"int8: no official weights at {options.shared}; give --shared DIR with weights/ and data/")
         return
     with tempfile.TemporaryDirectory() as temporary:
-        if options.steps:
+        if options.steps not in ([], ["time"]):
             prepared = Prepared(options, Path(temporary), mirror)
             for step in options.steps:
                 if step != "time":
@@ -279,6 +282,7 @@ def time_all(options: argparse.Namespace) -> None:
     """
     import torch
 
+    from benchmarks.runtime import _openvino
     from yolov5_prune_plugin import api
     from yolov5_prune_plugin.commands.bench.runtimes import open_runtime
     from yolov5_prune_plugin.core.runtime.timing import in_turns, ratio
@@ -287,7 +291,7 @@ def time_all(options: argparse.Namespace) -> None:
     api.use()
     results = options.results / f"{options.set}.json"
     found = json.loads(results.read_text())
-    for name in options.only or found:
+    for name in options.only or [name for name in found if "openvino int8" in found[name]]:
         folder = options.out / options.set / name.replace(" ", "-").replace("%", "").replace(",", "")
         size = found[name]["onnx int8"]["imgsz"]
         files = {"onnx": ("onnx", folder / "fp32.onnx"), "openvino": ("openvino", folder / "fp32.onnx")}
@@ -298,6 +302,7 @@ def time_all(options: argparse.Namespace) -> None:
             files["upstream"] = ("openvino", upstreams)
         none, x = torch.nn.Identity(), torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
         calls = {key: open_runtime(runtime, none, file, options.timed) for key, (runtime, file) in files.items()}
+        calls["bf16"] = _openvino(folder / "fp32.onnx", "bf16", options.timed)
         calls["sparse"] = open_runtime("sparse", api.load(folder / "model.pt"), folder, options.timed)
         with torch.no_grad():
             times = in_turns({key: (lambda call=call: call(x)) for key, call in calls.items()}, options.rounds, lead=1)
@@ -317,19 +322,20 @@ def show(name: str, found: dict[str, Any]) -> None:
         found: By model and measurement.
     """
     rows, times = [], []
-    for model, facts in found.items():
+    whole = {model: facts for model, facts in found.items() if all(f"{kind} int8" in facts for kind in FORMATS)}
+    for model, facts in whole.items():
         first = facts["onnx int8"]
         rows.append((model, "fp32", "", f"{first['fp32']:.4f}", "", f"{first['fp32_bytes']:,}",
                      f"{first['fp32_zipped']:,}"))  # fmt: skip
         for kind in FORMATS:
             one = facts[f"{kind} int8"]
             rows.append(("", f"INT8, {FORMATS[kind]}", str(one["fp32_layers"]), f"{one['map']:.4f}",
-                         f"{100 * (one['map'] - one['fp32']):+.2f}", f"{one['bytes']:,}",
+                         f"{100 * (one['map'] - first['fp32']):+.2f}", f"{one['bytes']:,}",
                          f"{one['zipped']:,}"))  # fmt: skip
         one = facts.get("upstream", {})
         if "map" in one:
             rows.append(("", "export.py --int8, OpenVINO", "", f"{one['map']:.4f}",
-                         f"{100 * (one['map'] - facts['openvino int8']['fp32']):+.2f}", f"{one['bytes']:,}",
+                         f"{100 * (one['map'] - first['fp32']):+.2f}", f"{one['bytes']:,}",
                          f"{one['zipped']:,}"))  # fmt: skip
         for threads in (1, 2):
             ms = facts.get(f"ms-{threads}")
@@ -337,7 +343,8 @@ def show(name: str, found: dict[str, Any]) -> None:
                 ratios = ["{:.2f} ({:.2f}-{:.2f})".format(*ms[f"{kind} int8 faster"]) for kind in FORMATS]
                 cells = [cell for kind, ratio in zip(FORMATS, ratios)
                          for cell in (f"{ms[kind]:.2f}", f"{ms[f'{kind} int8']:.2f}", ratio)]  # fmt: skip
-                times.append((model, str(threads), *cells, f"{ms['upstream']:.2f}" if "upstream" in ms else "",
+                upstream = f"{ms['upstream']:.2f}" if "upstream" in ms else ""
+                times.append((model, str(threads), *cells, f"{ms['bf16']:.2f}", upstream,
                               f"{ms['sparse']:.2f}"))  # fmt: skip
     books = [(model, key, f"{one['map']:.4f}", f"{one['bytes']:,}") for model, facts in found.items()
              for key, one in facts.items() if key.startswith(("k-means", "evenly"))]  # fmt: skip
@@ -345,8 +352,9 @@ def show(name: str, found: dict[str, Any]) -> None:
         print_table(f"{name}: codebooks", ("model", "values, bits", "mAP50-95", "bytes of the .y5z"), books)
     print_table(f"{name}: what INT8 costs, and bytes", ("model", "", "layers in fp32", "mAP50-95", "points", "bytes",
                                                       "zipped"), rows)  # fmt: skip
-    print_table(f"{name}: ms an image", ("model", "threads", "ONNX Runtime fp32", "INT8", "times as fast",
-                "OpenVINO fp32", "INT8", "times as fast", "export.py --int8", "sparse runtime"), times)  # fmt: skip
+    header = ("model", "threads", "ONNX Runtime fp32", "INT8", "times as fast", "OpenVINO fp32", "INT8", "times as fast",
+              "OpenVINO bf16", "export.py --int8", "sparse runtime")  # fmt: skip
+    print_table(f"{name}: ms an image", header, times)
 
 
 def draw(name: str, found: dict[str, Any], file: Path) -> None:

@@ -59,11 +59,16 @@ def test_a_budget_that_cannot_be_kept(work: Made) -> None:
 
 
 def test_without_a_budget(work: Made) -> None:
-    """Half of the error is in the first of ten layers; a number that is given counts."""
-    assert _costly(work, None) == ["l0"]
-    assert _costly(work, 3) == ["l0", "l1", "l2"]
+    """Until the sum is a thousandth at most."""
+    work.errors = dict(zip(map(str, range(30)), [1e-4, 5e-4, 3e-4, 2e-4, *[1e-5] * 26]))
+    assert _costly(work, None) == ["1"], "0.00136 in all, 0.00086 without the first"
+    work.errors["2"] = 5e-4
+    assert _costly(work, None) == ["1", "2"]
+    assert _costly(work, 3) == ["1", "2", "3"]
     work.errors = {f"l{i}": 1.0 for i in range(30)}
     assert len(_costly(work, None)) == 3, "at most a tenth"
+    work.errors = {f"l{i}": 1e-5 for i in range(30)}
+    assert _costly(work, None) == []
 
 
 @pytest.mark.parametrize(("lost", "points", "more"), [(0.0051, 0.005, True), (0.0049, 0.005, False), (-0.01, 0, False)])
