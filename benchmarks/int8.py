@@ -352,7 +352,7 @@ def show(name: str, found: dict[str, Any]) -> None:
         print_table(f"{name}: codebooks", ("model", "values, bits", "mAP50-95", "bytes of the .y5z"), books)
     print_table(f"{name}: what INT8 costs, and bytes", ("model", "", "layers in fp32", "mAP50-95", "points", "bytes",
                                                       "zipped"), rows)  # fmt: skip
-    header = ("model", "threads", "ONNX Runtime fp32", "INT8", "times as fast", "OpenVINO fp32", "INT8", "times as fast",
+    header = ("model", "threads", "ONNX Runtime fp32", "INT8", "faster", "OpenVINO fp32", "INT8", "faster",
               "OpenVINO bf16", "export.py --int8", "sparse runtime")  # fmt: skip
     print_table(f"{name}: ms an image", header, times)
 
