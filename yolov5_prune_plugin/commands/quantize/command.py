@@ -17,7 +17,7 @@ from yolov5_prune_plugin.options import build
 from yolov5_prune_plugin.reporting.console import bar, plain_console
 from yolov5_prune_plugin.reporting.run_folder import check_place
 
-ENOUGH = 0.001  # summed error of layers: those that cost most are kept in floating point until no more is left
+LEFT = 0.5  # of the summed error: layers are kept in floating point until no more is left
 MOST = 0.1  # of the layers, at most, without --budget
 HELD_OUT = 8  # images of the train split on which layers are tried, beside those for calibration
 OPSET = "17"
@@ -207,9 +207,9 @@ def _costly(work: Work, number: Optional[int]) -> list[str]:
     ranked = work.ranked()
     if number is not None:
         return ranked[:number]
-    kept, left = [], sum(work.errors.values())
+    total, kept, left = sum(work.errors.values()), [], sum(work.errors.values())
     for name in ranked[: int(MOST * len(ranked))]:
-        if left <= ENOUGH:
+        if left <= LEFT * total:
             break
         kept.append(name)
         left -= work.errors[name]

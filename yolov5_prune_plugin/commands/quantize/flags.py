@@ -22,6 +22,6 @@ class QuantizeOptions:
     budget_images: int = flag(500, "at most so many of them (default 500)", type=whole_from(1), metavar="N")
     keep_fp32: Optional[int] = flag(
         None, "so many layers stay in floating point beside the first and the last, those that cost most (default: as"
-        " many as bring the error below 0.001, at most a tenth)", type=whole_from(0), metavar="N")  # fmt: skip
+        " many as halve the error, at most a tenth)", type=whole_from(0), metavar="N")  # fmt: skip
     no_val: bool = flag(False, "do not validate before and after")
     rounds: int = flag(20, "timed rounds (default 20; 0: none)", type=whole_from(0), metavar="N")
