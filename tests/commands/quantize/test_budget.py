@@ -59,7 +59,7 @@ def test_a_budget_that_cannot_be_kept(work: Made) -> None:
 
 
 def test_without_a_budget(work: Made) -> None:
-    """As many as halve the error: the first of thirty here has just half of 2 - 2^-29; a number that is given counts."""
+    """As many as halve the error: the first has just half of 2 - 2^-29; a number that is given counts."""
     work.errors = {f"l{i}": 2.0**-i for i in range(30)}
     assert _costly(work, None) == ["l0"]
     work.errors["l0"] = 0.9
