@@ -8,10 +8,10 @@ first 128 images of COCO val2017 at 640, calibrated on coco128 (train2017). Mode
 images; zeros in blocks of 4x1 by ``val.py --prune --prune-method obs --prune-tune 0``, and narrower layers by
 ``yolov5-prune slim``, both without training; ``--trained`` adds a checkpoint that was trained with zeros. Each is
 quantised for ONNX Runtime and OpenVINO with 64 images of the train split for calibration and no other flag.
-``upstream`` is YOLOv5's own ``export.py --include openvino --int8`` of the dense model and the trained one.
+``upstream`` is YOLOv5's own ``export.py --include openvino --int8`` of the dense model; it works at 640 only.
 
-``codebooks``: ``.y5z`` files of the same two models with 8 bits and fewer by k-means, and with evenly spaced values,
-255 of them from minus to plus the largest magnitude of a layer, which INT8 could take as they are.
+``codebooks``: ``.y5z`` files of the dense model and the trained one with 8 bits and fewer by k-means, and with evenly
+spaced values, 255 of them from minus to plus the largest magnitude of a layer, which INT8 could take as they are.
 
 Points are against fp32 in ONNX Runtime. (OpenVINO takes bf16 for what is floating point, in val.py as everywhere, where
 a CPU has it; the times are with fp32, and with bf16 in a column of its own.)
@@ -183,13 +183,13 @@ class Prepared:
                 })  # fmt: skip
 
     def upstream(self) -> None:
-        """YOLOv5's own INT8 for OpenVINO, of the dense model and the trained one."""
+        """YOLOv5's own INT8 for OpenVINO, of the dense model."""
         from yolov5_prune_plugin.commands.quantize.measure import validate_exported
         from yolov5_prune_plugin.yolov5.checkout.upstream import find_upstream
 
         upstream = find_upstream(Path(self.target).parent if self.target.endswith(".py") else None)
         for name, _, size in self.chosen():
-            if name not in ("dense", TRAINED):
+            if name != "dense":
                 continue
             folder = self.place(name) / "model_int8_openvino_model"
             try:
@@ -333,6 +333,8 @@ def show(name: str, found: dict[str, Any]) -> None:
                          f"{100 * (one['map'] - first['fp32']):+.2f}", f"{one['bytes']:,}",
                          f"{one['zipped']:,}"))  # fmt: skip
         one = facts.get("upstream", {})
+        if "failed" in one:
+            rows.append(("", "export.py --int8, OpenVINO", "fails", "", "", "", ""))
         if "map" in one:
             rows.append(("", "export.py --int8, OpenVINO", "", f"{one['map']:.4f}",
                          f"{100 * (one['map'] - first['fp32']):+.2f}", f"{one['bytes']:,}",

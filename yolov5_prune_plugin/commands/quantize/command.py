@@ -127,6 +127,10 @@ def quantize(options: argparse.Namespace) -> int:
             raise PruneError("has one image in its train split; calibration needs some more", f"--data {options.data}")
         held_out = images[-min(HELD_OUT, len(images) // 2) :]
         calibration = images[: len(images) - len(held_out)]
+        training, number = Path(), 0
+        if config.budget is not None:
+            training, number = upstream.held_out(task, options.data, drawn.files, config.budget_images, config.seed,
+                                                 folder / "held-out")  # fmt: skip
         source = _exported(upstream, task, options.weights, size, folder / "export")
         work = Work(upstream, task, options.data, size, source, calibration, held_out, kind, folder)
         report = QuantizeReport(console, options.output, str(options.weights), kind, figure, size)
@@ -135,8 +139,6 @@ def quantize(options: argparse.Namespace) -> int:
             kept = _costly(work, config.keep_fp32)
             made = work.made(kept, options.output.name)
         else:
-            training, number = upstream.held_out(task, options.data, drawn.files, config.budget_images, config.seed,
-                                                 folder / "held-out")  # fmt: skip
             report.chosen_on(number)
             kept, made = _within(work, training, config.budget / 100, figure, options.output.name, report)
         before, after = (None, None) if config.no_val else (work.figures(_plain(work)), work.figures(made))
