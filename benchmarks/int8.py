@@ -375,10 +375,11 @@ def draw(name: str, found: dict[str, Any], file: Path) -> None:
     def points(models: list[str], runtime: str, figure: str) -> tuple[list[float], list[float]]:
         best = [min(("onnx", "openvino"), key=lambda one: ms[model][one]) for model in models]
         x = [ms[model][where if runtime == "fp32" else runtime] for model, where in zip(models, best)]
-        return x, [found[model][figure]["fp32" if runtime in ("fp32", "sparse") else "map"] for model in models]
+        return x, [found[model][figure]["fp32" if runtime in ("fp32", "sparse", "bf16") else "map"] for model in models]
 
     lines = [
         ("dense, fp32, at 320 and on smaller images", dense, "fp32", "onnx int8", "--s", "#777777"),
+        ("dense, bf16 in OpenVINO, the same", dense, "bf16", "openvino int8", ":d", "#333333"),
         ("dense, INT8 in OpenVINO, the same", dense, "openvino int8", "openvino int8", "-o", "#1f6fb4"),
         ("dense, INT8 in ONNX Runtime, the same", dense, "onnx int8", "onnx int8", "-^", "#7fb2de"),
         ("zeros, one-shot, in the sparse runtime (fp32)", zeros, "sparse", "onnx int8", "-D", "#d9622b"),
