@@ -398,7 +398,9 @@ def draw(name: str, found: dict[str, Any], file: Path) -> None:
     axes.set_xlabel("ms an image, two threads")
     axes.set_ylabel("mAP50-95")
     axes.set_title(f"yolov5n on {name.upper()}: accuracy against time", loc="left", fontsize=10)
-    axes.legend(fontsize=7, frameon=False)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low - 0.6 * (high - low), high)  # room for the legend
+    axes.legend(fontsize=7, frameon=False, loc="lower left", ncols=2)
     open_frame(axes)
     save_png(figure, file)
 
