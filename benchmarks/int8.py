@@ -305,7 +305,8 @@ def time_all(options: argparse.Namespace) -> None:
         calls["bf16"] = _openvino(folder / "fp32.onnx", "bf16", options.timed)
         calls["sparse"] = open_runtime("sparse", api.load(folder / "model.pt"), folder, options.timed)
         with torch.no_grad():
-            times = in_turns({key: (lambda call=call: call(x)) for key, call in calls.items()}, options.rounds, lead=1)
+            times = in_turns({key: (lambda call=call, x=x: call(x)) for key, call in calls.items()}, options.rounds,
+                             lead=1)  # fmt: skip
         facts: dict[str, Any] = {key: round(statistics.median(values), 3) for key, values in times.items()}
         for key in [key for key in files if key not in FORMATS]:
             base = "openvino" if key == "upstream" else key.partition(" ")[0]
