@@ -30,6 +30,8 @@ bench: $(VENV)/.test
 	$(PY) -m benchmarks.oneshot --set x
 	$(PY) -m benchmarks.blocks --set bccd --png docs/blocks-bccd.png
 	$(PY) -m benchmarks.blocks --set coco --png docs/blocks-coco.png
+	$(PY) -m benchmarks.int8 --png docs/int8-speed.png
+	$(PY) -m benchmarks.int8 --set coco
 	$(PY) -m benchmarks.curve
 	$(PY) -m benchmarks.dns_cost
 	$(PY) -m benchmarks.dns_mnist --all --final

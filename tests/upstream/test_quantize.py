@@ -32,10 +32,25 @@ def test_onnx(clone: Release, training_shapes: Path, shapes: Path, tmp_path: Pat
     assert report["bytes_after"] < 0.5 * report["bytes_before"]
     layers = pd.read_csv(tmp_path / "q_quantize" / "layers.csv")
     assert set(layers[~layers["int8"]]["layer"]) == set(report["fp32_layers"])
+    assert len(report["fp32_layers"]) <= 0.1 * len(layers)
+    assert report["end_layers"] == 4
     assert (tmp_path / "q_quantize" / "layers.png").stat().st_size > 5000
     image = next((shapes.parent / "shapes" / "images" / "val").glob("*.jpg"))
     run("-c", PLAIN, clone.folder / "detect.py", "--weights", tmp_path / "q.onnx", "--source", image, "--imgsz", 128,
         "--device", "cpu", "--project", tmp_path, "--name", "x", cwd=tmp_path)  # fmt: skip
+
+
+def test_a_budget(clone: Release, training_shapes: Path, tmp_path: Path) -> None:
+    """Judged on training images that calibration has not seen; the val split is not even needed."""
+    more = ("--budget", 100, "--budget-images", 3, "--no-val", "--rounds", 0)
+    printed = quantize(clone, WEIGHTS, "-o", tmp_path / "q.onnx", "--data", training_shapes, "--calib", 4, *more,
+                       cwd=tmp_path)  # fmt: skip
+    assert "layers are chosen on 3 training images that calibration has not seen" in printed
+    report = json.loads((tmp_path / "q_quantize" / "report.json").read_text())
+    assert report["before"] is report["after"] is None
+    assert report["budget_images"] == 3
+    assert [one["fp32_layers"] for one in report["tried"]] == [0]
+    assert report["fp32_layers"] == []
 
 
 @pytest.mark.skipif(find_spec("nncf") is None, reason="needs nncf, of the extra int8")
@@ -54,13 +69,15 @@ def test_openvino(clone: Release, training_shapes: Path, tmp_path: Path) -> None
     ("more", "message"),
     [
         (("-o", "q.engine"), "-o q.engine: must end in .onnx"),
-        (("-o", "q.onnx", "--budget", 1, "--no-val"), "--budget validates"),
+        (("-o", "q.onnx", "--budget", 1, "--keep-fp32", 2), "leave --keep-fp32 out"),
         (("-o", "q.onnx", "--budget", 101), "--budget 101: must be points of mAP"),
         (("-o", "there.onnx"), "-o there.onnx: exists already"),
+        (("-o", "q.onnx", "--budget", 1), "none is left to choose by; take fewer (--calib)"),
     ],
-    ids=["format", "no-val", "budget", "there"],
+    ids=["format", "keep-fp32", "budget", "there", "few"],
 )
 def test_wrong_input(clone: Release, shapes: Path, tmp_path: Path, more: tuple[object, ...], message: str) -> None:
     (tmp_path / "there.onnx").write_text("mine")
     assert message in quantize(clone, WEIGHTS, *more, "--data", shapes, cwd=tmp_path, ok=False)
-    assert [file.name for file in tmp_path.iterdir()] == ["there.onnx"]
+    assert (tmp_path / "there.onnx").read_text() == "mine"
+    assert not list(tmp_path.glob("q*"))

@@ -38,6 +38,11 @@ class QuantizeReport:
         self._facts: dict[str, Any] = {"weights": weights, "output": str(output), "runtime": KINDS[kind],
                                        "imgsz": list(size), "tried": []}  # fmt: skip
 
+    def chosen_on(self, number: int) -> None:
+        """Say on how many training images layers are chosen."""
+        self._facts["budget_images"] = number
+        self._console.print(f"layers are chosen on {number} training images that calibration has not seen")
+
     def tried(self, number: int, before: float, after: float) -> None:
         """Say how one try of a budget went.
 
@@ -47,8 +52,21 @@ class QuantizeReport:
             after: The figure in INT8.
         """
         self._facts["tried"].append({"fp32_layers": number, self._figure: after})
-        self._console.print(f"{number} layers in floating point: {self._figure} {after:.4f} ({before:.4f} in fp32)",
-                            soft_wrap=True)  # fmt: skip
+        self._console.print(f"{number} more layers in floating point: {self._figure} there {after:.4f} ({before:.4f} in"
+                            " fp32)", soft_wrap=True)  # fmt: skip
+
+    def lost_more(self, lost: float, points: float) -> bool:
+        """Say if more is lost on the val split than a budget.
+
+        Args:
+            lost: Of the figure.
+            points: The budget.
+        """
+        if lost > points:
+            self._console.print(f"the val split, by which nothing was chosen, lost {100 * lost:.2f} points of"
+                                f" {self._figure}, more than --budget {100 * points:g}; a smaller one leaves more"
+                                " layers in floating point", soft_wrap=True)  # fmt: skip
+        return lost > points
 
     def done(
         self,
@@ -59,17 +77,19 @@ class QuantizeReport:
         times: Optional[dict[str, Any]],
         bytes_before: int,
         bytes_after: int,
+        ends: int,
     ) -> None:
         """Print the table, and write the files.
 
         Args:
             errors: Of each layer when it alone is INT8.
-            kept: Layers that stay in floating point.
+            kept: Layers that stay in floating point, beside the first and the last ones.
             before: Figures in floating point; None without a validation.
             after: Figures in INT8.
             times: Of both, side by side; None if they were not taken.
             bytes_before: Of the exported model in floating point.
             bytes_after: Of the INT8 one.
+            ends: How many the first and the last ones are.
         """
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for column in ("", "fp32", "INT8", "change"):
@@ -85,12 +105,14 @@ class QuantizeReport:
                           f"{times['int8_ms']:.1f}", spread)  # fmt: skip
         self._console.print(table)
         named = ", ".join(kept[:SHOWN]) + (f" and {len(kept) - SHOWN} more" if len(kept) > SHOWN else "")
-        stay = f"{len(kept)} of {len(errors)} layers stay in floating point"
+        stay = (
+            f"{len(kept) + ends} of {len(errors) + ends} layers stay in floating point: {ends}, the first and the last"
+        )
         if kept:
-            stay += f": {named} (they cost most on images that were not calibrated with)"
+            stay += f", and {named} (they cost most on images that were not calibrated with)"
         self._console.print(f"{stay}; so does what decodes boxes", soft_wrap=True)
         self._facts.update({"before": before, "after": after, "times": times, "bytes_before": bytes_before,
-                            "bytes_after": bytes_after, "fp32_layers": list(kept)})  # fmt: skip
+                            "bytes_after": bytes_after, "fp32_layers": list(kept), "end_layers": ends})  # fmt: skip
         frame = pd.DataFrame({"layer": list(errors), "error": list(errors.values()),
                               "int8": [name not in set(kept) for name in errors]})  # fmt: skip
         folder = self._output.with_name(f"{self._output.stem}_quantize")

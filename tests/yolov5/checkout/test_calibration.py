@@ -250,3 +250,39 @@ def test_classes(tmp_path: Path, script: str) -> None:
         assert float(image[0, 0, 0]) == pytest.approx((light - 0.485) / 0.229, abs=1e-4)
     with pytest.raises(PruneError, match="has no split 'val'; it has train"):
         draw(tmp_path, 6, "val", script=script)
+
+
+def held_out(
+    data: Path, used: list[str], images: int, folder: Path, script: str = "val.py"
+) -> tuple[Path, int]:  # fmt: skip
+    known = load_scripts()[script]
+    run = Run(script, known.role, argparse.Namespace(data=str(data)), argparse.Namespace(), True, save=None)
+    return calibration.held_out(known, "yolov5.", run, used, images, 0, folder)
+
+
+def test_training_images_to_choose_by(data: Path, tmp_path: Path) -> None:
+    """Those that calibration has not drawn, at their own places, beside which labels lie; none of val."""
+    used = draw(data, 15).files
+    file, number = held_out(data, used, 100, tmp_path / "chosen")
+    content = yaml.safe_load(file.read_text())
+    assert (content["nc"], content["val"]) == (1, content["train"])
+    listed = Path(content["val"]).read_text().split()
+    assert number == len(listed) == 5
+    everything = {str(tmp_path / "set" / "images" / "train" / f"{index:02d}.png") for index in range(20)}
+    assert set(listed) == everything - set(used)
+    assert held_out(data, used, 3, tmp_path / "fewer")[1] == 3
+    with pytest.raises(PruneError, match=r"all 20 images of its train split are used .*\(--calib\)"):
+        held_out(data, sorted(everything), 3, tmp_path / "none")
+
+
+def test_classes_to_choose_by(tmp_path: Path) -> None:
+    """At least one image of each class, so that classes keep their numbers; one seen only if there is no other."""
+    for name, many in (("cat", 4), ("dog", 1), ("eel", 3)):
+        for index in range(many):
+            picture(tmp_path / "set" / "train" / name / f"{index}.png")
+    used = [str(tmp_path / "set" / "train" / name) for name in ("cat/0.png", "dog/0.png")]
+    folder, number = held_out(tmp_path / "set", used, 100, tmp_path / "chosen", "classify/val.py")
+    assert number == 3 + 1 + 3
+    found = {place.name: len(list(place.iterdir())) for place in (folder / "val").iterdir()}
+    assert found == {"cat": 3, "dog": 1, "eel": 3}
+    assert held_out(tmp_path / "set", used, 1, tmp_path / "one", "classify/val.py")[1] in (3, 4)

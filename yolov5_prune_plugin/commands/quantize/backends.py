@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from yolov5_prune_plugin.commands.quantize.graph import (
-    ALONG,
     LAYERS,
     SILU_FLOOR,
     Array,
     before_silu,
     decoding_of,
-    last_of,
-    with_activation,
+    ends_of,
+    fuse_silu,
 )
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.yolov5.seams.quiet import quiet
@@ -45,30 +44,37 @@ def backend_of(output: Path) -> str:
 def quantise_onnx(source: Path, output: Path, images: Sequence[Array], kept: Sequence[str]) -> None:
     """Write an ONNX model with QuantizeLinear and DequantizeLinear, by ONNX Runtime's static quantisation.
 
-    Weights are INT8 by output channel, symmetric, so zeros stay zeros; in the range of 7 bits, as CPUs without VNNI add
-    two products in 16 bits and would overflow. Activations are UINT8 by tensor; what goes into a SiLU is cut where it
-    gives next to nothing, as a few large negative values would take most of the range.
+    Layers read, hold and give 8 bits, so that ONNX Runtime takes its kernels for INT8; all between them, the
+    activations too, is in floating point. Weights are INT8 by output channel, symmetric, so zeros stay zeros; what
+    layers read and give is UINT8 by tensor, in the mean over images of the least and the largest value: the extremes of
+    all images would make steps too large. What goes into a SiLU is cut where it gives next to nothing.
 
     Args:
         source: The model in floating point, opset 13 or later.
         output: Where to.
         images: Calibration images [B, 3, H, W], in the shape that the model takes.
-        kept: Names of layers that stay in floating point, beside the last ones and the decoding.
+        kept: Names of layers that stay in floating point, beside the first ones, the last ones and the decoding.
     """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     model = onnx.load(str(source))
-    left = with_activation(model.graph, [*last_of(model.graph), *kept])
     with _silent(), quiet(stderr=True):
         ranges = _silu_ranges(source, output.with_name("calibration.onnx"), images)
         quantize_static(
             str(source), str(output), _reader(model, images), quant_format=QuantFormat.QDQ, per_channel=True,
-            reduce_range=True, op_types_to_quantize=[*LAYERS, *ALONG],
-            nodes_to_exclude=[*decoding_of(model.graph), *left], activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8, extra_options={"TensorQuantOverrides": ranges},
+            op_types_to_quantize=list(LAYERS),
+            nodes_to_exclude=[*decoding_of(model.graph), *ends_of(model.graph), *kept],
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+            extra_options={"TensorQuantOverrides": ranges, "CalibMovingAverage": True},
         )  # fmt: skip
-    _with_facts(output, {one.key: one.value for one in model.metadata_props})
+    made = onnx.load(str(output))
+    fuse_silu(made)
+    there = {one.key for one in made.metadata_props}
+    for one in model.metadata_props:  # upstream's stride and class names, which the quantiser may drop
+        if one.key not in there:
+            made.metadata_props.add().CopyFrom(one)
+    onnx.save(made, str(output))
 
 
 def _reader(model: Any, images: Sequence[Array]) -> Any:
@@ -98,7 +104,8 @@ def _silu_ranges(source: Path, augmented: Path, images: Sequence[Array]) -> dict
     if not names:
         return {}
     calibrator = create_calibrator(str(source), list(LAYERS), augmented_model_path=str(augmented),
-                                   calibrate_method=CalibrationMethod.MinMax)  # fmt: skip
+                                   calibrate_method=CalibrationMethod.MinMax, extra_options={"moving_average": True}
+                                   )  # fmt: skip
     calibrator.collect_data(_reader(model, images))
     found = calibrator.compute_data()
     ranges = {}
@@ -108,8 +115,13 @@ def _silu_ranges(source: Path, augmented: Path, images: Sequence[Array]) -> dict
     return ranges
 
 
-def quantise_openvino(source: Path, folder: Path, images: Sequence[Array], kept: Sequence[str]) -> None:
-    """Write an OpenVINO model in a folder, by nncf's post-training quantisation.
+def quantise_openvino(
+    source: Path, folder: Path, images: Sequence[Array], kept: Sequence[str]
+) -> None:  # fmt: skip
+    """Write an OpenVINO model in a folder, by nncf's post-training quantisation with bias correction.
+
+    OpenVINO rounds what a layer gives only behind its activation. That is not symmetric, so neither is its range
+    (nncf's preset MIXED); weights are, by output channel.
 
     Args:
         source: The ONNX model in floating point, with upstream's ``stride`` and ``names`` among its metadata.
@@ -125,11 +137,14 @@ def quantise_openvino(source: Path, folder: Path, images: Sequence[Array], kept:
     there = {operation.get_friendly_name() for operation in model.get_ops()}
     facts = onnx.load(str(source))
     # a convolution with a bias is two operations there, NAME/WithoutBiases and NAME
-    names = [one for name in [*decoding_of(facts.graph), *kept]
+    names = [one for name in [*decoding_of(facts.graph), *ends_of(facts.graph), *kept]
              for one in (name, f"{name}/WithoutBiases") if one in there]  # fmt: skip
     with _silent(), quiet(stderr=True):
-        done = nncf.quantize(model, nncf.Dataset(list(images)), subset_size=len(images),
-                             ignored_scope=nncf.IgnoredScope(names=names, validate=False))  # fmt: skip
+        done = nncf.quantize(
+            model, nncf.Dataset(list(images)), subset_size=len(images), preset=nncf.QuantizationPreset.MIXED,
+            ignored_scope=nncf.IgnoredScope(names=names, validate=False),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.DISABLE),
+        )  # fmt: skip
     save_openvino(done, folder, {one.key: one.value for one in facts.metadata_props})
 
 
@@ -151,19 +166,6 @@ def save_openvino(model: Any, folder: Path, facts: dict[str, str]) -> None:
     openvino.save_model(model, str(folder / f"{stem}.xml"), compress_to_fp16=False)
     content = {key: ast.literal_eval(value) for key, value in facts.items()}
     (folder / f"{stem}.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-
-
-def _with_facts(file: Path, facts: dict[str, str]) -> None:
-    """Upstream's stride and class names, which the quantiser may drop."""
-    import onnx
-
-    model = onnx.load(str(file))
-    there = {one.key for one in model.metadata_props}
-    for key, value in facts.items():
-        if key not in there:
-            entry = model.metadata_props.add()
-            entry.key, entry.value = key, value
-    onnx.save(model, str(file))
 
 
 @contextmanager

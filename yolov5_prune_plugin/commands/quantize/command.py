@@ -17,8 +17,8 @@ from yolov5_prune_plugin.options import build
 from yolov5_prune_plugin.reporting.console import bar, plain_console
 from yolov5_prune_plugin.reporting.run_folder import check_place
 
-LEFT = 0.5  # of the estimated error: layers are kept in floating point until no more is left
-MOST = 0.2  # of the layers, at most, without --budget
+LEFT = 0.5  # of the summed error: layers are kept in floating point until no more is left
+MOST = 0.1  # of the layers, at most, without --budget
 HELD_OUT = 8  # images of the train split on which layers are tried, beside those for calibration
 OPSET = "17"
 PADDING = 114 / 255  # upstream's grey
@@ -72,11 +72,17 @@ class Work:
         quantise(self.source, place / name, self.images, kept)
         return place / name
 
-    def figures(self, model: Path) -> dict[str, float]:
-        """What upstream's val.py measures."""
+    def figures(self, model: Path, data: Optional[Path] = None) -> dict[str, float]:
+        """What upstream's val.py measures.
+
+        Args:
+            model: In the runtime's format.
+            data: Another data set than the run's.
+        """
         from yolov5_prune_plugin.commands.quantize.measure import validate_exported
 
-        return validate_exported(self.upstream, self.task, model, self.data, self.size, self.folder / "val")
+        return validate_exported(self.upstream, self.task, model, str(data or self.data), self.size,
+                                 self.folder / "val")  # fmt: skip
 
 
 def quantize(options: argparse.Namespace) -> int:
@@ -86,7 +92,7 @@ def quantize(options: argparse.Namespace) -> int:
         options: ``weights``, ``output``, ``data``, ``imgsz``, ``repo`` and ``QuantizeOptions``.
 
     Returns:
-        0.
+        0; 1 if it is within the budget on training images and not on the val split.
 
     Raises:
         PruneError: If something given is wrong; nothing is written then.
@@ -97,8 +103,8 @@ def quantize(options: argparse.Namespace) -> int:
     config: QuantizeOptions = build(options, QuantizeOptions)
     kind = backend_of(options.output)
     check_place("-o", options.output)
-    if config.budget is not None and (config.no_val or config.keep_fp32 is not None):
-        raise PruneError("--budget validates, and finds how many layers stay; leave --no-val and --keep-fp32 out")
+    if config.budget is not None and config.keep_fp32 is not None:
+        raise PruneError("--budget finds how many layers stay in floating point; leave --keep-fp32 out")
     if config.budget is not None and not 0 <= config.budget <= 100:
         raise PruneError(f"--budget {config.budget:g}: must be points of mAP, from 0 to 100")
 
@@ -121,22 +127,27 @@ def quantize(options: argparse.Namespace) -> int:
             raise PruneError("has one image in its train split; calibration needs some more", f"--data {options.data}")
         held_out = images[-min(HELD_OUT, len(images) // 2) :]
         calibration = images[: len(images) - len(held_out)]
+        training, number = Path(), 0
+        if config.budget is not None:
+            training, number = upstream.held_out(task, options.data, drawn.files, config.budget_images, config.seed,
+                                                 folder / "held-out")  # fmt: skip
         source = _exported(upstream, task, options.weights, size, folder / "export")
         work = Work(upstream, task, options.data, size, source, calibration, held_out, kind, folder)
         report = QuantizeReport(console, options.output, str(options.weights), kind, figure, size)
         work.errors = _errors(work)
-        before = None if config.no_val else work.figures(_plain(work))
         if config.budget is None:
             kept = _costly(work, config.keep_fp32)
             made = work.made(kept, options.output.name)
-            after = None if config.no_val else work.figures(made)
         else:
-            assert before is not None
-            kept, made, after = _within(work, before[figure], config.budget / 100, figure, options.output.name, report)
+            report.chosen_on(number)
+            kept, made = _within(work, training, config.budget / 100, figure, options.output.name, report)
+        before, after = (None, None) if config.no_val else (work.figures(_plain(work)), work.figures(made))
         times = _times(work, made, config.rounds) if config.rounds else None
         _keep(made, options.output)
-        report.done(work.errors, kept, before, after, times, _bytes(source), _bytes(options.output))
-    return 0
+        report.done(work.errors, kept, before, after, times, _bytes(source), _bytes(options.output), _ends(source))
+    if config.budget is None or before is None or after is None:
+        return 0
+    return int(report.lost_more(before[figure] - after[figure], config.budget / 100))
 
 
 def _fitted(batch: Any, size: tuple[int, int]) -> Any:
@@ -173,20 +184,20 @@ def _errors(work: Work) -> dict[str, float]:
     import onnx
 
     from yolov5_prune_plugin.commands.quantize import graph
-
-    full = work.folder / "full.onnx"
     from yolov5_prune_plugin.commands.quantize.backends import quantise_onnx
 
+    full = work.folder / "full.onnx"
     quantise_onnx(work.source, full, work.images, [])
     model = onnx.load(str(work.source))
     layers = graph.layers_of(model.graph)
-    how = graph.scales_in(onnx.load(str(full)).graph, layers)
+    roundings = graph.rounding_in(onnx.load(str(full)).graph, layers)
     reference = list(graph.runs(work.source, work.held_out))
     found = {}
-    with bar("layers", len(how)) as step:
+    with bar("layers", len(roundings)) as step:
         for layer in layers:
-            if layer.name in how:
-                outputs = graph.runs(graph.only_one(model, layer, *how[layer.name]), work.held_out)
+            if layer.name in roundings:
+                alone = graph.only_one(model, layer, roundings[layer.name], work.kind == "onnx")
+                outputs = graph.runs(alone, work.held_out)
                 several = [graph.error(one, other) for one, other in zip(reference, outputs)]
                 found[layer.name] = sum(several) / len(several)
                 step()
@@ -207,32 +218,40 @@ def _costly(work: Work, number: Optional[int]) -> list[str]:
     return kept
 
 
-def _within(
-    work: Work, before: float, points: float, figure: str, name: str, report: Any
-) -> tuple[list[str], Path, dict[str, float]]:  # fmt: skip
-    """The fewest costly layers in floating point with which a validation is within the budget."""
+def _within(work: Work, data: Path, points: float, figure: str, name: str, report: Any) -> tuple[list[str], Path]:
+    """The fewest costly layers in floating point with which a validation on training images is within the budget."""
     ranked = work.ranked()
-    tried: dict[int, tuple[Path, dict[str, float]]] = {}
+    before = work.figures(_plain(work), data)[figure]
+    tried: dict[int, tuple[Path, float]] = {}
 
     def holds(number: int) -> bool:
         if number not in tried:
             made = work.made(ranked[:number], name)
-            tried[number] = (made, work.figures(made))
-            report.tried(number, before, tried[number][1][figure])
-        return tried[number][1][figure] >= before - points
+            tried[number] = (made, work.figures(made, data)[figure])
+            report.tried(number, before, tried[number][1])
+        return tried[number][1] >= before - points
 
     low, high = -1, 0  # low does not hold, high may
     while not holds(high):
         low, high = high, max(1, 2 * high)
         if high >= len(ranked):
-            worst = max(value[1][figure] for value in tried.values())
-            raise NoResultError(f"--budget {100 * points:g}: {figure} is {before:.4f} in floating point and"
-                                f" {worst:.4f} at best in INT8, with {low} of {len(ranked)} layers left out; nothing is"
-                                " written. Take a larger budget, or more images (--calib)")  # fmt: skip
+            worst = max(value for _, value in tried.values())
+            raise NoResultError(f"--budget {100 * points:g}: {figure} on training images is {before:.4f} in floating"
+                                f" point and {worst:.4f} at best in INT8, with {low} of {len(ranked)} layers left out;"
+                                " nothing is written. Take a larger budget, or more images (--calib)")  # fmt: skip
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle, high)
-    return ranked[:high], *tried[high]
+    return ranked[:high], tried[high][0]
+
+
+def _ends(source: Path) -> int:
+    """How many layers stay in floating point wherever."""
+    import onnx
+
+    from yolov5_prune_plugin.commands.quantize.graph import ends_of
+
+    return len(ends_of(onnx.load(str(source)).graph))
 
 
 def _plain(work: Work) -> Path:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 LAYERS = ("Conv", "Gemm", "MatMul")
-ALONG = ("Concat", "MaxPool", "Resize", "Sigmoid", "Mul", "Add")  # what is between layers, so that INT8 goes on
+MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
 SILU_FLOOR = -4.0  # below it SiLU gives less than 0.08, so a range of 8 bits need not go further down
 
 
@@ -30,6 +30,21 @@ class Layer:
     name: str
     input: str
     weight: str
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What INT8 does to a layer.
+
+    Attributes:
+        input: Scale and zero point of what it reads.
+        weight: Its weights, quantised and given back.
+        output: Scale and zero point of what it gives, before the activation; None if that is not quantised.
+    """
+
+    input: tuple[Any, Any]
+    weight: Array
+    output: Optional[tuple[Any, Any]]
 
 
 def layers_of(graph: Any) -> list[Layer]:
@@ -55,28 +70,35 @@ def decoding_of(graph: Any) -> list[str]:
     return behind[::-1]
 
 
+def first_of(graph: Any) -> list[str]:
+    """Name the layers that read images, not what another layer made of them.
+
+    Images have all values of 8 bits, often side by side the largest, so that two products of 8 bits overflow 16, which
+    is what CPUs without VNNI add them in.
+    """
+    layers, found = {layer.name for layer in layers_of(graph)}, []
+    constant = {one.name for one in graph.initializer}
+    images = {one.name for one in graph.input} - constant
+    for node in graph.node:
+        if images & set(node.input):
+            if node.name in layers:
+                found.append(node.name)
+            else:
+                images.update(node.output)
+    return found
+
+
+def ends_of(graph: Any) -> list[str]:
+    """Name the layers that stay in floating point wherever: the first ones and the last ones."""
+    return list(dict.fromkeys([*first_of(graph), *last_of(graph)]))
+
+
 def last_of(graph: Any) -> list[str]:
     """Name the layers that the decoding reads: their outputs are logits, for which 8 bits are too few."""
     behind = set(decoding_of(graph))
     read = {name for node in graph.node if node.name in behind for name in node.input}
     layers = {layer.name for layer in layers_of(graph)}
     return [node.name for node in graph.node if node.name in layers and read & set(node.output)]
-
-
-def with_activation(graph: Any, layers: Collection[str]) -> list[str]:
-    """Name layers and what computes the activation right behind them.
-
-    Args:
-        graph: The ONNX graph.
-        layers: Names of layers.
-    """
-    found = list(layers)
-    given = {name for node in graph.node if node.name in set(layers) for name in node.output}
-    for node in graph.node:
-        if node.op_type in ("Sigmoid", "Mul") and given & set(node.input):
-            found.append(node.name)
-            given.update(node.output if node.op_type == "Sigmoid" else ())
-    return found
 
 
 def before_silu(graph: Any) -> list[str]:
@@ -86,7 +108,31 @@ def before_silu(graph: Any) -> list[str]:
     return [name for node in graph.node if node.name in layers for name in node.output if name in read]
 
 
-def scales_in(quantised: Any, layers: Sequence[Layer]) -> dict[str, tuple[Any, Any, Any]]:
+def fuse_silu(model: Any) -> None:
+    """Make one node of each Sigmoid and the Mul behind it: ONNX Runtime's QuickGelu, which is SiLU if its alpha is 1.
+
+    ONNX Runtime does so itself, but not where both read what comes out of 8 bits: there it takes three passes.
+    """
+    from onnx import helper
+
+    graph = model.graph
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    for node in list(graph.node):
+        behind = readers.get(node.output[0], []) if node.op_type == "Sigmoid" else []
+        if len(behind) == 1 and behind[0].op_type == "Mul" and node.input[0] in behind[0].input:
+            place = next(index for index, one in enumerate(graph.node) if one is behind[0] or one == behind[0])
+            graph.node[place].CopyFrom(helper.make_node(
+                "QuickGelu", [node.input[0]], [behind[0].output[0]], behind[0].name, domain=MICROSOFT, alpha=1.0
+            ))  # fmt: skip
+            graph.node.remove(node)
+    if MICROSOFT not in {one.domain for one in model.opset_import}:
+        model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+
+
+def rounding_in(quantised: Any, layers: Sequence[Layer]) -> dict[str, Rounding]:
     """Read how a QDQ graph quantises layers.
 
     Args:
@@ -94,35 +140,38 @@ def scales_in(quantised: Any, layers: Sequence[Layer]) -> dict[str, tuple[Any, A
         layers: Of the graph that it was made of.
 
     Returns:
-        By name of the layer: scale and zero point of its input, and its weights as INT8 gives them back. Layers that it
-        leaves in floating point are not there.
+        By name of the layer. Layers that it leaves in floating point are not there.
     """
     from onnx import numpy_helper
 
     values = {one.name: numpy_helper.to_array(one) for one in quantised.initializer}
     makers = {name: node for node in quantised.node for name in node.output}
     nodes = {node.name: node for node in quantised.node}
+    behind = {node.input[0]: node for node in quantised.node if node.op_type == "QuantizeLinear"}
     found = {}
     for layer in layers:
         node = nodes.get(layer.name)
         ends = [makers[name] for name in node.input[:2] if name in makers] if node is not None else []
-        if len(ends) == 2 and all(end.op_type == "DequantizeLinear" for end in ends):
+        if node is not None and len(ends) == 2 and all(end.op_type == "DequantizeLinear" for end in ends):
             activation, weight = ends
             axis = next((one.i for one in weight.attribute if one.name == "axis"), 0)
-            found[layer.name] = (values[activation.input[1]], values[activation.input[2]],
-                                 _given_back([values[name] for name in weight.input], axis))  # fmt: skip
+            after = behind.get(node.output[0])
+            found[layer.name] = Rounding(
+                (values[activation.input[1]], values[activation.input[2]]),
+                _given_back([values[name] for name in weight.input], axis),
+                (values[after.input[1]], values[after.input[2]]) if after is not None else None,
+            )
     return found
 
 
-def only_one(model: Any, layer: Layer, scale: Any, zero: Any, weight: Array) -> bytes:
-    """Make a model in which a single layer computes with what INT8 leaves of its input and weights.
+def only_one(model: Any, layer: Layer, rounding: Rounding, output: bool = True) -> bytes:
+    """Make a model in which a single layer computes with what INT8 leaves of its input, its weights and its output.
 
     Args:
         model: The ONNX model in floating point; not changed.
         layer: Which.
-        scale: Of its input.
-        zero: Zero point of its input.
-        weight: Its weights, quantised and given back.
+        rounding: How.
+        output: Whether its output is rounded too, as ONNX Runtime does before the activation and OpenVINO does not.
 
     Returns:
         The model, serialised.
@@ -133,13 +182,24 @@ def only_one(model: Any, layer: Layer, scale: Any, zero: Any, weight: Array) -> 
     graph = changed.graph
     for one in graph.initializer:
         if one.name == layer.weight:
-            one.CopyFrom(numpy_helper.from_array(weight.astype(np.float32), layer.weight))
-    graph.initializer.extend([numpy_helper.from_array(np.asarray(scale), "q/scale"),
-                              numpy_helper.from_array(np.asarray(zero), "q/zero")])  # fmt: skip
+            one.CopyFrom(numpy_helper.from_array(rounding.weight.astype(np.float32), layer.weight))
+
+    def rounded(name: str, given: str, scale: Any, zero: Any, result: str) -> list[Any]:
+        graph.initializer.extend([numpy_helper.from_array(np.asarray(scale), f"{name}/scale"),
+                                  numpy_helper.from_array(np.asarray(zero), f"{name}/zero")])  # fmt: skip
+        ends = [f"{name}/scale", f"{name}/zero"]
+        return [helper.make_node("QuantizeLinear", [given, *ends], [f"{name}/int"]),
+                helper.make_node("DequantizeLinear", [f"{name}/int", *ends], [result])]  # fmt: skip
+
     place = next(index for index, node in enumerate(graph.node) if node.name == layer.name)
-    graph.node[place].input[0] = "q/back"
-    graph.node.insert(place, helper.make_node("DequantizeLinear", ["q/int", "q/scale", "q/zero"], ["q/back"]))
-    graph.node.insert(place, helper.make_node("QuantizeLinear", [layer.input, "q/scale", "q/zero"], ["q/int"]))
+    node = graph.node[place]
+    node.input[0] = "q/back"
+    after = []
+    if output and rounding.output is not None:
+        result, node.output[0] = node.output[0], "q/raw"
+        after = rounded("q/output", "q/raw", *rounding.output, result)
+    for index, one in enumerate([*after[::-1], *rounded("q/input", layer.input, *rounding.input, "q/back")[::-1]]):
+        graph.node.insert(place + (index < len(after)), one)
     data: bytes = changed.SerializeToString()
     return data
 

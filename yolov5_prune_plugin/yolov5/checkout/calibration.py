@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+import yaml
 from torch import Tensor, nn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -88,6 +89,58 @@ def draw(script: Script, package: str, run: Run, model: nn.Module, images: int, 
             yield batch.to(parameter.dtype) if batch.is_floating_point() else batch.to(parameter.dtype) / 255
 
     return Calibration([chosen[os.path.basename(file)] for file in _files(dataset(8))], batches)
+
+
+def held_out(
+    script: Script, package: str, run: Run, used: Iterable[str], images: int, seed: int, folder: Path
+) -> tuple[Path, int]:  # fmt: skip
+    """Lay out a data set whose val split is training images with their labels, for choices that are not made on val.
+
+    Args:
+        script: Says what the loader is called.
+        package: What upstream's dotted names start with; see ``Script.tool``.
+        run: Its arguments have the data set.
+        used: Training images that are left out, as calibration has seen them. A classifier's class that has no others
+            keeps one of them: its folder can't be empty.
+        images: How many, at most; of a classifier at least one of each class.
+        seed: Decides which.
+        folder: Where to; made here.
+
+    Returns:
+        A data-set file, or a classifier's folder; and how many images are in it.
+
+    Raises:
+        PruneError: If there is no data set or no train split, or it has no other images.
+        UpstreamError: If the checkout lacks a name that we need.
+    """
+    classes = "load_classes" in script.tools
+    data = _data(run, folder=classes)
+    with named(data=f"--data {data}"):
+        places = _class_places(data, "train") if classes else _places(script, package, run, data, "train")
+        found = sorted(set(_images(places, set(script.tool("suffixes", package)), "train")))
+    gone = set(used)
+    rest = [file for file in found if file not in gone]
+    if not rest:
+        raise PruneError(f"all {len(found)} images of its train split are used for calibration, and none is left to"
+                         " choose by; take fewer (--calib)", f"--data {data}")  # fmt: skip
+    chosen = random.Random(seed).sample(rest, min(images, len(rest)))
+    folder.mkdir(parents=True)
+    if classes:
+        by_class = {os.path.basename(os.path.dirname(file)): file for file in (*found, *rest)}
+        files = [*by_class.values(), *sorted(set(chosen) - set(by_class.values()))]
+        for number, file in enumerate(files):
+            for split in ("train", "val"):
+                place = folder / split / os.path.basename(os.path.dirname(file))
+                place.mkdir(parents=True, exist_ok=True)
+                _link(file, place / f"{number:06d}{os.path.splitext(file)[1]}")
+        return folder, len(files)
+    content = script.tool("check_dataset", package)(script.tool("check_yaml", package)(data))
+    listed = folder / "images.txt"
+    listed.write_text("".join(f"{file}\n" for file in sorted(chosen)), encoding="utf-8")
+    kept = {key: content[key] for key in ("nc", "names", "channels") if key in content}
+    place = folder / "held-out.yaml"
+    place.write_text(yaml.safe_dump({**kept, "train": str(listed), "val": str(listed)}), encoding="utf-8")
+    return place, len(chosen)
 
 
 def _data(run: Run, folder: bool) -> str:

@@ -6,6 +6,7 @@ import argparse
 import copy
 import importlib
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -119,6 +120,25 @@ class Upstream:
         arguments = argparse.Namespace(data=data, imgsz=size)
         run = Run(script.path, script.role, arguments, argparse.Namespace(), True)
         return draw(script, self.package, run, model, images, split, seed)
+
+    def held_out(
+        self, task: str, data: str, used: Iterable[str], images: int, seed: int, folder: Path
+    ) -> tuple[Path, int]:  # fmt: skip
+        """Lay out training images with their labels as a data set to choose by; see ``calibration.held_out``.
+
+        Args:
+            task: As ``calibration`` has it.
+            data: As ``calibration`` has it.
+            used: Training images to leave out.
+            images: How many, at most.
+            seed: Decides which.
+            folder: Where to; made here.
+        """
+        from yolov5_prune_plugin.yolov5.checkout.calibration import held_out
+
+        script = load_scripts()[f"{task}val.py"]
+        run = Run(script.path, script.role, argparse.Namespace(data=data), argparse.Namespace(), True)
+        return held_out(script, self.package, run, used, images, seed, folder)
 
 
 def find_upstream(repo: Optional[Path]) -> Upstream:
