@@ -198,7 +198,7 @@ class Prepared:
                               "--include", "openvino", "--int8", "--data", self.data, "--device", "cpu")  # fmt: skip
                 figures = validate_exported(upstream, "", folder, str(self.data), (size, size), self.temporary / "v")
             except (SystemExit, NoResultError) as error:
-                self.keep(name, "upstream", {"failed": str(error)[-300:]})
+                self.keep(name, "upstream", {"failed": str(error).strip().splitlines()[-1]})
                 continue
             size_on_disk = sum(file.stat().st_size for file in folder.iterdir())
             self.keep(name, "upstream", {"map": figures["map"], "bytes": size_on_disk, "zipped": zipped(folder)})
