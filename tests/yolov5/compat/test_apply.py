@@ -40,11 +40,18 @@ def fail():
 """
 
 
+def written(root, files):
+    """Write texts by path below a folder, with the folders that are missing."""
+    for file, text in files.items():
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_text(text)
+
+
 @pytest.fixture
 def tree(tmp_path):
     """A checkout with the lines that the shims look for, and a module of the same name outside of it."""
     root = tmp_path / "yolov5"
-    for file, text in {
+    written(root, {
         "utils/__init__.py": "",
         "utils/general.py": GENERAL,
         "utils/metrics.py": METRICS,
@@ -53,9 +60,7 @@ def tree(tmp_path):
         "models/experimental.py": "import torch\nload = lambda f: torch.load(f, map_location='cpu')\n",
         "segment/val.py": "",
         "val.py": "",
-    }.items():
-        (root / file).parent.mkdir(parents=True, exist_ok=True)
-        (root / file).write_text(text)
+    })  # fmt: skip
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "metrics.py").write_text("text = 'np.trapz('\n")
     return root
@@ -121,15 +126,13 @@ HUB = "def list_repo_files(name):\n    return 'asked for ' + name\nhf_hub_downlo
 
 
 def test_a_file_that_is_here_is_not_looked_for_elsewhere(tree):
-    for file, text in {
+    written(tree, {
         "utils/downloads.py": DOWNLOADS,
         "huggingface_hub/__init__.py": HUB,
         "huggingface_hub/utils/__init__.py": "",
         "huggingface_hub/utils/_errors.py": "class RepositoryNotFoundError(Exception): pass\n",
         "best.pt": "",
-    }.items():
-        (tree / file).parent.mkdir(parents=True, exist_ok=True)
-        (tree / file).write_text(text)
+    })  # fmt: skip
     code = """
         import os
         os.chdir(root)
