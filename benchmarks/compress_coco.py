@@ -4,7 +4,8 @@
 
 For each sparsity the official weights are pruned by ``val.py --prune S --prune-method obs`` of the PyPI package, on
 coco128 for calibration; then ``compress`` writes them with each choice of bits, and ``val.py`` reads the files. The
-images are the first 128 of COCO val2017 at 640. Ratios are to the fp16 checkpoint that is compressed.
+images are the first 128 of COCO val2017 at 640. Ratios are to the fp16 checkpoint that is compressed. ``auto`` chooses
+between k-means and evenly spaced values, as ``compress`` does by default, or has k-means alone.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ from benchmarks.detect import add_arguments, compress, launch, lay_out, measure,
 from benchmarks.table import print_table
 
 SPARSITIES = (0.3, 0.5)
-CHOICES = {"5": ("--bits", "5"), "6": ("--bits", "6"), "auto, 4x": ("--bits", "auto", "--size", "4x"),
-           "auto, 5x": ("--bits", "auto", "--size", "5x")}  # fmt: skip
+KMEANS, EVEN = ("--codebook", "k-means"), ("--codebook", "even")
+CHOICES: dict[str, tuple[str, ...]] = {
+    "5": ("--bits", "5"), "6": ("--bits", "6"), "8": ("--bits", "8"), "8, even": ("--bits", "8", *EVEN),
+    **{f"auto, {ratio}{name}": ("--bits", "auto", "--size", ratio, *flags) for ratio in ("4x", "5x", "6x")
+       for name, flags in ((", k-means", KMEANS), ("", ()))},
+}  # fmt: skip
 
 
 def pruned(weights: Path, data: Path, sparsity: float, folder: Path, options: argparse.Namespace) -> Path:

@@ -11,7 +11,7 @@ quantised for ONNX Runtime and OpenVINO with 64 images of the train split for ca
 ``upstream`` is YOLOv5's own ``export.py --include openvino --int8`` of the dense model; it works at 640 only.
 
 ``codebooks``: ``.y5z`` files of the dense model and the trained one with 8 bits and fewer by k-means, and with evenly
-spaced values, 255 of them from minus to plus the largest magnitude of a layer, which INT8 could take as they are.
+spaced values (``--codebook even``), and what ``quantize`` makes of those with 8 bits, whose values INT8 takes.
 
 Points are against fp32 in ONNX Runtime. (OpenVINO takes bf16 for what is floating point, in val.py as everywhere, where
 a CPU has it; the times are with fp32, and with bf16 in a column of its own.)
@@ -205,31 +205,27 @@ class Prepared:
 
     def codebooks(self) -> None:
         """Pack the dense model and the trained one with k-means and with evenly spaced values."""
-        import torch
-
-        from yolov5_prune_plugin.yolov5.checkout.upstream import find_upstream
-
-        upstream = find_upstream(Path(self.target).parent if self.target.endswith(".py") else None)
         for name, file, size in self.chosen():
             if name not in ("dense", TRAINED):
                 continue
-            folder = self.place(name)
-            even = folder / "even.pt"
-            checkpoint, model = upstream.load(file)
-            for module in model.modules():
-                if isinstance(module, torch.nn.Conv2d):
-                    module.weight.data = evenly_spaced(module.weight.data)
-            torch.save({**checkpoint, "model": model.half()}, even)
-            for key, source, bits in (("k-means, 8", file, 8), ("k-means, 7", file, 7), ("k-means, 6", file, 6),
-                                      ("evenly spaced, 8", even, 8)):  # fmt: skip
-                packed = folder / f"{key.replace(', ', '-').replace(' ', '-')}.y5z"
+            for key in ("k-means, 8", "k-means, 7", "k-means, 6", "even, 8", "even, 7"):
+                codebook, bits = key.split(", ")
+                packed = self.place(name) / f"{codebook}-{bits}.y5z"
                 packed.unlink(missing_ok=True)
-                self.ours("compress", source, "-o", packed, "--bits", bits)
+                self.ours("compress", file, "-o", packed, "--bits", bits, "--codebook", codebook)
                 self.ours("run", self.target, "--weights", packed, "--data", self.data, "--imgsz", size, "--device",
                           "cpu", "--batch-size", 8, "--workers", 0, "--prune", 0, "--project", self.temporary, "--name",
                           "packed", "--exist-ok")  # fmt: skip
                 report = json.loads((self.temporary / "packed" / "prune" / "report.json").read_text())
-                self.keep(name, key, {"map": report["map"], "bytes": packed.stat().st_size})
+                facts = {"map": report["map"], "bytes": packed.stat().st_size}
+                for kind in FORMATS if key == "even, 8" else ():
+                    output = packed.with_name("packed_int8.onnx" if kind == "onnx" else "packed_int8_openvino_model")
+                    if not output.exists():
+                        self.ours("quantize", packed, "-o", output, "--data", self.data, "--imgsz", size, "--rounds", 0,
+                                  *self.repo())  # fmt: skip
+                    folder = output.with_name(f"{output.stem}_quantize")
+                    facts[kind] = json.loads((folder / "report.json").read_text())["after"]["map"]
+                self.keep(name, key, facts)
 
     def keep(self, name: str, key: str, facts: dict[str, Any]) -> None:
         """Write what was measured into the results.
@@ -241,12 +237,6 @@ class Prepared:
         """
         kept(self.options.results / f"{self.options.set}.json", name, key, facts)
         print("|", name, key, {k: v for k, v in facts.items() if "byte" not in k}, flush=True)
-
-
-def evenly_spaced(weight: Any) -> Any:
-    """Round to whole multiples of a 127th of the largest magnitude; zeros stay."""
-    step = weight.abs().max().clamp_min(1e-12) / 127
-    return (weight / step).round() * step
 
 
 def kept(place: Path, name: str, key: str, facts: dict[str, Any]) -> None:
@@ -349,10 +339,12 @@ def show(name: str, found: dict[str, Any]) -> None:
                 upstream = f"{ms['upstream']:.2f}" if "upstream" in ms else ""
                 times.append((model, str(threads), *cells, f"{ms['bf16']:.2f}", upstream,
                               f"{ms['sparse']:.2f}"))  # fmt: skip
-    books = [(model, key, f"{one['map']:.4f}", f"{one['bytes']:,}") for model, facts in found.items()
-             for key, one in facts.items() if key.startswith(("k-means", "evenly"))]  # fmt: skip
+    books = [(model, key, f"{one['map']:.4f}", f"{one['bytes']:,}",
+              *(f"{one[kind]:.4f}" if kind in one else "" for kind in FORMATS)) for model, facts in found.items()
+             for key, one in facts.items() if key.startswith(("k-means", "even,"))]  # fmt: skip
     if books:
-        print_table(f"{name}: codebooks", ("model", "values, bits", "mAP50-95", "bytes of the .y5z"), books)
+        print_table(f"{name}: codebooks", ("model", "values, bits", "mAP50-95", "bytes of the .y5z",
+                    *(f"INT8, {what}" for what in FORMATS.values())), books)  # fmt: skip
     print_table(f"{name}: what INT8 costs, and bytes", ("model", "", "layers in fp32", "mAP50-95", "points", "bytes",
                                                       "zipped"), rows)  # fmt: skip
     header = ("model", "threads", "ONNX Runtime fp32", "INT8", "faster", "OpenVINO fp32", "INT8", "faster",

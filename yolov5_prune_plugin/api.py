@@ -28,6 +28,7 @@ from yolov5_prune_plugin.core.channels.slim import SlimResult
 from yolov5_prune_plugin.core.channels.slim import slim as _slim
 from yolov5_prune_plugin.core.coding import container as _container
 from yolov5_prune_plugin.core.coding.bits import by_layer as _bits_by_layer
+from yolov5_prune_plugin.core.coding.codebook import CODEBOOKS as _CODEBOOKS
 from yolov5_prune_plugin.core.coding.codebook import Histogram as _Histogram
 from yolov5_prune_plugin.core.coding.codebook import by_filter as _by_filter
 from yolov5_prune_plugin.core.library.loaded import Library
@@ -239,7 +240,7 @@ def slim(
 
 def compress(
     model: Any, file: Union[str, Path], *, bits: Union[int, Sequence[Union[int, str]]] = 6, lossless: bool = False,
-    init: str = "best", coder: str = "best", seed: int = 0,
+    codebook: str = "k-means", init: str = "best", coder: str = "best", seed: int = 0,
 ) -> int:  # fmt: skip
     """Write a model to a small file: weights shared, zeros and indices coded, as ``yolov5-prune compress`` does.
 
@@ -251,6 +252,7 @@ def compress(
         file: Where to; must not exist, and end in .y5z.
         bits: Of an index into a layer's codebook, 1 to 8: for all layers, or entries as ``--bits`` has them.
         lossless: Share nothing: weights are kept in fp16.
+        codebook: ``k-means``, or ``even`` for evenly spaced values, as ``--codebook`` (bits from 2).
         init: Where k-means begins, as ``--init``.
         coder: As ``--coder``.
         seed: Of k-means++.
@@ -280,7 +282,9 @@ def compress(
     if not lossless:
         entries = [str(entry) for entry in (bits if isinstance(bits, (list, tuple)) else [bits])]
         wanted = _bits_by_layer(entries, list(weights))
-        weights = {name: _Histogram(weight, _by_filter(weight)).cluster(wanted[name], init, seed).weight
+        if codebook not in _CODEBOOKS:
+            raise PruneError(f"must be one of {', '.join(_CODEBOOKS)}; got {codebook!r}", "codebook")
+        weights = {name: _Histogram(weight, _by_filter(weight)).share(wanted[name], codebook, init, seed).weight
                    for name, weight in weights.items()}  # fmt: skip
     others = {name: tensor for name, tensor in state.items() if name not in weights}
     with _new_file("file", place) as temporary:

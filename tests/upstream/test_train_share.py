@@ -75,3 +75,32 @@ def test_compress_loses_nothing(resumed: Path, tmp_path: Path) -> None:
     run("-m", "yolov5_prune_plugin", "decompress", tmp_path / "best.y5z", "-o", tmp_path / "back.pt", cwd=tmp_path)
     found = json.loads(run("-c", VALUES, best, tmp_path / "back.pt", cwd=tmp_path).partition("VALUES")[2])
     assert found["best.pt"] == found["back.pt"]
+
+
+EVEN = """
+import json, sys
+from yolov5_prune_plugin.core.coding.even import spacing
+from yolov5_prune_plugin.yolov5.checkout.upstream import find_upstream
+from pathlib import Path
+import torch
+_, model = find_upstream(None).load(Path(sys.argv[1]))
+print("VALUES" + json.dumps([spacing(m.weight.detach().float().numpy()) > 0 for m in model.modules()
+                             if isinstance(m, torch.nn.Conv2d)]))
+"""
+
+
+def test_evenly_spaced_values_after_an_interruption(training_shapes: Path, tmp_path: Path) -> None:
+    """Every layer of best.pt has the multiples of a step, also when the run was killed and gone on with; compress keeps
+    them."""
+    arguments = [*train_arguments(training_shapes, tmp_path), "--epochs", 3, "--noplots"]
+    interfered(4, *arguments, "--share-bits", 8, "--share-codebook", "even", cwd=tmp_path, code=-9)
+    RELEASE.launch("train.py", "--resume", tmp_path / "t" / "weights" / "last.pt", cwd=tmp_path)
+    best = tmp_path / "t" / "weights" / "best.pt"
+    found = json.loads(run("-c", EVEN, best, cwd=tmp_path).partition("VALUES")[2])
+    assert len(found) == 60
+    assert all(found)
+    content = report(tmp_path / "t")
+    assert (content["bits"], content["codebook"]) == (["8"], "even")
+    printed = run("-m", "yolov5_prune_plugin", "compress", best, "-o", tmp_path / "best.y5z", "--bits", 8, "--codebook",
+                  "even", cwd=tmp_path)  # fmt: skip
+    assert "nothing was lost" in printed

@@ -19,9 +19,9 @@ class File:
         self.bits: dict[str, int] = {}
         self.written: list[int] = []
 
-    def write(self, bits: dict[str, int]) -> int:
-        self.bits = bits
-        self.written.append(sum(100 * number for number in bits.values()))
+    def write(self, found: dict[str, Choice]) -> int:
+        self.bits = {name: one.bits for name, one in found.items()}
+        self.written.append(sum(100 * one.bits for one in found.values()))
         return self.written[-1]
 
     def worth(self) -> float:
@@ -32,7 +32,8 @@ class File:
 def test_no_smaller_one_would_do(floor: float) -> None:
     """The last file written is the one that counts: inside, and the next smaller step is outside."""
     file, said = File(), []  # type: ignore[var-annotated]
-    bits = smallest(CHOICES, file.write, Judge("map", 0.6, floor, file.worth), said.append)
+    found = smallest(CHOICES, file.write, Judge("map", 0.6, floor, file.worth), said.append)
+    bits = {name: one.bits for name, one in found.items()}
     assert file.bits == bits
     assert file.worth() >= floor
     assert 4.0 ** -(bits["b"] - 1) + 4.0 ** -bits["a"] > 0.6 - floor  # a bit less in the large layer

@@ -120,7 +120,7 @@ def ans(data: bytes, count: int) -> list[int]:
     return found
 
 
-def weight(source: Bytes, shape: list[int], width: int) -> list[int]:
+def weight(source: Bytes, shape: list[int], width: int, dtype: str) -> list[int]:
     size = prod(shape)
     rows = shape[0] if len(shape) > 1 else 1
     kept = source.number()
@@ -160,7 +160,14 @@ def weight(source: Bytes, shape: list[int], width: int) -> list[int]:
         places = sorted(place for place in blocks - strays if place < size)
     assert len(places) == kept
     k = source.number()
-    if k:
+    if k == 257:
+        most = source.number()
+        step = number_of(int.from_bytes(source.take(width), "little"), dtype)
+        zeros = source.number()
+        symbols = stream(source, kept, 2 * most + 1)
+        assert symbols.count(most) == zeros
+        values = [bits_in((symbol - most) * step, dtype) if symbol != most else 0 for symbol in symbols]
+    elif k:
         codebook = [int.from_bytes(source.take(width), "little") for _ in range(k)]
         values = [codebook[i] for i in stream(source, kept, k)] if k > 1 else codebook * kept
     else:
@@ -171,6 +178,22 @@ def weight(source: Bytes, shape: list[int], width: int) -> list[int]:
     return found
 
 
+def number_of(bits: int, dtype: str) -> float:
+    """What a number is whose bits are these."""
+    if dtype == "BF16":
+        return number_of(bits << 16, "F32")
+    form, width = {"F16": ("e", 2), "F32": ("f", 4), "F64": ("d", 8)}[dtype]
+    found: float = struct.unpack(f"<{form}", bits.to_bytes(width, "little"))[0]
+    return found
+
+
+def bits_in(value: float, dtype: str) -> int:
+    """The bits of a number that the type holds exactly."""
+    if dtype == "BF16":
+        return bits_in(value, "F32") >> 16
+    return int.from_bytes(struct.pack({"F16": "<e", "F32": "<f", "F64": "<d"}[dtype], value), "little")
+
+
 def joined(planes: list[list[int]]) -> list[int]:
     return [int.from_bytes(bytes(some), "big") for some in zip(*planes)]
 
@@ -179,7 +202,7 @@ def read(data: bytes) -> tuple[dict[str, tuple[str, list[int], list[int]]], dict
     """By name: type, shape and entries as numbers with their bits; and the content."""
     assert data[:8] == bytes.fromhex("8959355a0d0a1a0a")
     version, stored, inflated, crc = struct.unpack("<4I", data[8:24])
-    assert version in (1, 2)
+    assert version in (1, 2, 3)
     assert crc == zlib.crc32(data[24 : 24 + stored], zlib.crc32(data[:20]))
     text = zlib.decompress(data[24 : 24 + stored])
     assert len(text) == inflated
@@ -189,7 +212,7 @@ def read(data: bytes) -> tuple[dict[str, tuple[str, list[int], list[int]]], dict
         assert zlib.crc32(part) == section["crc32"]
         source, dtype, tensors = Bytes(part), section["dtype"], section["tensors"]
         if section["kind"] == "weight":
-            found[tensors[0][0]] = dtype, tensors[0][1], weight(source, tensors[0][1], SIZES[dtype])
+            found[tensors[0][0]] = dtype, tensors[0][1], weight(source, tensors[0][1], SIZES[dtype], dtype)
         else:
             count = sum(prod(shape) for _, shape in tensors)
             values = joined([stream(source, count, 256) for _ in range(SIZES[dtype])]) if count else []

@@ -47,7 +47,7 @@ def test_steps_by_hand() -> None:
     """a gains 6, 2, 1 for 10 bytes each; b gains 3 and then 0.5."""
     choices = {"a": layer(9, 3, 1, 0), "b": layer(4, 1, 0.5)}
     for budget, bits in ((20, (1, 1)), (39, (2, 1)), (40, (2, 2)), (50, (3, 2)), (60, (4, 2)), (999, (4, 3))):
-        assert tuple(for_size(choices, budget).values()) == bits
+        assert tuple(one.bits for one in for_size(choices, budget).values()) == bits
     with pytest.raises(PruneError, match="need 20 bytes where 19 are left"):
         for_size(choices, 19)
 
@@ -65,7 +65,7 @@ def test_within_a_step_of_the_best(errors: list[list[float]], budget: int, size:
             for_size(choices, budget)
         return
     found = for_size(choices, budget)
-    chosen = [next(c for c in choices[name] if c.bits == bits) for name, bits in found.items()]
+    chosen = list(found.values())
     spent, error = sum(c.size for c in chosen), sum(c.error for c in chosen)
     assert spent <= budget
     same = [sum(c.error for c in mix) for mix in every if sum(c.size for c in mix) <= spent]
@@ -78,11 +78,31 @@ def test_a_file_that_is_larger_than_thought_is_tried_again() -> None:
     choices = {"a": layer(9, 3, 1, 0), "b": layer(4, 1, 0.5)}
     tried = []
 
-    def write(bits: dict[str, int]) -> int:
-        tried.append(tuple(bits.values()))
-        return 100 + 30 + sum(10 * number for number in bits.values())
+    def write(found: dict[str, Choice]) -> int:
+        tried.append(tuple(one.bits for one in found.values()))
+        return 100 + more + sum(10 * one.bits for one in found.values())
 
-    assert tuple(within(180, 100, choices, write).values()) == (3, 2)
+    more = 30
+    assert tuple(one.bits for one in within(180, 100, choices, write).values()) == (3, 2)
     assert tried == [(4, 3), (3, 2)]
     with pytest.raises(PruneError, match="need 20 bytes where"):
         within(140, 100, choices, write)
+
+
+def test_a_file_that_is_smaller_than_thought_grows() -> None:
+    """Each write needs 30 bytes less than the choices say: what is left over is spent, and the best is written last."""
+    choices, tried = {"a": layer(9, 3, 1, 0), "b": layer(4, 1, 0.5)}, []
+
+    def write(found: dict[str, Choice]) -> int:
+        tried.append(tuple(one.bits for one in found.values()))
+        return 70 + sum(10 * one.bits for one in found.values())
+
+    assert tuple(one.bits for one in within(130, 100, choices, write).values()) == (4, 2)
+    assert tried == [(2, 1), (4, 2)]
+
+
+def test_the_better_codebook_of_a_layer() -> None:
+    """At 20 bytes the evenly spaced one loses less; at 10 there is only the other."""
+    choices = {"a": [Choice(1, 10, 9), Choice(2, 20, 3), Choice(4, 20, 2, "even")]}
+    assert for_size(choices, 25)["a"].codebook == "even"
+    assert for_size(choices, 15)["a"].codebook == "k-means"

@@ -23,7 +23,7 @@ def test_two_heaps(init: str) -> None:
     assert shared.weight.tolist() == [[0, -1.5, 5], [-1.5, 0, 5]]
     assert shared.error == pytest.approx(0.5 + 2)
     assert shared.energy == 4 + 1 + 16 + 36
-    assert shared.index_bytes == pytest.approx(4 / 8 + 2 * 4)
+    assert shared.index_bytes == pytest.approx(4 / 8 + 2 * 4 + 2 * 5 / 8)
 
 
 @given(st.integers(1, 5), st.integers(0, 3))

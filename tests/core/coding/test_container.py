@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from tests.core.coding import plain_reader
 from tests.core.coding.test_packing import patterned, sparse
 from yolov5_prune_plugin.core.coding import ans, container, entropy, packing, positions
+from yolov5_prune_plugin.core.coding.codebook import Histogram
 from yolov5_prune_plugin.core.coding.cursor import Cursor, number
 from yolov5_prune_plugin.errors import PruneError
 
@@ -73,16 +75,26 @@ def test_the_bytes_of_a_small_file(tmp_path: Path) -> None:
     assert section == kept + bitmap + byte + b"\x01\x00\x3c"
 
 
-@pytest.mark.parametrize("kind", ["2:4", "repeated filters", "blocks", "shared", "dense", "mixed"])
+def even_in_all_types() -> dict[str, Tensor]:
+    """Also in blocks, with zeros among their values."""
+    types = (torch.float16, torch.bfloat16, torch.float32)
+    found = {str(dtype): Histogram(sparse((40, 60), 0.5, 0).to(dtype)).even(8).weight for dtype in types}
+    found["double"] = Histogram(sparse((40, 60), 0.5, 0)).even(8).weight.double()
+    blocks = sparse((8, 90), 0.7, 0).repeat_interleave(4, 0) * torch.linspace(0.2, 1, 32)[:, None]
+    found["blocks"] = Histogram(blocks.half()).even(5).weight
+    return found
+
+
+@pytest.mark.parametrize("kind", ["2:4", "repeated filters", "blocks", "shared", "dense", "mixed", "even"])
 def test_a_reader_written_from_the_docs_reads_it(tmp_path: Path, kind: str) -> None:
     """tests/core/plain_reader.py imports nothing of ours; all coders and forms of positions come by."""
-    weights = {"w": patterned(kind)} if kind != "mixed" else {
+    weights = even_in_all_types() if kind == "even" else {"w": patterned(kind)} if kind != "mixed" else {
         **WEIGHTS, "dead": torch.zeros(5, 5), "one": torch.full((7,), 2.5), "long": sparse((200, 300), 0.95, 0),
         "rows": sparse((9, 40), 0.5, 3).bfloat16() * (torch.arange(9) % 2)[:, None].bfloat16(),
         "columns": sparse((9, 400), 0.5, 3) * (torch.arange(400) % 3 == 0), "empty": torch.zeros(0, 3),
     }  # fmt: skip
     file = written(tmp_path, weights)
-    assert struct.unpack_from("<I", file.read_bytes(), 8)[0] == (2 if kind in ("shared", "blocks") else 1)
+    assert struct.unpack_from("<I", file.read_bytes(), 8)[0] == {"shared": 2, "blocks": 2, "even": 3}.get(kind, 1)
     found, content = plain_reader.read(file.read_bytes())
     assert content == {"names": ["é"]}
     for name, tensor in {**weights, **OTHERS}.items():
@@ -320,8 +332,8 @@ def test_gaps_are_summed_without_wrapping(where: str) -> None:
 def test_an_unknown_version_and_another_file(tmp_path: Path) -> None:
     file = written(tmp_path)
     data = file.read_bytes()
-    file.write_bytes(data[:8] + struct.pack("<I", 3) + data[12:])
-    with pytest.raises(PruneError, match="version 3 of the format, this program knows 1 to 2; upgrade"):
+    file.write_bytes(data[:8] + struct.pack("<I", 4) + data[12:])
+    with pytest.raises(PruneError, match="version 4 of the format, this program knows 1 to 3; upgrade"):
         container.read(file)
     file.write_bytes(b"PK\x03\x04")
     with pytest.raises(PruneError, match=r"is no \.y5z file"):

@@ -29,7 +29,7 @@ def images() -> Tensor:
 
 def pruned(net: nn.Module, *flags: str, folder: Path | None = None) -> tuple[nn.Module, Any, Run]:
     """A pruned copy, what pruned it, and its run."""
-    run, part = start(folder, *OBS, *flags)
+    run, part = start(folder, *OBS, *flags, imgsz=8)
     model = copy.deepcopy(net).eval()
     part.model_loaded(run, model)
     return model, part, run
@@ -162,6 +162,31 @@ def test_a_pattern_finds_an_order_of_channels() -> None:
     again = copy.deepcopy(net)
     part.model_loaded(run, again)  # val.py may load its weights more than once
     assert same(model, again)
+
+
+def test_blocks_find_an_order_of_channels() -> None:
+    """For a share of the weights and for one of the multiplications; each load of the model gets the same."""
+    pytest.importorskip("torch_pruning")
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 16, 3), nn.SiLU(), nn.Conv2d(16, 5, 1))
+    with torch.no_grad():
+        net[2].weight[::2, ::2] *= 10  # channels that are alike do not stand together
+        net[2].weight[1::2, 1::2] *= 10
+    for flags in (("--prune", "0.5"), ("--prune-target", "flops=0.5")):
+        flags = (*flags, "--prune-granularity", "4x1", "--prune-tune", "0")
+        model, part, run = pruned(net.eval(), *flags)
+        found = part.record.content["permutation"]
+        assert found["dropped"] < 0.9 * found["dropped_before"]
+        blocks = model[2].weight.detach().view(4, 4, -1)
+        assert bool(((blocks != 0).any(1) == (blocks != 0).all(1)).all())
+        as_it_is, other, _ = pruned(net, *flags, "--prune-permute", "off")
+        assert "permutation" not in other.record.content
+        with torch.no_grad():
+            x = images()
+            assert (model(x) - net(x)).square().mean() < 0.8 * (as_it_is(x) - net(x)).square().mean()
+        again = copy.deepcopy(net)
+        part.model_loaded(run, again)
+        assert same(model, again)
 
 
 def test_without_torch_pruning_channels_keep_their_order(

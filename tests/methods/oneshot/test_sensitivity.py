@@ -23,7 +23,9 @@ from yolov5_prune_plugin.plugin_api.manager import load_plugins, offered
 from yolov5_prune_plugin.plugin_api.run import Calibration, Run
 
 
-def start(folder: Path | None, *arguments: str, plugin: Any = None, main: bool = True) -> tuple[Run, Any]:
+def start(
+    folder: Path | None, *arguments: str, plugin: Any = None, main: bool = True, imgsz: int | None = None
+) -> tuple[Run, Any]:
     """A run with these flags, and what takes part in it."""
     plugins = load_plugins()
     if plugin:
@@ -32,7 +34,7 @@ def start(folder: Path | None, *arguments: str, plugin: Any = None, main: bool =
         plugins.register(OneShot(plugins.hook))
     options, rest = split_arguments(offered(plugins, "val.py", "validate"), list(arguments), "val.py")
     assert not rest
-    own = argparse.Namespace(weights="[a].pt")
+    own = argparse.Namespace(weights="[a].pt", imgsz=imgsz)
     run = Run("val.py", "validate", own, options, main, save=None, folder=folder)
     asked: list[tuple[int, str, int]] = []
 

@@ -13,6 +13,7 @@ from torch import nn
 from yolov5_prune_plugin.core.training.dns import DnsRule
 from yolov5_prune_plugin.core.training.gradual import Gradual
 from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.methods.training import target
 from yolov5_prune_plugin.methods.training.dns import c_rates, groups_of
 from yolov5_prune_plugin.methods.training.sparse_training import TrainingRun
 from yolov5_prune_plugin.options import split_arguments, words
@@ -75,6 +76,8 @@ def begun(net: nn.Module, *flags: object, frozen: tuple[str, ...] = ()) -> Train
         (["--share-bits", "4", "--dns"], "--dns and --share-bits are different ways"),
         (["--share-bits", "9"], "--share-bits 9: bits are a whole number from 1 to 8"),
         (["--share-init", "density"], "--share-init needs --share-bits"),
+        (["--share-bits", "8", "--share-codebook", "even", "--share-init", "linear"], "--share-init is for values by"),
+        (["--share-bits", "1", "--share-codebook", "even"], "--share-bits 1: --share-codebook even needs 2 to 8 bits"),
         (["--dns-sparsity", "0.5"], "--dns-sparsity needs --dns"),
         (["--dns", "--gmp-start", "0.1"], "--gmp-start needs --gmp"),
         (["--prune-method", "random"], "--prune-method needs --prune S"),
@@ -263,6 +266,50 @@ def test_what_a_pattern_or_a_target_says_already(way: str, flags: list[str], mes
 def test_a_target_needs_no_paper_thresholds() -> None:
     with pytest.raises(PruneError, match="--dns-c-rate sets the thresholds themselves; leave out --dns-target"):
         configured("--dns", "--dns-c-rate", "1", "--dns-target", "flops=0.5")
+
+
+@pytest.mark.parametrize("grain", ["4x1", "2:4"])
+@pytest.mark.parametrize("way", ["dns", "gmp"])
+def test_a_training_begins_with_an_order_of_channels(way: str, grain: str) -> None:
+    """The model computes the same in it, and the report says what it is good for; off leaves the model alone."""
+    pytest.importorskip("torch_pruning")
+
+    def alike() -> nn.Sequential:
+        """Channels that are alike do not stand together."""
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.SiLU(), nn.Conv2d(16, 16, 3), nn.SiLU(), nn.Conv2d(16, 5, 1))
+        with torch.no_grad():
+            net[2].weight[::2, ::2] *= 10
+            net[2].weight[:8, :8] *= 10
+        return net
+
+    for search in ("search", "off"):
+        net, given = alike(), alike()
+        plugin = configured(f"--{way}", f"--{way}-granularity", grain, f"--{way}-permute", search, imgsz=16)
+        assert plugin is not None
+        training = Training(net, {name for name, _ in net.named_parameters()}, 3)
+        plugin.training_begins(training)
+        facts = plugin.method.facts()
+        if search == "off":
+            assert "permutation" not in facts
+            assert torch.equal(net[2].weight, given[2].weight)
+            continue
+        found = facts["permutation"]
+        assert isinstance(found, dict)
+        assert found["dropped"] < 0.95 * found["dropped_before"]
+        assert not torch.equal(net[2].weight, given[2].weight)
+        x = torch.rand(2, 3, 16, 16)
+        torch.testing.assert_close(net(x), given(x), rtol=1e-4, atol=1e-5)
+        assert net.training
+
+
+def test_a_training_that_goes_on_has_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights are in it already, and so are its masks."""
+    monkeypatch.setattr(target, "permute", lambda *_: pytest.fail("looked for an order"))
+    plugin = configured("--dns", "--dns-granularity", "4x1", imgsz=16)
+    assert plugin is not None
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.SiLU(), nn.Conv2d(16, 16, 3))
+    plugin.training_begins(Training(net, {name for name, _ in net.named_parameters()}, 3, resumed=True))
 
 
 @pytest.mark.parametrize("way", ["dns", "gmp", "prune"])

@@ -11,7 +11,16 @@ from torch import Tensor
 from yolov5_prune_plugin.commands.compress.flags import CompressOptions
 from yolov5_prune_plugin.commands.compress.search import Judge, smallest
 from yolov5_prune_plugin.core.coding import bits as chosen
-from yolov5_prune_plugin.core.coding.codebook import BITS, Clustered, Histogram, by_filter
+from yolov5_prune_plugin.core.coding.codebook import (
+    BITS,
+    CODEBOOKS,
+    EVEN,
+    K_MEANS,
+    Clustered,
+    Histogram,
+    by_filter,
+)
+from yolov5_prune_plugin.core.coding.even import EVEN_BITS
 from yolov5_prune_plugin.errors import PruneError, named
 from yolov5_prune_plugin.reporting.console import tracked
 
@@ -46,11 +55,13 @@ def cluster_all(
             raise PruneError(f"{name} {error}") from None
     shared: dict[str, Clustered] = {}
 
-    def clustered(by_name: Mapping[str, int]) -> dict[str, Tensor]:
-        for name, number in tracked(by_name.items(), "sharing"):
-            shared[name] = histograms[name].cluster(number, config.init, config.seed)
-        content["sharing"] = {"bits": dict(by_name), "init": config.init, "seed": config.seed,
-                              "error": _error(shared)}  # fmt: skip
+    def clustered(by_name: Mapping[str, chosen.Choice]) -> dict[str, Tensor]:
+        for name, one in tracked(by_name.items(), "sharing"):
+            shared[name] = histograms[name].share(one.bits, one.codebook, config.init, config.seed)
+        content["sharing"] = {"bits": {name: one.bits for name, one in by_name.items()}, "init": config.init,
+                              "seed": config.seed, "error": _error(shared)}  # fmt: skip
+        if any(one.codebook == EVEN for one in by_name.values()):
+            content["sharing"]["codebook"] = {name: one.codebook for name, one in by_name.items()}
         if judge:
             content["sharing"]["floor"] = {judge.figure: judge.floor}
         return {name: one.weight for name, one in shared.items()}
@@ -58,21 +69,25 @@ def cluster_all(
     if not size and not judge:
         with named(bits="--bits"):
             by_name = chosen.by_layer(config.bits, list(weights))
-        written = clustered(by_name)
+        codebook = K_MEANS if config.codebook is None else config.codebook
+        written = clustered({name: chosen.Choice(number, 0, 0, codebook) for name, number in by_name.items()})
         write(written)
         return written
     choices = {}
-    for name, histogram in tracked(histograms.items(), "trying bits"):
-        tried = {number: histogram.cluster(number, config.init, config.seed) for number in BITS}
-        choices[name] = [chosen.Choice(number, one.index_bytes, one.error / (one.energy or 1))
-                         for number, one in tried.items()]  # fmt: skip
+    kinds = CODEBOOKS if config.codebook is None else (config.codebook,)
+    pairs = [(number, kind) for kind in kinds for number in (EVEN_BITS if kind == EVEN else BITS)]
+    for name in tracked(histograms, "trying bits"):
+        choices[name] = []
+        for number, kind in pairs:
+            one = histograms[name].share(number, kind, config.init, config.seed)
+            choices[name].append(chosen.Choice(number, one.index_bytes, one.error / (one.energy or 1), kind))
     if judge:
         smallest(
             choices, lambda found: write(clustered(found)), judge, lambda line: console.print(line, soft_wrap=True)
         )
         return {name: one.weight for name, one in shared.items()}
-    fewest = dict.fromkeys(choices, BITS[0])
-    fixed = write(clustered(fewest)) - sum(some[0].size for some in choices.values())
+    fewest = {name: min(some, key=lambda one: one.size) for name, some in choices.items()}
+    fixed = write(clustered(fewest)) - sum(one.size for one in fewest.values())
     try:
         chosen.within(size, int(fixed), choices, lambda found: write(clustered(found)))
     except PruneError as error:

@@ -11,6 +11,7 @@ from yolov5_prune_plugin.options import checked, flag, map_points, seed, size_in
 
 # as core has them, which is not imported for a command line: it brings torch
 INITS = ("best", "linear", "density", "k-means++")
+CODEBOOKS = ("k-means", "even")
 CODERS = ("best", "huffman", "ans")
 
 
@@ -70,6 +71,10 @@ class CompressOptions:
     )
     batch_size: int = flag(8, "images in a batch of them (default 8)", type=whole_from(1), metavar="N")
     lossless: bool = flag(False, "share no weights: what comes back is the checkpoint in fp16, bit for bit")
+    codebook: Optional[str] = flag(
+        None, "the values of a layer: by k-means, or even: evenly spaced and symmetric, which INT8 takes as they are"
+        " (quantize), and where equally many bytes lose less, though equally many bits lose more (N from 2). Default:"
+        " k-means, and with --bits auto what is better in a layer", choices=CODEBOOKS)  # fmt: skip
     init: str = flag(
         "best", "how k-means begins: linear (the paper's), density, k-means++, or the one of them that loses least in a"
         " layer (best, default)", choices=INITS)  # fmt: skip
@@ -94,5 +99,12 @@ class CompressOptions:
             raise PruneError("--budget validates, and so needs --data")
         if self.lossless and self.data:
             raise PruneError("--lossless loses nothing, so there is nothing to measure; leave out --data")
+        if self.lossless and self.codebook:
+            raise PruneError(f"--lossless shares no weights; leave out --codebook {self.codebook}")
+        if self.codebook == "even" and self.init != "best":
+            raise PruneError(f"--init {self.init} is where k-means begins; --codebook even has none")
+        if self.codebook == "even" and any(entry.rpartition("=")[2] == "1" for entry in self.bits):
+            raise PruneError(f"--bits {' '.join(self.bits)}: --codebook even needs 2 to 8 bits: with one there is"
+                             " nothing but zero")  # fmt: skip
         if self.lossless and self.bits != DEFAULT_BITS:
             raise PruneError(f"--lossless shares no weights; leave out --bits {' '.join(self.bits)}")

@@ -31,36 +31,36 @@ class Judge:
 
 
 def smallest(
-    choices: Mapping[str, Sequence[Choice]], write: Callable[[dict[str, int]], int], judge: Judge,
+    choices: Mapping[str, Sequence[Choice]], write: Callable[[dict[str, Choice]], int], judge: Judge,
     say: Callable[[str], None],
-) -> dict[str, int]:  # fmt: skip
+) -> dict[str, Choice]:  # fmt: skip
     """Find by bisection the bits of the smallest file that is good enough; that file is written last.
 
     Smaller files are taken to be no better. The one that is kept was measured itself.
 
     Args:
-        choices: By name; the last of each is the best.
-        write: Writes the file with these bits; returns its bytes.
+        choices: By name.
+        write: Writes the file with these choices; returns its bytes.
         judge: Of the file.
         say: Takes one line a trial.
 
     Returns:
-        Bits by name.
+        The choice by name.
 
     Raises:
         NoResultError: If even the most bits are not good enough.
     """
-    most = sum(some[-1].size for some in choices.values())
-    least = sum(some[0].size for some in choices.values())
-    found: dict[float, dict[str, int]] = {}
+    most = sum(min(some, key=lambda one: (one.error, one.size)).size for some in choices.values())
+    least = sum(min(one.size for one in some) for some in choices.values())
+    found: dict[float, dict[str, Choice]] = {}
 
     def tried(amount: float) -> float:
-        bits = for_size(choices, max(least, most * (least / max(most, 1e-9)) ** amount))
-        size = write(bits)
+        chosen = for_size(choices, max(least, most * (least / max(most, 1e-9)) ** amount))
+        size = write(chosen)
         value = judge.measure()
-        found[amount] = bits
+        found[amount] = chosen
         inside = value >= judge.floor
-        mean = sum(bits.values()) / max(1, len(bits))
+        mean = sum(one.bits for one in chosen.values()) / max(1, len(chosen))
         say(f"{mean:.2f} bits a layer, {size:,} bytes: {label(judge.figure)} {value:.4f},"
             f" {100 * (judge.reference - value):+.2f} points below: {'inside' if inside else 'outside'}")  # fmt: skip
         return value

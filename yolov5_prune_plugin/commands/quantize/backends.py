@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,10 @@ from yolov5_prune_plugin.commands.quantize.graph import (
     decoding_of,
     ends_of,
     fuse_silu,
+    layers_of,
+    steps_of,
 )
+from yolov5_prune_plugin.core.coding.even import MOST
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.yolov5.seams.quiet import quiet
 
@@ -49,6 +52,8 @@ def quantise_onnx(source: Path, output: Path, images: Sequence[Array], kept: Seq
     layers read and give is UINT8 by tensor, in the mean over images of the least and the largest value: the extremes of
     all images would make steps too large. What goes into a SiLU is cut where it gives next to nothing.
 
+    Weights that are evenly spaced already keep their values.
+
     Args:
         source: The model in floating point, opset 13 or later.
         output: Where to.
@@ -61,6 +66,7 @@ def quantise_onnx(source: Path, output: Path, images: Sequence[Array], kept: Seq
     model = onnx.load(str(source))
     with _silent(), quiet(stderr=True):
         ranges = _silu_ranges(source, output.with_name("calibration.onnx"), images)
+        ranges.update(_weight_ranges(model.graph))
         quantize_static(
             str(source), str(output), _reader(model, images), quant_format=QuantFormat.QDQ, per_channel=True,
             op_types_to_quantize=list(LAYERS),
@@ -115,13 +121,65 @@ def _silu_ranges(source: Path, augmented: Path, images: Sequence[Array]) -> dict
     return ranges
 
 
+def _weight_ranges(graph: Any) -> dict[str, list[dict[str, Any]]]:
+    """Ranges of weights that are evenly spaced by output channel, as ONNX Runtime takes them."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    weights = {one.name: one for one in graph.initializer}
+    read = {layer.name: layer.weight for layer in layers_of(graph)}
+    ranges = {}
+    for name in {read[node.name] for node in graph.node if node.op_type == "Conv" and node.name in read}:
+        steps = steps_of(numpy_helper.to_array(weights[name]))
+        if steps is not None:
+            ends = [np.float32(MOST * step) for step in steps]
+            ranges[name] = [{"axis": 0, "rmin": -end, "rmax": end} for end in ends]
+    return ranges
+
+
+def _even_weights(model: Any) -> dict[str, tuple[Array, Array]]:
+    """Weights of an OpenVINO model that are evenly spaced by output channel, and their steps, by name of the layer."""
+    import numpy as np
+
+    found = {}
+    for node in model.get_ops():
+        source = node.input_value(1).get_node() if node.get_type_name() == "Convolution" else None
+        if source is None or source.get_type_name() != "Constant":
+            continue
+        weight = np.asarray(source.get_data(), np.float32)
+        steps = steps_of(weight)
+        if steps is not None:
+            found[node.get_friendly_name()] = weight, steps.reshape(-1, *[1] * (weight.ndim - 1))
+    return found
+
+
+def _keep_even(model: Any, even: Mapping[str, tuple[Array, Array]]) -> None:
+    """Give layers that nncf has made INT8 the weights that they had, where these were multiples of a step already."""
+    import numpy as np
+    from openvino import opset13
+
+    for node in model.get_ops():
+        if node.get_friendly_name() not in even:
+            continue
+        product = node.input_value(1).get_node()
+        inputs = [product.input_value(i).get_node() for i in range(product.get_input_size())]
+        if product.get_type_name() != "Multiply" or [one.get_type_name() for one in inputs] != ["Convert", "Constant"]:
+            continue  # left in floating point, or another nncf's way
+        whole = inputs[0].input_value(0).get_node()
+        weight, steps = even[node.get_friendly_name()]
+        if whole.get_element_type().get_type_name() == "i8" and list(whole.get_output_shape(0)) == list(weight.shape):
+            places = np.rint(weight / steps).astype(np.int8)
+            inputs[0].input(0).replace_source_output(opset13.constant(places).output(0))
+            product.input(1).replace_source_output(opset13.constant(steps).output(0))
+
+
 def quantise_openvino(
     source: Path, folder: Path, images: Sequence[Array], kept: Sequence[str]
 ) -> None:  # fmt: skip
     """Write an OpenVINO model in a folder, by nncf's post-training quantisation with bias correction.
 
     OpenVINO rounds what a layer gives only behind its activation. That is not symmetric, so neither is its range
-    (nncf's preset MIXED); weights are, by output channel.
+    (nncf's preset MIXED); weights are, by output channel. Weights that are evenly spaced already keep their values.
 
     Args:
         source: The ONNX model in floating point, with upstream's ``stride`` and ``names`` among its metadata.
@@ -139,12 +197,14 @@ def quantise_openvino(
     # a convolution with a bias is two operations there, NAME/WithoutBiases and NAME
     names = [one for name in [*decoding_of(facts.graph), *ends_of(facts.graph), *kept]
              for one in (name, f"{name}/WithoutBiases") if one in there]  # fmt: skip
+    even = _even_weights(model)  # before nncf changes the model
     with _silent(), quiet(stderr=True):
         done = nncf.quantize(
             model, nncf.Dataset(list(images)), subset_size=len(images), preset=nncf.QuantizationPreset.MIXED,
             ignored_scope=nncf.IgnoredScope(names=names, validate=False),
             advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.DISABLE),
         )  # fmt: skip
+    _keep_even(done, even)
     save_openvino(done, folder, {one.key: one.value for one in facts.metadata_props})
 
 

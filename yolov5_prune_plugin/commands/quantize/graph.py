@@ -11,6 +11,8 @@ from typing import Any, Optional
 import numpy as np
 from numpy.typing import NDArray
 
+from yolov5_prune_plugin.core.coding.even import spacing
+
 Array = NDArray[np.float32]
 LAYERS = ("Conv", "Gemm", "MatMul")
 MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
@@ -52,6 +54,25 @@ def layers_of(graph: Any) -> list[Layer]:
     weights = {one.name for one in graph.initializer}
     return [Layer(node.name, node.input[0], node.input[1])
             for node in graph.node if node.op_type in LAYERS and node.input[1] in weights]  # fmt: skip
+
+
+def steps_of(weight: NDArray[Any]) -> Optional[Array]:
+    """Find the distances of weights that are evenly spaced in each output channel already.
+
+    ``compress --codebook even`` and ``train.py --share-codebook even`` make them so for a layer, and folding BatchNorm
+    scales each channel. INT8 with these steps has the same weights, not weights rounded twice.
+
+    Args:
+        weight: [out, ...].
+
+    Returns:
+        The step of each channel, [out], 1 for one without weights; None if a channel is not so.
+    """
+    found = np.ones(len(weight), np.float32)
+    for index, channel in enumerate(weight):
+        if channel.any():
+            found[index] = spacing(channel)
+    return found if found.all() else None
 
 
 def decoding_of(graph: Any) -> list[str]:

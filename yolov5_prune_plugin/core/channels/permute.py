@@ -1,4 +1,4 @@
-"""Channel permutation: an order of channels in which an N:M pattern has to drop less, for the same model."""
+"""Channel permutation: an order of channels in which a pattern, N:M or blocks, has to drop less, for the same model."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from yolov5_prune_plugin.core.channels.groups import Group, Member, find_channels
 from yolov5_prune_plugin.core.channels.layers import channel_axes
 from yolov5_prune_plugin.core.outputs.objective import tensors
-from yolov5_prune_plugin.core.pruning.granularity import nm_mask
+from yolov5_prune_plugin.core.pruning.granularity import Granularity, nm_mask
+from yolov5_prune_plugin.core.pruning.mask import lowest_dropped
 
 ROWS = 4096  # of scores that are looked at, for each group
+KEPT = 0.25  # share of the blocks of a layer that an order is made for; it is good for others, too
+WORK = 1 << 28  # scores that are added up in a round of exchanges between blocks, at most
 ROUNDS = 200
 LEAST = 1e-6  # a swap must keep this share more to be worth it
 SAME = 1e-3  # of the largest output: by how much outputs may differ afterwards, from another order of sums
@@ -27,7 +30,7 @@ class Permutation:
     Attributes:
         index: By tensor name and axis, the index that was applied.
         groups: How many channel groups have another order now.
-        before: Share of the scores that the pattern would have dropped.
+        before: Share of the scores that the pattern would have dropped; blocks at a share of ``KEPT`` left.
         after: Share that it drops now.
     """
 
@@ -48,20 +51,29 @@ class Permutation:
                 tensor = tensor.index_select(axis, self.index[name, axis].to(tensor.device))
         return tensor
 
+    @torch.no_grad()
+    def apply(self, model: nn.Module) -> None:
+        """Bring a model into the new order, in place."""
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            tensor.copy_(self.applied(name, tensor))
+
+    def facts(self) -> dict[str, float]:
+        """Say it for a report."""
+        return {"groups": self.groups, "dropped_before": self.before, "dropped": self.after}
+
 
 @torch.no_grad()
 def permute(
-    model: nn.Module, example: Tensor, scores: Mapping[str, Tensor], n: int, m: int,
+    model: nn.Module, example: Tensor, scores: Mapping[str, Tensor], grain: Granularity,
     progress: Callable[[int], Callable[[], None]] = lambda total: lambda: None,
 ) -> Optional[Permutation]:  # fmt: skip
-    """Give the channels of a model an order in which an N:M pattern drops less of the scores.
+    """Give the channels of a model an order in which a pattern drops less of the scores.
 
     Args:
         model: In eval mode, float32; changed in place, with the same outputs but for rounding.
         example: [1, 3, H, W], for tracing.
         scores: Importance of the weights that get the pattern, by name, shaped like them; comparable between weights.
-        n: Weights kept of each block.
-        m: Size of a block.
+        grain: N:M, or blocks of output channels.
         progress: Called with the number of groups; what it returns is called once for each.
 
     Returns:
@@ -71,23 +83,27 @@ def permute(
         PruneError: If the model can't be traced, or torch-pruning is missing.
     """
     groups = find_channels(model, example).groups
-    found = orders(groups, scores, n, m, progress(len(groups)))
+    found = orders(groups, scores, grain, progress(len(groups)))
     kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     before = [tensor.clone() for tensor in tensors(model(example))]
-    done = Permutation(reorder(model, groups, found), len(found), _dropped(scores.values(), n, m), 0.0)
+    done = Permutation(reorder(model, groups, found), len(found), _dropped(scores.values(), grain), 0.0)
     for one, other in zip(before, tensors(model(example))):
         if not bool(((one - other).abs() <= SAME * one.abs().max()).all()):
             model.load_state_dict(kept)
             return None
-    after = _dropped([done.applied(name, score) for name, score in scores.items()], n, m)
+    after = _dropped([done.applied(name, score) for name, score in scores.items()], grain)
     return replace(done, after=after)
 
 
-def _dropped(scores: Iterable[Tensor], n: int, m: int) -> float:
+def _dropped(scores: Iterable[Tensor], grain: Granularity) -> float:
     whole = lost = 0.0
     for score in scores:
         whole += float(score.sum())
-        lost += float(score.masked_fill(nm_mask(score, n, m), 0).sum())
+        if grain.m:
+            lost += float(score.masked_fill(nm_mask(score, grain.n, grain.m), 0).sum())
+        else:
+            blocks = grain.unit_scores(score)
+            lost += float(blocks.masked_fill(lowest_dropped(blocks, round((1 - KEPT) * len(blocks))), 0).sum())
     return lost / max(whole, 1e-30)
 
 
@@ -125,18 +141,8 @@ def best_order(scores: Tensor, n: int, m: int) -> Tensor:
             + (edge.sum(1).unsqueeze(1) + sums[order].unsqueeze(0) + torch.cdist(edge, placed, p=1.0)) / 2
         )
         gain = with_ + with_.t() - kept[block].unsqueeze(1) - kept[block].unsqueeze(0)
-        gain.masked_fill_(block.unsqueeze(1) >= block.unsqueeze(0), -1)
-        best, place = gain.view(columns // m, m, columns // m, m).permute(0, 2, 1, 3).flatten(2).max(2)
-        worth = (best > least).nonzero()
-        if not len(worth):
+        if not _exchange(order, gain, m, least):
             break
-        used: set[int] = set()
-        for one, other in worth[torch.argsort(best[worth[:, 0], worth[:, 1]], descending=True, stable=True)].tolist():
-            if one not in used and other not in used:
-                used |= {one, other}
-                c, d = divmod(int(place[one, other]), m)
-                c, d = one * m + c, other * m + d
-                order[[c, d]] = order[[d, c]]
     return order
 
 
@@ -152,16 +158,86 @@ def _without_each(blocks: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
     return kept, torch.stack(base, 1).flatten(), torch.stack(edge, 1).flatten(0, 1)
 
 
+def order_of_blocks(parts: Sequence[Tensor], rows: int) -> Tensor:
+    """Find an order of output channels in which blocks of them share more of what matters.
+
+    Channels of two blocks are exchanged for as long as that helps, as in ``best_order``. A block is worth the score of
+    all of it beyond a threshold, that of the last block of the layer that is kept when ``KEPT`` are. All exchanges are
+    looked at together.
+
+    Args:
+        parts: Scores >= 0 of layers whose output channels are in one order, [channels, columns] each; comparable.
+        rows: Output channels in a block; what is left at the end stays where it is.
+
+    Returns:
+        [channels] int64, deterministic: the channel that goes to each place.
+    """
+    channels = len(parts[0])
+    order, whole = torch.arange(channels, device=parts[0].device), channels // rows * rows
+    if whole <= rows:
+        return order
+    seen = [_some_columns(part.float(), WORK // whole**2 // len(parts)) for part in parts]
+    least = LEAST * sum(float(part.sum()) for part in seen)
+    block = order[:whole] // rows
+    for _ in range(ROUNDS):
+        gain = torch.zeros(whole, whole, device=order.device)
+        for part in seen:
+            placed = part[order[:whole]]
+            blocks = placed.view(whole // rows, rows, -1).sum(1)
+            edge = blocks.flatten().sort(descending=True).values[max(0, round(KEPT * blocks.numel()) - 1)]
+            worth = (blocks - edge).clamp_min(0).sum(1)
+            others = blocks.repeat_interleave(rows, 0) - placed - edge  # of each channel's block, without it
+            # with[c, d]: what the block of place c is worth with the channel of place d in it
+            with_ = torch.stack([(one + placed).clamp_min_(0).sum(1) for one in others])
+            gain += with_ + with_.t() - worth[block].unsqueeze(1) - worth[block].unsqueeze(0)
+        if not _exchange(order[:whole], gain, rows, least):
+            break
+    return order
+
+
+def _some_columns(scores: Tensor, most: int) -> Tensor:
+    if scores.shape[1] <= most:
+        return scores
+    chosen = torch.randperm(scores.shape[1], generator=torch.Generator().manual_seed(0))[: max(16, most)]
+    return scores[:, chosen.to(scores.device)]
+
+
+def _exchange(order: Tensor, gain: Tensor, size: int, least: float) -> bool:
+    """Make the best exchanges between blocks, each block in one at most; whether there was one that helps.
+
+    Args:
+        order: [places], changed.
+        gain: Of exchanging two places, [places, places]; symmetric. Changed.
+        size: Places in a block.
+        least: That an exchange must gain.
+    """
+    many = len(order) // size
+    block = torch.arange(len(order), device=order.device) // size
+    gain.masked_fill_(block.unsqueeze(1) >= block.unsqueeze(0), -1)
+    best, place = gain.view(many, size, many, size).permute(0, 2, 1, 3).flatten(2).max(2)
+    worth = (best > least).nonzero()
+    used: set[int] = set()
+    for one, other in worth[torch.argsort(best[worth[:, 0], worth[:, 1]], descending=True, stable=True)].tolist():
+        if one not in used and other not in used:
+            used |= {one, other}
+            c, d = divmod(int(place[one, other]), size)
+            c, d = one * size + c, other * size + d
+            order[[c, d]] = order[[d, c]]
+    return bool(used)
+
+
 def orders(
-    groups: Sequence[Group], scores: Mapping[str, Tensor], n: int, m: int, progress: Callable[[], None] = lambda: None
-) -> dict[str, Tensor]:
-    """Find, for each group whose readers' blocks lie within it, the order of its units that keeps most of the scores.
+    groups: Sequence[Group], scores: Mapping[str, Tensor], grain: Granularity,
+    progress: Callable[[], None] = lambda: None,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Find, for each group whose blocks lie within it, the order of its units that keeps most of the scores.
+
+    N:M has its blocks in the layers that read the group, blocks of output channels are in those that make it.
 
     Args:
         groups: Channel groups of the model.
         scores: Importance of the weights that get the pattern, by name, shaped like them; comparable between weights.
-        n: Weights kept of each block.
-        m: Size of a block.
+        grain: N:M, or blocks of output channels.
         progress: Called once for each group.
 
     Returns:
@@ -169,17 +245,36 @@ def orders(
     """
     found = {}
     for group in groups:
-        parts = [part for member in group.ins for part in _columns(member, scores, m)]
-        if parts and group.units % m == 0 and all(_places(member) for member in group.members):
-            rows = torch.cat(parts)
-            if len(rows) > ROWS:
-                chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:ROWS]
-                rows = rows[chosen.to(rows.device)]
-            order = best_order(rows, n, m)
-            if not torch.equal(order, torch.arange(group.units, device=order.device)):
-                found[group.name] = order
+        order = None
+        if all(_places(member) for member in group.members):
+            order = _order_for_readers(group, scores, grain) if grain.m else _order_for_makers(group, scores, grain)
+        if order is not None and not torch.equal(order, torch.arange(group.units, device=order.device)):
+            found[group.name] = order
         progress()
     return found
+
+
+def _order_for_readers(group: Group, scores: Mapping[str, Tensor], grain: Granularity) -> Optional[Tensor]:
+    parts = [part for member in group.ins for part in _columns(member, scores, grain.m)]
+    if not parts or group.units % grain.m:
+        return None
+    rows = torch.cat(parts)
+    if len(rows) > ROWS:
+        chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:ROWS]
+        rows = rows[chosen.to(rows.device)]
+    return best_order(rows, grain.n, grain.m)
+
+
+def _order_for_makers(group: Group, scores: Mapping[str, Tensor], grain: Granularity) -> Optional[Tensor]:
+    parts = []
+    for member in group.outs:
+        score = scores.get(f"{member.layer}.weight")
+        for channels in _places(member) or ():
+            first = channels[0]
+            inside = channels == list(range(first, first + len(channels))) and first % grain.rows == 0
+            if score is not None and inside and score.dim() > 1:
+                parts.append(score[first : first + len(channels)].flatten(1))
+    return order_of_blocks(parts, grain.rows) if parts else None
 
 
 def _columns(member: Member, scores: Mapping[str, Tensor], m: int) -> list[Tensor]:

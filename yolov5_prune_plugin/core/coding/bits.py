@@ -1,13 +1,19 @@
-"""Bits of an index by layer: as given, or those with the least error at a size."""
+"""Bits of an index by layer, and what its codebook is: as given, or those with the least error at a size."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from yolov5_prune_plugin.core.coding.codebook import BITS
+from yolov5_prune_plugin.core.coding.codebook import BITS, K_MEANS
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.options import by_glob
+
+_TRIALS, _ENOUGH = (
+    12,
+    4,
+)  # files that are written at most to come near a size, and once there is one that is small enough
+_SLACK = 0.01  # so near is near enough
 
 
 @dataclass(frozen=True)
@@ -18,11 +24,13 @@ class Choice:
         bits: Bits of an index.
         size: Bytes of indices and codebook.
         error: Sum of squared differences / sum of squares of the weights.
+        codebook: One of ``CODEBOOKS``.
     """
 
     bits: int
     size: float
     error: float
+    codebook: str = K_MEANS
 
 
 def by_layer(entries: Sequence[str], names: Sequence[str]) -> dict[str, int]:
@@ -46,7 +54,7 @@ def by_layer(entries: Sequence[str], names: Sequence[str]) -> dict[str, int]:
     return found
 
 
-def for_size(choices: Mapping[str, Sequence[Choice]], budget: float) -> dict[str, int]:
+def for_size(choices: Mapping[str, Sequence[Choice]], budget: float) -> dict[str, Choice]:
     """Choose bits so that all layers together stay within a size and the sum of their errors is small.
 
     Each layer begins with its smallest choice; then, one after the other, the step that removes most error for a byte
@@ -58,7 +66,7 @@ def for_size(choices: Mapping[str, Sequence[Choice]], budget: float) -> dict[str
         budget: Bytes of all layers' indices and codebooks.
 
     Returns:
-        Bits of an index by name.
+        The choice by name.
 
     Raises:
         PruneError: If even the smallest choices need more.
@@ -69,42 +77,53 @@ def for_size(choices: Mapping[str, Sequence[Choice]], budget: float) -> dict[str
         raise PruneError(
             f"even at {BITS[0]} bit the weights need {size:,.0f} bytes where {max(0, budget):,.0f} are left"
         )
-    steps = [(_gain(low, high), high.size - low.size, name, high.bits)
+    steps = [(_gain(low, high), high.size - low.size, name, high)
              for name, hull in hulls.items() for low, high in zip(hull, hull[1:])]  # fmt: skip
-    found = {name: hull[0].bits for name, hull in hulls.items()}
+    found = {name: hull[0] for name, hull in hulls.items()}
     stopped: set[str] = set()
-    for _, more, name, bits in sorted(steps, key=lambda step: -step[0]):
+    for _, more, name, choice in sorted(steps, key=lambda step: -step[0]):
         if name in stopped or size + more > budget:
             stopped.add(name)  # its later steps build on this one
             continue
-        size, found[name] = size + more, bits
+        size, found[name] = size + more, choice
     return found
 
 
-def within(size: int, fixed: int, choices: Mapping[str, Sequence[Choice]], write: Callable[[dict[str, int]], int]
-           ) -> dict[str, int]:  # fmt: skip
+def within(size: int, fixed: int, choices: Mapping[str, Sequence[Choice]], write: Callable[[dict[str, Choice]], int]
+           ) -> dict[str, Choice]:  # fmt: skip
     """Choose bits with which a file is at most ``size`` bytes, by writing it.
 
     Args:
         size: Bytes of the whole file.
         fixed: Bytes of all but indices and codebooks, nearly.
         choices: The choices of each layer, by name.
-        write: Writes the file with these bits; returns its bytes.
+        write: Writes the file with these choices; returns its bytes.
 
     Returns:
-        Bits of an index by name; the file was written with them last.
+        The choice by name; the file was written with them last.
 
     Raises:
         PruneError: If even the smallest choices need more.
     """
     budget = float(size - fixed)
-    for _ in range(12):
+    best: dict[str, Choice] = {}
+    written: dict[str, Choice] = {}
+    largest = -1
+    for trial in range(_TRIALS):
         found = for_size(choices, budget)
-        over = write(found) - size
-        if over <= 0:
-            return found
-        budget = sum(one.size for name, some in choices.items() for one in some if one.bits == found[name]) - over
-    raise PruneError(f"no choice of bits was found that keeps the file within {size:,} bytes")
+        if found in (best, written):
+            break
+        took, written = write(found), found
+        if largest < took <= size:
+            best, largest = found, took
+        if best and (trial >= _ENOUGH or 0 <= size - took <= _SLACK * size):
+            break
+        budget = sum(one.size for one in found.values()) + size - took
+    if not best:
+        raise PruneError(f"no choice of bits was found that keeps the file within {size:,} bytes")
+    if written != best:
+        write(best)
+    return best
 
 
 def _bits(text: str) -> int:

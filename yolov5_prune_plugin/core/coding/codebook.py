@@ -1,4 +1,4 @@
-"""Codebooks: the weights of a layer that are not zero become a few values, by k-means in one dimension."""
+"""Codebooks: the weights of a layer that are not zero become a few values, by k-means or evenly spaced."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from yolov5_prune_plugin.core.coding import entropy
+from yolov5_prune_plugin.core.coding.even import even_step, spacing
 from yolov5_prune_plugin.core.coding.packing import DTYPES, dtype_name
 from yolov5_prune_plugin.errors import PruneError
 
 INITS = ("linear", "density", "k-means++")
 BEST = "best"
+K_MEANS, EVEN = "k-means", "even"
+CODEBOOKS = (K_MEANS, EVEN)
 BITS = range(1, 9)
 _ROUNDS = 300  # of Lloyd's algorithm, at most; a layer needs some dozens
+_TABLE = 5 / 8  # bytes that a value is taken to cost in a coder's table of frequencies
 _POINTS = 1 << 16  # values that k-means++ looks at
 
 Values = NDArray[np.float64]
@@ -31,7 +35,7 @@ class Clustered:
         weight: Shape and type as before; zeros stay, each other entry is at its centroid.
         error: Sum of squared differences to the weight before, each times its importance.
         energy: Sum of squares of the weight before, each times its importance.
-        index_bytes: Shannon's bound of the indices, and the codebook, in bytes.
+        index_bytes: Shannon's bound of the indices, a table of their frequencies, and the codebook, in bytes.
     """
 
     weight: Tensor
@@ -109,7 +113,39 @@ class Histogram:
         error = float((self._weight * (self.values - rounded.double().numpy()[labels]) ** 2).sum())
         occupied = np.bincount(labels, self.counts, len(centroids)).astype(np.int64)
         book = rounded.element_size() * int((occupied > 0).sum())
-        return Clustered(self._replaced(rounded, labels), error, self.energy, entropy.entropy(occupied) + book)
+        size = entropy.entropy(occupied) + _TABLE * len(centroids) + book
+        return Clustered(self._replaced(rounded, labels), error, self.energy, size)
+
+    def share(self, bits: int, codebook: str, init: str = "linear", seed: int = 0) -> Clustered:
+        """Share values by ``cluster`` or ``even``.
+
+        Args:
+            bits: Bits of an index.
+            codebook: One of ``CODEBOOKS``.
+            init: As ``cluster`` has it.
+            seed: As ``cluster`` has it.
+        """
+        return self.even(bits) if codebook == EVEN else self.cluster(bits, init, seed)
+
+    def even(self, bits: int) -> Clustered:
+        """Round the weights to evenly spaced values, which INT8 takes as they are; small ones become zero.
+
+        Those that are evenly spaced already, and few enough, stay.
+
+        Args:
+            bits: Bits of an index, 2 to 8.
+        """
+        largest = float(np.abs(self.values).max(initial=0))
+        step = even_step(largest, bits, self.tensor.dtype)
+        step = spacing(self.values, (1 << bits - 1) - 1) or step
+        places = np.rint(self.values / step) if step else np.zeros_like(self.values)
+        found, labels = np.unique(places, return_inverse=True)
+        rounded = torch.from_numpy(found * step).to(self.tensor.dtype)
+        error = float((self._weight * (self.values - rounded.double().numpy()[labels]) ** 2).sum())
+        # new zeros among them: a position less saves what the value that isn't there would cost
+        occupied = np.bincount(labels, self.counts, len(found)).astype(np.int64)
+        size = entropy.entropy(occupied) + _TABLE * 2 * np.abs(places).max(initial=0) + rounded.element_size()
+        return Clustered(self._replaced(rounded, labels), error, self.energy, float(size))
 
     def _lloyd(self, centroids: Values) -> Values:
         """Move centroids to the means of their members until nothing moves; one without members splits the worst."""

@@ -21,7 +21,9 @@ from yolov5_prune_plugin.files import open_regular, written_whole
 from yolov5_prune_plugin.options import size_in_bytes
 
 MAGIC = b"\x89Y5Z\r\n\x1a\n"  # as PNG's: a transfer that changes bytes or line ends is seen at once
-VERSION = 2  # of files with positions of blocks; others are of version 1, which older readers know
+VERSION = (
+    3  # of files with evenly spaced values, 2 of those with positions of blocks, 1 of others: older readers know it
+)
 LIMIT = 4 << 30  # bytes of memory that reading a file may take
 VARIABLE = "YOLOV5_PRUNE_MAX_MEMORY"  # raises it
 FACTOR = 2  # reading takes at most so often what the tensors take
@@ -183,11 +185,12 @@ class _Bytes:
 
 def _version(sections: Sequence[tuple[Any, bytes]], weights: Mapping[str, Tensor]) -> int:
     """The lowest version that has what the first sections, those of weights, have."""
+    version = 1
     for (_, data), tensor in zip(sections, weights.values()):
         coded = packing.read_weight(Cursor(memoryview(data)), tuple(tensor.shape), packing.dtype_name(tensor))
-        if coded.where is not None and coded.where.block > 1:
-            return VERSION
-    return 1
+        blocks = coded.where is not None and coded.where.block > 1
+        version = max(version, VERSION if coded.even else 2 if blocks else 1)
+    return version
 
 
 def _facts(opened: os.stat_result) -> tuple[int, ...]:

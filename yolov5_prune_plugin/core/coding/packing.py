@@ -15,6 +15,7 @@ from torch import Tensor
 
 from yolov5_prune_plugin.core.coding import entropy, positions
 from yolov5_prune_plugin.core.coding.cursor import Cursor, number
+from yolov5_prune_plugin.core.coding.even import MOST, spacing
 from yolov5_prune_plugin.errors import PruneError
 
 DTYPES: dict[str, tuple[torch.dtype, torch.dtype, Any]] = {  # as it is named in a file: itself, and as whole numbers
@@ -29,6 +30,7 @@ DTYPES: dict[str, tuple[torch.dtype, torch.dtype, Any]] = {  # as it is named in
 }
 _ZERO = {"F16": 1 << 15, "BF16": 1 << 15, "F32": 1 << 31, "F64": 1 << 63}  # the zero with a sign
 LARGEST = 256  # entries of a codebook
+_EVEN = LARGEST + 1  # in the place of their number: evenly spaced values follow
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,15 @@ class Coded:
     Attributes:
         shape: Shape of the tensor.
         dtype: Name of its type in ``DTYPES``.
-        kept: Entries that are not zero.
+        kept: Entries that have a position: those that are not zero, and ``zeros``.
         where: Their positions; None if all or none are kept.
         position_bytes: Bytes of the positions.
-        codebook: The values that occur, ascending as whole numbers; None if each entry has its own.
+        codebook: The values that occur, ascending as whole numbers, or multiples of a step, ascending; None if each
+            entry has its own.
+        codebook_bytes: Bytes of the codebook; 0 without one.
         streams: Indices into the codebook; without one the bytes of the values, highest first.
+        zeros: Entries with a position that are zero all the same: only among multiples of a step, in blocks.
+        even: Whether the codebook has the multiples of a step.
     """
 
     shape: tuple[int, ...]
@@ -52,16 +58,14 @@ class Coded:
     position_bytes: int
     codebook: Optional[NDArray[Any]]
     streams: tuple[entropy.Stream, ...]
+    codebook_bytes: int = 0
+    zeros: int = 0
+    even: bool = False
 
     @property
     def weights(self) -> int:
         """Number of entries of the tensor."""
         return math.prod(self.shape)
-
-    @property
-    def codebook_bytes(self) -> int:
-        """Bytes of the codebook; 0 without one."""
-        return 0 if self.codebook is None else self.codebook.nbytes
 
     @property
     def value_bytes(self) -> int:
@@ -82,8 +86,12 @@ class Coded:
                 for places, values in _taken(stream, bitmap, self.kept):
                     plane[places] = values
         elif self.streams:
+            zeros = 0
             for places, symbols in _taken(self.streams[0], bitmap, self.kept):
                 whole[places] = self.codebook[symbols]
+                zeros += int(np.count_nonzero(symbols == len(self.codebook) // 2)) if self.even else 0
+            if zeros != self.zeros:
+                raise PruneError(f"has {zeros:,} zeros among its positions, and announces {self.zeros:,}")
         else:
             for places in _places(bitmap, self.kept):
                 whole[places] = self.codebook[0]
@@ -101,12 +109,13 @@ def write_weight(tensor: Tensor, coder: str = "best") -> bytes:
     flat = _whole(tensor)
     if name in _ZERO:
         flat = np.where(flat == _ZERO[name], 0, flat)
-    mask = flat != 0
+    rows, mask = _rows(tuple(tensor.shape)), flat != 0
     kept = int(np.count_nonzero(mask))
     if not kept:
         return number(0)
     values = flat if kept == flat.size else flat[mask]
     codebook = _values_of(values)
+    multiples = None if codebook is None or name not in _ZERO else _multiples(codebook, name)
     forms = []
     if codebook is not None:
         symbols = _indices(values, codebook)
@@ -115,10 +124,16 @@ def write_weight(tensor: Tensor, coder: str = "best") -> bytes:
         forms.append(head + (entropy.write(symbols, len(codebook), coder) if len(codebook) > 1 else b""))
     if codebook is None or len(forms[0]) > kept:
         forms.append(number(0) + b"".join(entropy.write(plane, 256, coder) for plane in _planes(values)))
-    where = b""
-    if kept < flat.size:
-        where = positions.write(mask.reshape(_rows(tuple(tensor.shape)), -1), coder)
-    return number(kept) + where + min(forms, key=len)
+    if multiples is not None:
+        forms.append(multiples.write(values, coder))
+    where = positions.write(mask.reshape(rows, -1), coder) if kept < flat.size else b""
+    single = number(kept) + where + min(forms, key=len)
+    filled = positions.filled(mask.reshape(rows, -1)).reshape(-1) if multiples is not None else mask
+    if filled is mask or multiples is None:
+        return single
+    kept = int(np.count_nonzero(filled))
+    where = positions.write(filled.reshape(rows, -1), coder) if kept < flat.size else b""
+    return min(single, number(kept) + where + multiples.write(flat[filled], coder), key=len)
 
 
 def read_weight(cursor: Cursor, shape: tuple[int, ...], dtype: str) -> Coded:
@@ -144,6 +159,8 @@ def read_weight(cursor: Cursor, shape: tuple[int, ...], dtype: str) -> Coded:
     position_bytes = before - cursor.left
     kind = np.dtype(DTYPES[dtype][2])
     entries = cursor.number()
+    if entries == _EVEN:
+        return _read_even(cursor, (shape, dtype, kept, where, position_bytes))
     if entries > min(LARGEST, kept):
         raise PruneError(f"has a codebook of {entries} for {kept:,} weights")
     if not entries:
@@ -151,7 +168,23 @@ def read_weight(cursor: Cursor, shape: tuple[int, ...], dtype: str) -> Coded:
         return Coded(shape, dtype, kept, where, position_bytes, None, planes)
     codebook = np.frombuffer(cursor.read(entries * kind.itemsize), kind.newbyteorder("<")).astype(kind)
     streams = (entropy.read(cursor, kept, entries),) if entries > 1 else ()
-    return Coded(shape, dtype, kept, where, position_bytes, codebook, streams)
+    return Coded(shape, dtype, kept, where, position_bytes, codebook, streams, codebook.nbytes)
+
+
+def _read_even(cursor: Cursor, found: tuple[Any, ...]) -> Coded:
+    shape, dtype, kept, where, position_bytes = found
+    before, most, kind = cursor.left, cursor.number(), np.dtype(DTYPES[dtype][2])
+    if not 1 <= most <= MOST:
+        raise PruneError(f"has values of up to {most:,} steps; there are 1 to {MOST}")
+    step = _tensor(np.frombuffer(cursor.read(kind.itemsize), kind.newbyteorder("<")).astype(kind), (), dtype)
+    if not 0 < float(step) < math.inf:
+        raise PruneError(f"has evenly spaced values with a step of {float(step):g}; it is above 0 and finite")
+    zeros = cursor.number()
+    if zeros > kept:
+        raise PruneError(f"announces {zeros:,} zeros among {kept:,} weights")
+    size = before - cursor.left
+    streams = (entropy.read(cursor, kept, 2 * most + 1),)
+    return Coded(shape, dtype, kept, where, position_bytes, _table(step, most), streams, size, zeros, even=True)
 
 
 def write_plain(tensors: Sequence[Tensor], coder: str = "best") -> bytes:
@@ -227,6 +260,46 @@ def _values_of(values: NDArray[Any]) -> Optional[NDArray[Any]]:
         sample = np.unique(values[: 64 * LARGEST])
         found = sample if len(sample) > LARGEST else np.unique(values)
     return found if len(found) <= LARGEST else None
+
+
+@dataclass(frozen=True)
+class _Multiples:
+    """A codebook of evenly spaced values: symbol s is (s - most) steps."""
+
+    codebook: NDArray[Any]  # the values that occur
+    symbols: NDArray[np.uint8]  # of each of them
+    step: NDArray[Any]
+    most: int
+
+    def write(self, values: NDArray[Any], coder: str) -> bytes:
+        """Pack values that are in the codebook, or zero, as whole numbers."""
+        kept = values != 0
+        symbols = np.full(len(values), self.most, np.uint8)
+        symbols[kept] = self.symbols[_indices(values[kept], self.codebook)]
+        stored = self.step.astype(self.step.dtype.newbyteorder("<")).tobytes()
+        head = number(_EVEN) + number(self.most) + stored + number(int(np.count_nonzero(~kept)))
+        return head + entropy.write(symbols, 2 * self.most + 1, coder)
+
+
+def _multiples(codebook: NDArray[Any], dtype: str) -> Optional[_Multiples]:
+    """See a codebook as multiples of a step, if its values are, to the bit."""
+    values = _tensor(codebook.copy(), (len(codebook),), dtype)
+    if not bool(torch.isfinite(values).all()):
+        return None
+    step = torch.tensor(spacing(values.double().numpy()), dtype=torch.float64).to(values.dtype)
+    if not 0 < float(step) < math.inf:
+        return None
+    places = np.rint(values.double().numpy() / float(step)).astype(np.int64)
+    most = int(np.abs(places).max())
+    if most > MOST or not np.array_equal(_table(step, most)[places + most], codebook):
+        return None
+    return _Multiples(codebook, (places + most).astype(np.uint8), _whole(step), most)
+
+
+def _table(step: Tensor, most: int) -> NDArray[Any]:
+    """The multiples of a step from -most to most in its type, as whole numbers; in double precision before."""
+    found = _whole((torch.arange(-most, most + 1, dtype=torch.float64) * step.double()).to(step.dtype))
+    return np.where(np.arange(-most, most + 1) == 0, found.dtype.type(0), found)
 
 
 def _indices(values: NDArray[Any], codebook: NDArray[Any]) -> NDArray[np.uint8]:

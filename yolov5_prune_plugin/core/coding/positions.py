@@ -19,6 +19,7 @@ from yolov5_prune_plugin.errors import PruneError
 WIDTHS = range(1, 9)  # bits of a gap
 _ROWS, _COLUMNS, _BITMAP, _BLOCKS = 1, 2, 4, 8  # bits of the byte that says the form
 _STRAY = 0.02  # share of what is kept that may be zeros inside of blocks
+_MANY = 0.3  # the same where zeros can be among the values
 _TABLE = 5  # bits that an entry of a coder's table is taken to cost when forms are compared
 _NEAR = 1.002  # ratio of sizes within which the faster form is taken
 _FEW = 1 << 20  # gaps below this are counted in an array
@@ -159,11 +160,26 @@ def write(mask: NDArray[np.bool_], coder: str = "best") -> bytes:
     return min(single, blocks, key=len)
 
 
-def _block_of(mask: NDArray[np.bool_]) -> int:
-    """Rows that share their zeros, nearly; 1 if none do."""
+def filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Take blocks as a whole where rows share most of their zeros.
+
+    Args:
+        mask: [rows, columns].
+
+    Returns:
+        The mask itself where they don't, or where nothing is missing in blocks.
+    """
+    block = _block_of(mask, _MANY)
+    if block == 1 or not _extra(mask, block):
+        return mask
+    return np.repeat(_reduced(mask, block), block, 0)[: len(mask)]
+
+
+def _block_of(mask: NDArray[np.bool_], share: float = _STRAY) -> int:
+    """Rows that share their zeros, but for a share of what is kept; 1 if none do."""
     kept, found = int(np.count_nonzero(mask)), 1
-    for block in (2, 4, 8, 16) if len(mask) > 1 and _extra(mask, 2) <= int(_STRAY * kept) else (3,):
-        if block > len(mask) or _extra(mask, block) > int(_STRAY * kept):
+    for block in (2, 4, 8, 16) if len(mask) > 1 and _extra(mask, 2) <= int(share * kept) else (3,):
+        if block > len(mask) or _extra(mask, block) > int(share * kept):
             break
         found = block
     return found

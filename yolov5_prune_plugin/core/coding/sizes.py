@@ -95,8 +95,10 @@ def sizes(opened: Container) -> Sizes:
             except PruneError as error:
                 raise PruneError(f"{opened.file}: {name} {error}") from None
             clusters = 0 if coded.codebook is None else len(coded.codebook)
-            layers.append(LayerSize(name, shape, coded.weights, coded.kept, clusters, coded.codebook_bytes,
-                                    coded.value_bytes, coded.position_bytes, section.length))  # fmt: skip
+            clusters -= coded.even  # zero is none of them
+            kept = coded.kept - coded.zeros
+            layers.append(LayerSize(name, shape, coded.weights, kept, clusters, coded.codebook_bytes, coded.value_bytes,
+                                    coded.position_bytes, section.length))  # fmt: skip
         else:
             others += section.length
             entries += sum(int(np.prod(shape)) for _, shape in section.tensors)

@@ -10,13 +10,15 @@ from yolov5_prune_plugin.core.training.masks import MaskState
 
 @torch.no_grad()
 def bring_back(state: MaskState, average: nn.Module) -> None:
-    """Start what was spliced in at its weight, not at zero; before the average is updated.
+    """Start what was spliced in at its weight, not at zero, and undo rounding; before the average is updated.
 
     Args:
         state: The weights.
         average: A model with the same parameter names, changed in place.
     """
     averages = dict(average.named_parameters())
+    for name in state.masks:
+        state.unround_average(name, averages[name].data)
     for name in state.returned:
         p = averages[name].data
         new = state.masks[name] & (p == 0)
@@ -34,4 +36,4 @@ def constrain_average(state: MaskState, average: nn.Module) -> None:
     """
     averages = dict(average.named_parameters())
     for name in state.masks:
-        state.constrain(name, averages[name].data)
+        state.constrain_average(name, averages[name].data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Optional
+from typing import Any, ClassVar, Optional
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,11 @@ class Masked(MaskState):
     Attributes:
         rule: Decides when and how masks change.
         field: What errors that come as the training begins are about, for whoever reads them.
+        holds_dense: Whether the weights are kept whole for the optimizer even where no mask will change any more.
         on_begin: Called before the first optimizer step with the number of steps, and of updates of the masks.
     """
+
+    holds_dense: ClassVar[bool] = False
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], rule: Rule) -> None:
         super().__init__(parameters)
@@ -119,7 +122,7 @@ class Masked(MaskState):
             p = self.parameters[name]
             p.data = resting.copy_(self.masks[name]).mul_(p.data)  # a product of unlike types is four times as slow
         self._resting = {}
-        if self.frozen:
+        if self.frozen and not self.holds_dense:
             self.dense = {}  # nothing can come back
 
     @torch.no_grad()

@@ -62,13 +62,30 @@ class MaskState:
         weight.mul_(self.masks[name].to(weight.dtype))
 
     def constrain(self, name: str, weight: Tensor) -> None:
-        """Give a weight, or an average of it, the form that it has between steps, in place: zeros where it is masked.
+        """Give a weight the form that it has between steps, in place: zeros where it is masked.
 
         Args:
             name: Of the weight.
             weight: Shaped like it, in any precision.
         """
         self.zero_dropped(name, weight)
+
+    def unround_average(self, name: str, weight: Tensor) -> None:
+        """Undo what ``constrain_average`` did that must not add up, in place, before an average is updated.
+
+        Args:
+            name: Of the weight.
+            weight: Its average.
+        """
+
+    def constrain_average(self, name: str, weight: Tensor) -> None:
+        """Give an average of a weight the form that the weight has, in place.
+
+        Args:
+            name: Of the weight.
+            weight: Its average.
+        """
+        self.constrain(name, weight)
 
     def start_from(self, masks: Mapping[str, Tensor]) -> None:
         """Replace masks; the parameters are as they were until they are constrained."""

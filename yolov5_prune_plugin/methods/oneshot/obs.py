@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from yolov5_prune_plugin import hookimpl
-from yolov5_prune_plugin.core.channels.permute import permute
+from yolov5_prune_plugin.core.channels.permute import Permutation, permute
 from yolov5_prune_plugin.core.outputs.images import Images
 from yolov5_prune_plugin.core.outputs.objective import balance_of, class_totals, distance
 from yolov5_prune_plugin.core.pruning.chooser import Table, interpolated
@@ -65,8 +65,8 @@ class Obs(Method):
         "objects", "what losses count: objects (default: each object alike, so frequent classes most) or classes (each"
         " class alike, as in mAP; by the model's own detections)", choices=("objects", "classes"))  # fmt: skip
     prune_permute: str = flag(
-        "search", "N:M patterns: search (default) for an order of channels in which less has to go, which leaves the"
-        " model's outputs as they are, or leave it: off", choices=("search", "off"))  # fmt: skip
+        "search", "N:M patterns and blocks: search (default) for an order of channels in which less has to go, which"
+        " leaves the model's outputs as they are, or leave it: off", choices=("search", "off"))  # fmt: skip
 
     name: ClassVar[str] = "obs"
     distributions: ClassVar[tuple[str, ...]] = (LOSS, *NAMES)
@@ -75,6 +75,9 @@ class Obs(Method):
     def __post_init__(self) -> None:
         self._curvature: dict[str, Tensor] = {}
         self._ordered: Mapping[str, Tensor] = {}  # the same, in the order of the channels of the model at hand
+        self.order: Optional[Permutation] = None
+        self._searched = False  # for an order
+        self._in_order = False  # whether the model at hand has it
         self._position_weights: list[dict[str, Tensor]] = []
         self._images: Optional[Images] = None
         self._balance: Optional[Tensor] = None
@@ -83,7 +86,7 @@ class Obs(Method):
 
     def calibrate(self, run: Run, model: nn.Module, targets: Sequence[Target]) -> None:
         """Load the images, and measure what each weight matters to the outputs; once for all loads of a run."""
-        self._run, self._model = run, model
+        self._run, self._model, self._in_order = run, model, False
         if self._images is None:
             options: CalibrationOptions = run.config(CalibrationOptions)
             drawn = run.calibration(options.prune_calib, options.prune_calib_split, _seed(run))
@@ -118,6 +121,7 @@ class Obs(Method):
         The first knows nothing of what can be made up for, the second nothing of errors that add up over layers and of
         images that it has not seen: held-out outputs stay nearer to the dense model's by their mean than by either.
         """
+        self._order_channels(targets, request)
         alone = super().tables(targets, request, uses)
         grain = request.granularity
         if grain.kind == "channel":
@@ -150,8 +154,7 @@ class Obs(Method):
     def prune(self, targets: Sequence[Target], request: Request) -> None:
         """Choose the masks by the scores, let the rest of each layer make up for it, then tune all of them."""
         assert self._images is not None
-        if request.granularity.m and self.prune_permute == "search":
-            self._ordered = self._permute(targets, request)
+        self._order_channels(targets, request)
         by_loss = request.distribution == LOSS
         spread = replace(request, distribution="global") if by_loss else request
         drop = units_to_drop(targets, self.scores if by_loss else _magnitude, spread)
@@ -202,17 +205,31 @@ class Obs(Method):
         weights = [[self._position_weights[index] for index in indices] for indices in chosen]
         return [self._images[indices].to(device) for indices in chosen], weights
 
-    def _permute(self, targets: Sequence[Target], request: Request) -> Mapping[str, Tensor]:
-        """Give channels an order in which the pattern drops less; the curvature in that order."""
+    def _order_channels(self, targets: Sequence[Target], request: Request) -> None:
+        """Give channels an order in which the pattern drops less, and the curvature the same; once for each load."""
+        grain = request.granularity
+        if self._in_order or self.prune_permute == "off" or not (grain.m or grain.rows):
+            return
+        self._in_order = True
+        if not self._searched:
+            self._searched, self.order = True, self._search_order(targets, request)
+        done = self.order
+        if done is None:
+            return
+        done.apply(self._model)
+        self._ordered = {name: done.applied(name, h) for name, h in self._curvature.items()}
+
+    def _search_order(self, targets: Sequence[Target], request: Request) -> Optional[Permutation]:
         assert self._images is not None
         grain = request.granularity
-        scores = {target.name: self.scores(target, request) for target in targets}
+        scores = {target.name: self.scores(target, request) for target in targets
+                  if grain.m or target.groups == 1}  # fmt: skip
         with _normal(), ExitStack() as bars:
             work = _working_copy(self._model)
             image = next(self._images.singles()).to(next(work.parameters()).device)
             size = [min(side, TRACED) for side in image.shape[2:]]
             try:
-                done = permute(work, nn.functional.interpolate(image, size), scores, grain.n, grain.m,
+                done = permute(work, nn.functional.interpolate(image, size), scores, grain,
                                lambda total: bars.enter_context(self._bar("channel permutation", total)))  # fmt: skip
                 reason = "" if done else "the model's outputs did not stay the same"
             except PruneError as error:
@@ -220,12 +237,9 @@ class Obs(Method):
         if done is None:
             self.facts["permutation"] = {"left_out": reason}
             print(f"yolov5-prune: channels are pruned in the order that they have: {reason}", file=sys.stderr)
-            return self._curvature
-        self.facts["permutation"] = {"groups": done.groups, "dropped_before": done.before, "dropped": done.after}
-        with torch.no_grad():
-            for name, tensor in [*self._model.named_parameters(), *self._model.named_buffers()]:
-                tensor.copy_(done.applied(name, tensor))
-        return {name: done.applied(name, h) for name, h in self._curvature.items()}
+            return None
+        self.facts["permutation"] = done.facts()
+        return done
 
     def _tune(self, work: nn.Module, masks: Mapping[str, Tensor], seed: int, steps: int) -> None:
         """Tune on most of the images; what does not help on the others, which it did not see, is taken back."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import ClassVar, Optional
+from typing import Any, ClassVar, Optional
 
 from torch import Tensor, nn
 
@@ -20,7 +20,7 @@ from yolov5_prune_plugin.core.training.dns import DnsRule
 from yolov5_prune_plugin.core.training.thresholds import Hysteresis
 from yolov5_prune_plugin.errors import PruneError, named
 from yolov5_prune_plugin.methods.oneshot.target import speed_target
-from yolov5_prune_plugin.methods.training.target import check_grain, training_amounts
+from yolov5_prune_plugin.methods.training.target import begin_in_order, check_grain
 from yolov5_prune_plugin.options import (
     at_least_zero,
     by_glob,
@@ -61,6 +61,9 @@ class DnsOptions:
         " by weights, or of the time in the sparse runtime, is left in the end, where the outputs lose least at the"
         " start; such as flops=0.3; looks at images of --data", type=checked(speed_target),
         metavar="flops=S|latency=S")  # fmt: skip
+    dns_permute: str = flag(
+        "search", "blocks and N:M: search (default) for an order of channels in which less has to go, which leaves the"
+        " model's outputs as they are; needs torch-pruning; or leave it: off", choices=("search", "off"))  # fmt: skip
     dns_c_rate: tuple[str, ...] = flag(
         (), "instead of a sparsity the paper's thresholds, max(mu + c * sigma, 0) of each layer at the start: c for all"
         " layers, or GLOB=c by parameter name; the last that matches counts", nargs="+", type=checked(_rate),
@@ -98,6 +101,7 @@ class Dns(TrainingMethod):
         self.seed = int(getattr(run.arguments, "seed", 0) or 0)
         given = run.given(DnsOptions)
         self.grain = Granularity.parse(self.options.dns_granularity)
+        self._order: dict[str, Any] = {}
         check_grain("dns", self.grain, self.options.dns_target, given)
         check_order("--dns-start", self.options.dns_start, "--dns-stop", self.options.dns_stop)
         for other in ("--dns-sparsity", "--dns-distribution", "--dns-target"):
@@ -121,7 +125,7 @@ class Dns(TrainingMethod):
             }
         return {"method": "dns", **how, "granularity": str(self.grain), "gamma": options.dns_gamma,
                 "power": options.dns_power, "start": options.dns_start, "stop": options.dns_stop,
-                "seed": self.seed}  # fmt: skip
+                "seed": self.seed, **self._order}  # fmt: skip
 
     def find(self, model: nn.Module) -> Selection:
         """Find the weights that --dns-layers names."""
@@ -132,11 +136,13 @@ class Dns(TrainingMethod):
         """Prune and splice, by thresholds from a sparsity or the paper's."""
         options, names = self.options, [target.name for target in selection.targets]
 
-        grain, targets = self.grain, selection.targets
+        grain, targets, amounts = self.grain, selection.targets, {}
+        if not training.resumed:  # then the side-car has them, and the weights the order
+            amounts, self._order = begin_in_order("dns", self.run, training, selection, grain, options.dns_target,
+                                                  options.dns_permute)  # fmt: skip
 
         def drops(weights: Mapping[str, Tensor]) -> dict[str, int]:
             if options.dns_target is not None:
-                amounts = training_amounts("--dns-target", options.dns_target, self.run, training, selection, grain)
                 return units_of(targets, amounts, grain)
             request = Request(options.dns_sparsity, options.dns_distribution, grain)
             lost = units_to_drop(targets, lambda target, _: weights[target.name].abs(), request)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Optional
+from typing import Any, ClassVar, Optional
 
 from torch import nn
 
@@ -19,7 +19,7 @@ from yolov5_prune_plugin.core.training.gradual import Gradual, gradual_plan
 from yolov5_prune_plugin.core.training.rule import ENOUGH
 from yolov5_prune_plugin.errors import named
 from yolov5_prune_plugin.methods.oneshot.target import speed_target
-from yolov5_prune_plugin.methods.training.target import check_grain, training_amounts
+from yolov5_prune_plugin.methods.training.target import begin_in_order, check_grain
 from yolov5_prune_plugin.options import check_order, checked, flag, fraction_of, schedule_point, whole_from
 from yolov5_prune_plugin.plugin_api.methods import Method, TrainingMethod
 from yolov5_prune_plugin.plugin_api.run import Run, Training
@@ -42,6 +42,9 @@ class GmpOptions:
         " by weights, or of the time in the sparse runtime, is left in the end, where the outputs lose least at the"
         " start; such as flops=0.3; looks at images of --data", type=checked(speed_target),
         metavar="flops=S|latency=S")  # fmt: skip
+    gmp_permute: str = flag(
+        "search", "blocks and N:M: search (default) for an order of channels in which less has to go, which leaves the"
+        " model's outputs as they are; needs torch-pruning; or leave it: off", choices=("search", "off"))  # fmt: skip
     gmp_start: float = flag(
         0.05, "the first pruning: a share of the training up to 1, or a number of optimizer steps (default 0.05)",
         type=checked(schedule_point), metavar="WHEN")  # fmt: skip
@@ -65,6 +68,7 @@ class Gmp(TrainingMethod):
         super().__init__(run, methods)
         check_order("--gmp-start", self.options.gmp_start, "--gmp-stop", self.options.gmp_stop)
         self.grain = Granularity.parse(self.options.gmp_granularity)
+        self._order: dict[str, Any] = {}
         check_grain("gmp", self.grain, self.options.gmp_target, run.given(GmpOptions))
 
     def facts(self) -> dict[str, object]:
@@ -79,7 +83,7 @@ class Gmp(TrainingMethod):
         elif self.grain.m:
             how = {"requested_sparsity": 1 - self.grain.n / self.grain.m, "distribution": "uniform"}
         return {"method": "gmp", **how, "granularity": str(self.grain), "start": options.gmp_start,
-                "stop": options.gmp_stop, "every": options.gmp_every}  # fmt: skip
+                "stop": options.gmp_stop, "every": options.gmp_every, **self._order}  # fmt: skip
 
     def find(self, model: nn.Module) -> Selection:
         """Find the weights that --gmp-layers names."""
@@ -91,8 +95,11 @@ class Gmp(TrainingMethod):
         options = self.options
         request = Request(options.gmp_sparsity, options.gmp_distribution, self.grain) if not self.grain.m else None
         request = request or Request(1 - self.grain.n / self.grain.m, granularity=self.grain)
-        if options.gmp_target is not None and not training.resumed:  # then the side-car has them
-            amounts = training_amounts("--gmp-target", options.gmp_target, self.run, training, selection, self.grain)
+        amounts: dict[str, float] = {}
+        if not training.resumed:  # then the side-car has them, and the weights the order
+            amounts, self._order = begin_in_order("gmp", self.run, training, selection, self.grain, options.gmp_target,
+                                                  options.gmp_permute)  # fmt: skip
+        if amounts:
             request = Request(0.0, granularity=self.grain, amounts=amounts).fitted(selection)
         plan = gradual_plan(options.gmp_start, options.gmp_stop, options.gmp_every, request.sparsity)
         return Gradual(selection.targets, lambda target, request: magnitude(target.weight), request, plan,

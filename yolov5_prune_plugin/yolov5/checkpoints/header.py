@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from yolov5_prune_plugin.core.coding import schema
+from yolov5_prune_plugin.core.coding.codebook import CODEBOOKS
 from yolov5_prune_plugin.core.coding.container import Container
 from yolov5_prune_plugin.errors import PruneError
 
@@ -41,7 +42,7 @@ CONTENT = {
     "sharing": schema.record({
         "lossless": schema.truth, "bits": schema.mapped(schema.whole(1, 8)), "init": schema.text(40),
         "seed": schema.whole(0, (1 << 64) - 1), "error": schema.real(0, 1e300),
-        "floor": schema.mapped(schema.real(-1e9, 1e9))}),
+        "floor": schema.mapped(schema.real(-1e9, 1e9)), "codebook": schema.mapped(schema.one_of(*CODEBOOKS))}),
 }  # fmt: skip
 NEEDED = ("task", "yaml", "nc", "names", "names_are", "stride", "fused")
 _CONTENT, _MODEL = schema.record(CONTENT), schema.record(CONTENT, NEEDED)
