@@ -38,7 +38,8 @@ def test_prune_and_retrain_then_keep_zeros(training_shapes: Path, tmp_path: Path
     assert said["masked_sparsity"] == pytest.approx(0.6, abs=0.001)
     assert pruned[-3:] == [0, 0, 0]
     last = tmp_path / "t" / "weights" / "last.pt"
-    taught = ("--keep-zeros", "--distill-from", WEIGHTS, "--noautoanchor")
+    others = training_shapes.parent / "shapes" / "images"
+    taught = ("--keep-zeros", "--distill-from", WEIGHTS, "--noautoanchor", "--distill-images", others)
     assert trained(training_shapes, tmp_path, *taught, name="kept", weights=last) == pruned
     assert "prune/distill" in (tmp_path / "kept" / "results.csv").read_text().splitlines()[0]
     assert sum(trained(training_shapes, tmp_path, name="lost", weights=last)) < sum(pruned) / 20

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from torch import nn
 pytest.importorskip("torch_pruning")
 from tests.core.channels.networks import Chain
 from tests.methods.training.test_sparse_training import parsed
+from yolov5_prune_plugin.core.outputs.unlabelled import DEVIATION, MEAN
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.plugin_api.run import Calibration, Run, Training
 
@@ -56,6 +59,9 @@ def begin(manager: Any, run: Run, net: nn.Module, resumed: bool = False) -> Trai
         (["--distill"], "--distill needs a way to a smaller model, for the model as given to teach: --slim S, --dns"),
         (["--slim", "0.5", "--distill-weight", "2"], "--distill-weight needs --distill or --distill-from FILE"),
         (["--dns", "--distill", "--distill-weight", "0"], "argument --distill-weight: must be a number above 0"),
+        (["--dns", "--distill-images", "."], "--distill-images needs a teacher: --distill or --distill-from FILE"),
+        (["--dns", "--distill", "--distill-images", "nowhere"], "--distill-images nowhere: no such folder"),
+        (["--dns", "--distill", "--distill-images", "patches"], "--distill-images patches: there are no images in it"),
         (["--distill-from", "nowhere.pt"], "--distill-from nowhere.pt: no such file"),
         (["--distill-from", "a.onnx"], "--distill-from a.onnx: must be weights, .pt or .y5z"),
     ],
@@ -121,6 +127,33 @@ def test_another_teacher(tmp_path: Path) -> None:
     training.history.append({"epoch": 0})
     manager.hook.epoch_trained(run=run, training=training)
     assert training.history[0]["distill"] == pytest.approx(loss.item() / 2)
+
+
+def test_images_without_labels(tmp_path: Path) -> None:
+    """The loss is the mean of that of the batch and that of as many others, and both have gradients."""
+    torch.manual_seed(0)
+    folder, file = tmp_path / "images", tmp_path / "wide.pt"
+    folder.mkdir()
+    file.touch()
+    for number in range(4):
+        cv2.imwrite(str(folder / f"{number}.png"), np.full((40, 40, 3), 60 * number, np.uint8))
+    wide, net = Classifier(32), Classifier(8)
+    losses = []
+    for more in ((), ("--distill-images", folder)):
+        manager, run = taking_part(tmp_path / "prune", "--distill-from", file, *more)
+        run.load = lambda place: wide
+        begin(manager, run, net)
+        images = torch.ones(4, 3, 32, 32)
+        losses.append(manager.hook.added_loss(run=run, images=images, outputs=net(images))[0])
+    mean, deviation = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(DEVIATION).view(3, 1, 1)
+    others = torch.stack([(60 * n / 255 - mean) / deviation * torch.ones(3, 32, 32) for n in range(4)])
+    with torch.no_grad():
+        p, q = wide(others).softmax(1), net(others).softmax(1)
+    further = float((p * (p / q).log()).sum(1).mean())
+    assert losses[1].item() == pytest.approx((losses[0].item() + further) / 2, rel=1e-4)
+    losses[1].backward()
+    assert net[0].weight.grad is not None
+    manager.hook.training_ended(run=run)
 
 
 @pytest.mark.parametrize(

@@ -23,14 +23,14 @@ def of_the_first(make: Callable[[], Any]) -> Any:
     """What the first process makes, in all of them; plain values. A collective call."""
     if not _distributed():
         return make()
-    made = [make() if is_first() else None]
+    made = [make() if rank() == 0 else None]
     distributed.broadcast_object_list(made, 0)
     return made[0]
 
 
-def is_first() -> bool:
-    """Whether this is the first process, or the only one."""
-    return not _distributed() or distributed.get_rank() == 0
+def rank() -> int:
+    """Number of this process; 0 if it is the only one."""
+    return int(distributed.get_rank()) if _distributed() else 0
 
 
 def check_alike(masks: Mapping[str, Tensor]) -> None:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from yolov5_prune_plugin import hookimpl
 from yolov5_prune_plugin.core.channels.widths import fit
 from yolov5_prune_plugin.core.outputs.distill import distillation
+from yolov5_prune_plugin.core.outputs.unlabelled import Unlabelled, images_in
+from yolov5_prune_plugin.core.training.ranks import rank
 from yolov5_prune_plugin.errors import PruneError, named, near_file
 from yolov5_prune_plugin.files import written_whole
 from yolov5_prune_plugin.options import above_zero, checked, flag
@@ -35,6 +37,10 @@ class DistillOptions:
     distill_from: Optional[Path] = flag(
         None, "those of this model instead, of the same classes and anchors: a larger one, say; needs no other flag",
         type=Path, metavar="FILE")  # fmt: skip
+    distill_images: Optional[Path] = flag(
+        None, "with a teacher: images of this folder, which need no labels, are looked at too: as many a batch as the"
+        " training has, by what the teacher says of them; a step takes about twice as long", type=Path,
+        metavar="DIR")  # fmt: skip
     distill_weight: Optional[float] = flag(
         None, "what their loss is multiplied with before it is added (default 0.5; for classifiers 1)",
         type=checked(above_zero), metavar="W")  # fmt: skip
@@ -66,6 +72,11 @@ class Distillation:
         options: DistillOptions = run.config(DistillOptions) if run.role == "train" else DistillOptions()
         if options.distill_weight is not None and not (options.distill or options.distill_from):
             raise PruneError("--distill-weight needs --distill or --distill-from FILE")
+        if options.distill_images is not None:
+            if not (options.distill or options.distill_from):
+                raise PruneError("--distill-images needs a teacher: --distill or --distill-from FILE")
+            with named(f"--distill-images {options.distill_images}"):
+                images_in(options.distill_images)
         if options.distill_from is not None:
             if options.distill_from.suffix not in (".pt", ".y5z"):
                 raise PruneError("must be weights, .pt or .y5z", f"--distill-from {options.distill_from}")
@@ -101,6 +112,7 @@ class DistilledTraining:
             self.teacher.come_back(training.model)
         else:
             self.teacher.learn(training.model)
+        self.teacher.look_further(training.model)
 
     @hookimpl
     def added_loss(self, images: Tensor, outputs: object) -> Tensor:
@@ -130,6 +142,8 @@ class Teacher:
         self._model: Optional[nn.Module] = None
         self._pupil: Optional[nn.Module] = None  # until its anchors have been compared
         self._sum, self._batches = torch.zeros(()), 0
+        self._further: Optional[Unlabelled] = None
+        self._further_pupil: Optional[nn.Module] = None
 
     @property
     def file(self) -> Path:
@@ -195,14 +209,37 @@ class Teacher:
         self._model = dense.to(next(model.parameters()).device).eval().requires_grad_(False)
         self._pupil = model
 
+    def look_further(self, pupil: nn.Module) -> None:
+        """Teach on images without labels, too, if there are any.
+
+        Args:
+            pupil: The model that is taught.
+
+        Raises:
+            PruneError: If they are gone.
+        """
+        folder = self.run.config(DistillOptions).distill_images
+        if folder is None:
+            return
+        field = f"--distill-images {folder}"
+        with named(field):
+            files = images_in(folder)
+        seed = int(getattr(self.run.arguments, "seed", 0) or 0) + rank()
+        self._further = Unlabelled(files, seed, self.run.script.startswith("classify/"), field)
+        self._further_pupil = pupil
+        if self.run.main:
+            print(f"yolov5-prune: {len(files):,} images without labels are looked at, too", flush=True)
+
     def leave(self) -> None:
         """Forget the dense model, in memory and on disk: the training is over."""
-        self._model = None
+        self._model = self._further_pupil = None
+        if self._further:
+            self._further.close()
         if self.run.main:
             self.file.unlink(missing_ok=True)
 
     def loss(self, images: Tensor, outputs: Any) -> Tensor:
-        """Compute the distillation loss of one batch, times its weight.
+        """Compute the distillation loss of one batch, times its weight; with images without labels, the mean of both.
 
         Args:
             images: [B, 3, H, W].
@@ -219,15 +256,22 @@ class Teacher:
                     _check_classes(self._model, self._pupil)
                 _check_anchors(self._model, self._pupil)
             self._pupil = None
-        with torch.no_grad():
-            dense = self._model(images)
-        try:
-            value = distillation(dense, outputs)
-        except (ValueError, RuntimeError) as error:
-            raise PruneError(f"its outputs are no targets: {' '.join(str(error).split())[:200]}", self.flag) from error
+        value = self._compared(images, outputs)
+        if self._further and self._further_pupil is not None:
+            more = self._further.batch(images)
+            value = (value + self._compared(more, self._further_pupil(more))) / 2
         self._sum = self._sum.to(value.device) + value.detach()
         self._batches += 1
         return self.weight * value
+
+    def _compared(self, images: Tensor, outputs: Any) -> Tensor:
+        assert self._model is not None
+        with torch.no_grad():
+            dense = self._model(images)
+        try:
+            return distillation(dense, outputs)
+        except (ValueError, RuntimeError) as error:
+            raise PruneError(f"its outputs are no targets: {' '.join(str(error).split())[:200]}", self.flag) from error
 
     def epoch(self) -> float:
         """Its mean over the batches of the epoch that is over; said too."""

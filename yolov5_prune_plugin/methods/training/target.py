@@ -15,7 +15,7 @@ from yolov5_prune_plugin.core.pruning.granularity import Granularity
 from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.pruning.parameters import Selection
 from yolov5_prune_plugin.core.pruning.target import SpeedTarget
-from yolov5_prune_plugin.core.training.ranks import is_first, of_the_first
+from yolov5_prune_plugin.core.training.ranks import of_the_first, rank
 from yolov5_prune_plugin.errors import PruneError, named
 from yolov5_prune_plugin.methods.oneshot.obs import TRACED, Obs
 from yolov5_prune_plugin.methods.oneshot.target import chosen_amounts
@@ -87,7 +87,7 @@ def begin_in_order(
         return amounts, {"permutation": {"left_out": order}}
     if order is None:
         return amounts, {}
-    if not is_first():
+    if rank():
         order.apply(model)
     return amounts, {"permutation": order.facts()}
 
