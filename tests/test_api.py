@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from yolov5_prune_plugin import api
+from yolov5_prune_plugin.core.coding.even import spacing
 from yolov5_prune_plugin.errors import PruneError
 
 
@@ -118,9 +119,25 @@ def test_weights_of_any_module_there_and_back(small: nn.Module, tmp_path: Path) 
     assert torch.equal(again[2].weight == 0, small[2].weight == 0)
 
 
+def test_values_of_a_file_by_default(small: nn.Module, tmp_path: Path) -> None:
+    """Multiples of a step; a layer that has few values already, as --share-bits leaves it, keeps them to the bit."""
+    torch.manual_seed(0)
+    small[2].weight.data = torch.randn(small[2].weight.shape)
+    small[0].weight.data = torch.tensor([0.3, -0.7, 1.1])[torch.randint(0, 3, small[0].weight.shape)].half().float()
+    api.compress(small, tmp_path / "a.y5z")
+    again = api.load(tmp_path / "a.y5z", into=copy.deepcopy(small))
+    assert torch.equal(again[0].weight, small[0].weight)
+    assert not torch.equal(again[2].weight, small[2].weight.half().float()) or small[2].weight.numel() <= 256
+    api.compress(small, tmp_path / "b.y5z", codebook="even")
+    api.load(tmp_path / "b.y5z", into=again)
+    for layer in (again[0], again[2]):
+        assert spacing(layer.weight.detach().numpy()) > 0
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda net, place: api.compress(net, place / "a.y5z", codebook="odd"), "codebook: must be one of k-m"),
         (lambda net, _: api.prune(net, 1.5), "amount: sparsity must be in [0, 1), got 1.5"),
         (lambda net, _: api.prune(net, 0.5, method="none"), "method: must be one of magnitude, random, obs, got"),
         (lambda net, _: api.prune(net, 0.5, distribution="loss"), "distribution: must be one of uniform, global, erk"),

@@ -239,8 +239,8 @@ def slim(
 
 
 def compress(
-    model: Any, file: Union[str, Path], *, bits: Union[int, Sequence[Union[int, str]]] = 6, lossless: bool = False,
-    codebook: str = "k-means", init: str = "best", coder: str = "best", seed: int = 0,
+    model: Any, file: Union[str, Path], *, bits: Union[int, Sequence[Union[int, str]], None] = None,
+    lossless: bool = False, codebook: Optional[str] = None, init: str = "best", coder: str = "best", seed: int = 0,
 ) -> int:  # fmt: skip
     """Write a model to a small file: weights shared, zeros and indices coded, as ``yolov5-prune compress`` does.
 
@@ -250,9 +250,11 @@ def compress(
     Args:
         model: The module; it is not changed.
         file: Where to; must not exist, and end in .y5z.
-        bits: Of an index into a layer's codebook, 1 to 8: for all layers, or entries as ``--bits`` has them.
+        bits: Of an index into a layer's codebook, 1 to 8: for all layers, or entries as ``--bits`` has them. None: 8
+            if values are evenly spaced, 6 by k-means.
         lossless: Share nothing: weights are kept in fp16.
-        codebook: ``k-means``, or ``even`` for evenly spaced values, as ``--codebook`` (bits from 2).
+        codebook: ``k-means``, or ``even`` for evenly spaced values (bits from 2). None: k-means if bits are given;
+            otherwise even, but for layers that have few values already.
         init: Where k-means begins, as ``--init``.
         coder: As ``--coder``.
         seed: Of k-means++.
@@ -280,12 +282,17 @@ def compress(
         state = y5z.stored_state(network)
     weights = {name: state[name] for name in y5z.weights_of(network)}
     if not lossless:
+        if codebook not in (None, *_CODEBOOKS):
+            raise PruneError(f"must be one of {', '.join(_CODEBOOKS)}; got {codebook!r}", "codebook")
+        if bits is None:
+            bits = 6 if codebook == "k-means" else 8
+        else:
+            codebook = codebook or "k-means"
         entries = [str(entry) for entry in (bits if isinstance(bits, (list, tuple)) else [bits])]
         wanted = _bits_by_layer(entries, list(weights))
-        if codebook not in _CODEBOOKS:
-            raise PruneError(f"must be one of {', '.join(_CODEBOOKS)}; got {codebook!r}", "codebook")
-        weights = {name: _Histogram(weight, _by_filter(weight)).share(wanted[name], codebook, init, seed).weight
-                   for name, weight in weights.items()}  # fmt: skip
+        counted = {name: _Histogram(weight, _by_filter(weight)) for name, weight in weights.items()}
+        weights = {name: some.share(wanted[name], codebook or some.kind(wanted[name]), init, seed).weight
+                   for name, some in counted.items()}  # fmt: skip
     others = {name: tensor for name, tensor in state.items() if name not in weights}
     with _new_file("file", place) as temporary:
         size = _container.write(temporary, content, weights, others, coder)

@@ -68,8 +68,8 @@ def demo(sparsity: float, out: Path) -> int:
         "second order: some training images say which weights go, four outputs together, and the others make up for it":
             (*prune, "--name", "obs", "--prune-method", "obs", "--prune-granularity", "4x1", *QUICK, "--prune-save",
              sparse),
-        "zeros take next to no room, and the others share 256 values a layer":
-            ("compress", sparse, "-o", packed, "--bits", 8, "--data", data, "--imgsz", 320),
+        "zeros take next to no room, and the others become at most 254 values a layer":
+            ("compress", sparse, "-o", packed, "--data", data, "--imgsz", 320),
     }  # fmt: skip
     if not missing():
         steps["zeros that stand together are left out on the CPU"] = (

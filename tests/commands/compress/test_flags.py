@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from yolov5_prune_plugin.cli import main
-from yolov5_prune_plugin.commands.compress.flags import CODERS, INITS, CompressOptions, Size, parse_size
+from yolov5_prune_plugin.commands.compress.flags import CODEBOOKS, CODERS, INITS, CompressOptions, Size, parse_size
 from yolov5_prune_plugin.core.coding import codebook, entropy
 from yolov5_prune_plugin.errors import PruneError
 
@@ -23,7 +23,20 @@ def test_sizes() -> None:
             parse_size(wrong)
 
 
+@pytest.mark.parametrize(
+    ("given", "bits", "kind"),
+    [({}, "8", None), ({"codebook": "even"}, "8", "even"), ({"codebook": "k-means"}, "6", "k-means"),
+     ({"init": "linear"}, "6", "k-means"), ({"bits": ("5",)}, "5", "k-means"),
+     ({"bits": ("5",), "codebook": "even"}, "5", "even")],
+)  # fmt: skip
+def test_what_is_not_said(given: dict[str, object], bits: str, kind: str | None) -> None:
+    """Eight bits, evenly spaced; six by k-means; None leaves it to each layer."""
+    found = CompressOptions(**given)  # type: ignore[arg-type]
+    assert (found.bits, found.codebook) == ((bits,), kind)
+
+
 def test_names_are_those_of_core() -> None:
+    assert tuple(CODEBOOKS) == codebook.CODEBOOKS
     assert tuple(INITS) == ("best", *codebook.INITS)
     assert CODERS == entropy.CHOICES
 
@@ -39,6 +52,9 @@ def test_names_are_those_of_core() -> None:
         ({"bits": ("auto", "model.24.*=6"), "size": Size(1)}, "auto chooses for all layers"),
         ({"size": Size(1)}, "--size is for --bits auto"),
         ({"lossless": True, "bits": ("4",)}, "--lossless shares no weights; leave out --bits 4"),
+        ({"lossless": True, "codebook": "even"}, "--lossless shares no weights; leave out --codebook even"),
+        ({"codebook": "even", "init": "linear"}, "--init linear is where k-means begins; --codebook even has none"),
+        ({"codebook": "even", "bits": ("4", "a=1")}, "--bits 4 a=1: --codebook even needs 2 to 8 bits"),
     ],
 )
 def test_contradictions(options: dict[str, object], what: str) -> None:

@@ -15,7 +15,6 @@ from yolov5_prune_plugin.core.coding.codebook import (
     BITS,
     CODEBOOKS,
     EVEN,
-    K_MEANS,
     Clustered,
     Histogram,
     by_filter,
@@ -69,8 +68,8 @@ def cluster_all(
     if not size and not judge:
         with named(bits="--bits"):
             by_name = chosen.by_layer(config.bits, list(weights))
-        codebook = K_MEANS if config.codebook is None else config.codebook
-        written = clustered({name: chosen.Choice(number, 0, 0, codebook) for name, number in by_name.items()})
+        written = clustered({name: chosen.Choice(number, 0, 0, config.codebook or histograms[name].kind(number))
+                             for name, number in by_name.items()})  # fmt: skip
         write(written)
         return written
     choices = {}

@@ -44,7 +44,7 @@ def parse_size(text: str) -> Size:
                          f" 10x; got {text!r}") from None  # fmt: skip
 
 
-DEFAULT_BITS = ("6",)
+DEFAULT_BITS, DEFAULT_K_MEANS = ("8",), ("6",)
 
 
 @dataclass
@@ -52,9 +52,9 @@ class CompressOptions:
     """Deep Compression (yolov5-prune-plugin)."""
 
     bits: tuple[str, ...] = flag(
-        DEFAULT_BITS, "bits of an index into a layer's codebook, 1 to 8: N for all layers (default 6), or GLOB=N by"
-        " parameter name, the last that matches counts, for example --bits 4 'model.24.*=6'; or auto, for --size"
-        " or --budget",
+        (), "bits of an index into a layer's codebook, 1 to 8: N for all layers, or GLOB=N by parameter name, the last"
+        " that matches counts, for example --bits 4 'model.24.*=6'; or auto, for --size or --budget (default: 8, evenly"
+        " spaced; with --codebook k-means or --init 6)",
         nargs="+", metavar="N")  # fmt: skip
     size: Optional[Size] = flag(
         None, "with --bits auto: the file is at most this large, for example 350KB, or 10x: a tenth of the checkpoint"
@@ -74,7 +74,8 @@ class CompressOptions:
     codebook: Optional[str] = flag(
         None, "the values of a layer: by k-means, or even: evenly spaced and symmetric, which INT8 takes as they are"
         " (quantize), and where equally many bytes lose less, though equally many bits lose more (N from 2). Default:"
-        " k-means, and with --bits auto what is better in a layer", choices=CODEBOOKS)  # fmt: skip
+        " with --bits N k-means, with --bits auto what is better in a layer; without --bits even, but for layers that"
+        " have few values already", choices=CODEBOOKS)  # fmt: skip
     init: str = flag(
         "best", "how k-means begins: linear (the paper's), density, k-means++, or the one of them that loses least in a"
         " layer (best, default)", choices=INITS)  # fmt: skip
@@ -106,5 +107,10 @@ class CompressOptions:
         if self.codebook == "even" and any(entry.rpartition("=")[2] == "1" for entry in self.bits):
             raise PruneError(f"--bits {' '.join(self.bits)}: --codebook even needs 2 to 8 bits: with one there is"
                              " nothing but zero")  # fmt: skip
-        if self.lossless and self.bits != DEFAULT_BITS:
+        if self.lossless and self.bits:
             raise PruneError(f"--lossless shares no weights; leave out --bits {' '.join(self.bits)}")
+        if self.bits and not auto and self.codebook is None:
+            self.codebook = "k-means"
+        if not self.bits:
+            self.codebook = self.codebook or ("k-means" if self.init != "best" else None)
+            self.bits = DEFAULT_K_MEANS if self.codebook == "k-means" else DEFAULT_BITS

@@ -116,6 +116,14 @@ class Histogram:
         size = entropy.entropy(occupied) + _TABLE * len(centroids) + book
         return Clustered(self._replaced(rounded, labels), error, self.energy, size)
 
+    def kind(self, bits: int) -> str:
+        """The codebook that is taken if none is asked for: evenly spaced, but where there are few values already.
+
+        Args:
+            bits: Bits of an index.
+        """
+        return K_MEANS if len(self.values) <= 1 << bits else EVEN
+
     def share(self, bits: int, codebook: str, init: str = "linear", seed: int = 0) -> Clustered:
         """Share values by ``cluster`` or ``even``.
 
