@@ -1,13 +1,15 @@
 """INT8 beside fp32, zeros and narrower layers: mAP, layers left in fp32, bytes, and ms with one thread and two.
 
     python -m benchmarks.int8 [--set bccd|coco] [--release master|v7.0|7.0.14] [--shared DIR] [--trained FILE]
+                              [--model NAME=FILE ...] [--budget POINTS]
                               [--steps make quantize upstream codebooks time] [--only NAME ...] [--png FILE]
 
 ``bccd``: yolov5n fine-tuned on the train split of BCCD, its val split at 320. ``coco``: yolov5n, official weights, the
 first 128 images of COCO val2017 at 640, calibrated on coco128 (train2017). Models: the dense one, also on smaller
 images; zeros in blocks of 4x1 by ``val.py --prune --prune-method obs --prune-tune 0``, and narrower layers by
-``yolov5-prune slim``, both without training; ``--trained`` adds a checkpoint that was trained with zeros. Each is
-quantised for ONNX Runtime and OpenVINO with 64 images of the train split for calibration and no other flag.
+``yolov5-prune slim``, both without training; ``--trained`` adds a checkpoint that was trained with zeros, ``--model``
+any other. Each is quantised for ONNX Runtime and OpenVINO with 64 images of the train split for calibration and no
+other flag; with ``--budget`` once more for ONNX Runtime, with ``quantize --budget POINTS``.
 ``upstream`` is YOLOv5's own ``export.py --include openvino --int8`` of the dense model; it works at 640 only.
 
 ``codebooks``: ``.y5z`` files of the dense model and the trained one with 8 bits and fewer by k-means, and with evenly
@@ -58,6 +60,8 @@ def main() -> None:
     parser.add_argument("--release", default="master" if mirror else "7.0.14")
     parser.add_argument("--set", choices=tuple(SMALLER), default="bccd")
     parser.add_argument("--trained", type=Path, help="a checkpoint with 80%% zeros, trained so")
+    parser.add_argument("--model", nargs="+", default=[], metavar="NAME=FILE", help="more checkpoints")
+    parser.add_argument("--budget", type=float, help="quantise for ONNX Runtime within so many points, too")
     parser.add_argument("--steps", nargs="*", choices=STEPS, default=STEPS)
     parser.add_argument("--only", nargs="+", help="models of the table")
     parser.add_argument("--rounds", type=int, default=40)
@@ -113,6 +117,8 @@ class Prepared:
             yield f"dense at {size}", self.weights, size
         if self.options.trained:
             yield TRAINED, self.options.trained.resolve(), self.size
+        for name, _, file in (one.partition("=") for one in self.options.model):
+            yield name, Path(file).resolve(), self.size
         for zeros in ZEROS[self.options.set]:
             yield f"{zeros:.0%} zeros, one-shot", self.out / f"zeros{zeros}.pt", self.size
         for flops in FLOPS[self.options.set]:
@@ -128,12 +134,12 @@ class Prepared:
         """What ``yolov5-prune run`` takes."""
         return self.target.replace("val.py", f"{name}.py") if self.target.endswith(".py") else f"yolov5.{name}"
 
-    def ours(self, *arguments: object) -> None:
-        """Run our command line; what it prints is shown if it fails."""
+    def ours(self, *arguments: object, may_fail: bool = False) -> None:
+        """Run our command line; what it prints is shown if it fails, unless it may."""
         command = [sys.executable, "-m", "yolov5_prune_plugin", *map(str, arguments)]
         done = subprocess.run(command, env={**os.environ, "PYTHONPATH": self.path}, text=True, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, cwd=self.temporary)  # fmt: skip
-        if done.returncode:
+        if done.returncode and not may_fail:
             raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-3000:]}")
 
     def repo(self) -> tuple[object, ...]:
@@ -169,13 +175,16 @@ class Prepared:
     def quantize(self) -> None:
         """Quantise each model for both runtimes, validated before and after."""
         for name, file, size in self.chosen():
-            for kind in FORMATS:
-                output = self.place(name) / ("int8.onnx" if kind == "onnx" else "int8_openvino_model")
+            budget = self.options.budget
+            for kind in (*FORMATS, *(["onnx within"] if budget else [])):
+                within = ("--budget", budget) if kind == "onnx within" else ()
+                output = self.place(name) / ("int8_openvino_model" if kind == "openvino" else
+                                             "within_int8.onnx" if within else "int8.onnx")  # fmt: skip
                 if not output.exists():
                     self.ours("quantize", file, "-o", output, "--data", self.data, "--imgsz", size, "--rounds", 0,
-                              *self.repo())  # fmt: skip
+                              *within, *self.repo(), may_fail=bool(within))  # fmt: skip
                 report = json.loads((output.with_name(f"{output.stem}_quantize") / "report.json").read_text())
-                self.keep(name, f"{kind} int8", {
+                self.keep(name, f"{kind} {budget:g}" if within else f"{kind} int8", {
                     "fp32": report["before"]["map"], "map": report["after"]["map"], "bytes": report["bytes_after"],
                     "zipped": zipped(output), "fp32_bytes": report["bytes_before"],
                     "fp32_zipped": zipped(self.place(name) / "fp32.onnx"),
@@ -318,9 +327,11 @@ def show(name: str, found: dict[str, Any]) -> None:
         first = facts["onnx int8"]
         rows.append((model, "fp32", "", f"{first['fp32']:.4f}", "", f"{first['fp32_bytes']:,}",
                      f"{first['fp32_zipped']:,}"))  # fmt: skip
-        for kind in FORMATS:
-            one = facts[f"{kind} int8"]
-            rows.append(("", f"INT8, {FORMATS[kind]}", str(one["fp32_layers"]), f"{one['map']:.4f}",
+        found_here = {f"INT8, {what}": facts[f"{kind} int8"] for kind, what in FORMATS.items()}
+        found_here |= {f"INT8, ONNX Runtime, --budget {key.split()[-1]}": one for key, one in facts.items()
+                       if key.startswith("onnx within")}  # fmt: skip
+        for what, one in found_here.items():
+            rows.append(("", what, str(one["fp32_layers"]), f"{one['map']:.4f}",
                          f"{100 * (one['map'] - first['fp32']):+.2f}", f"{one['bytes']:,}",
                          f"{one['zipped']:,}"))  # fmt: skip
         one = facts.get("upstream", {})
