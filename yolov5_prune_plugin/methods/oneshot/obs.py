@@ -39,7 +39,7 @@ from yolov5_prune_plugin.reporting.console import lasting_bar
 SMOOTH = 0.1  # share of a layer's mean curvature added to each weight's: 128 images are few
 BATCH = 4
 SIDE = 384  # pixels, at most, of the parts of images that are tuned on: as good as whole ones, in half the time
-STEPS, STEPS_PATTERN = 200, 600  # of tuning; a pattern such as 2:4 does more harm
+STEPS, STEPS_PATTERN = 200, 600  # of tuning; blocks, and patterns such as 2:4, do more harm
 HELD = 8  # one in so many images judges the tuning and is not tuned on
 MEASURED = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98)  # amounts of a layer that its losses are computed for
 TRACED = 128  # pixels, at most, of the image by which channel groups are found
@@ -52,7 +52,7 @@ class Obs(Method):
 
     prune_tune: Optional[int] = flag(
         None, "steps of tuning towards the dense model's own outputs after pruning, zeros kept (default 200, for N:M"
-        " patterns 600; 0: none)", type=whole_from(0), metavar="STEPS")  # fmt: skip
+        " patterns and blocks 600; 0: none)", type=whole_from(0), metavar="STEPS")  # fmt: skip
     prune_tune_rate: float = flag(
         2e-3, "peak learning rate of these where pruning did much harm, relative to the size of each filter's weights;"
         " less in proportion where it did less (default 0.002)",
@@ -173,7 +173,7 @@ class Obs(Method):
                     curvature=self._ordered, pattern=pattern, progress=advance,
                 )  # fmt: skip
             del batches
-            steps = STEPS_PATTERN if request.granularity.m else STEPS
+            steps = STEPS_PATTERN if request.granularity.m or request.granularity.rows else STEPS
             steps = steps if self.prune_tune is None else self.prune_tune
             if steps:
                 self._tune(work, masks, request.seed, steps)
