@@ -10,9 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from yolov5_prune_plugin.core.pruning.granularity import Granularity
+from yolov5_prune_plugin.core.pruning.oneshot import Request
 from yolov5_prune_plugin.core.training.dns import DnsRule
 from yolov5_prune_plugin.core.training.gradual import Gradual
 from yolov5_prune_plugin.errors import PruneError
+from yolov5_prune_plugin.methods.oneshot import obs
 from yolov5_prune_plugin.methods.training import target
 from yolov5_prune_plugin.methods.training.dns import c_rates, groups_of
 from yolov5_prune_plugin.methods.training.sparse_training import TrainingRun
@@ -301,6 +304,24 @@ def test_a_training_begins_with_an_order_of_channels(way: str, grain: str) -> No
         x = torch.rand(2, 3, 16, 16)
         torch.testing.assert_close(net(x), given(x), rtol=1e-4, atol=1e-5)
         assert net.training
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_only_the_first_round_changes_the_order(monkeypatch: pytest.MonkeyPatch, resumed: bool) -> None:
+    """Later ones, also of a run that goes on, would leave momentum and the average in another."""
+    searched: list[bool] = []
+    monkeypatch.setattr(obs.Obs, "_search_order", lambda *_: searched.append(True))
+    plugin = configured("--prune", "0.5", "--prune-method", "obs", "--prune-granularity", "2x1", "--prune-iterations",
+                        "2", "--prune-distribution", "uniform", imgsz=8)  # fmt: skip
+    assert plugin is not None
+    plugin.run.calibration = lambda *_: Calibration(["a"] * 4, lambda size: iter(torch.rand(4, 3, 8, 8).split(size)))
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Conv2d(8, 8, 3))
+    training = Training(net, {name for name, _ in net.named_parameters()}, 3, resumed=resumed)
+    selection = plugin.method.find(net)
+    plugin.method.rule(selection, training)
+    for _ in range(2):
+        plugin.method._calibrated(net, selection.targets, Request(0.5, "uniform", Granularity.parse("2x1")))  # type: ignore[attr-defined]
+    assert len(searched) == (not resumed)
 
 
 def test_a_training_that_goes_on_has_its_order(monkeypatch: pytest.MonkeyPatch) -> None:

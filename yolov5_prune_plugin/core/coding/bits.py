@@ -9,10 +9,8 @@ from yolov5_prune_plugin.core.coding.codebook import BITS, K_MEANS
 from yolov5_prune_plugin.errors import PruneError
 from yolov5_prune_plugin.options import by_glob
 
-_TRIALS, _ENOUGH = (
-    12,
-    4,
-)  # files that are written at most to come near a size, and once there is one that is small enough
+_TRIALS = 12  # files that are written at most to come near a size
+_ENOUGH = 4  # the same, once there is one that is small enough
 _SLACK = 0.01  # so near is near enough
 
 

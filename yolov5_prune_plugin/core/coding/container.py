@@ -21,9 +21,7 @@ from yolov5_prune_plugin.files import open_regular, written_whole
 from yolov5_prune_plugin.options import size_in_bytes
 
 MAGIC = b"\x89Y5Z\r\n\x1a\n"  # as PNG's: a transfer that changes bytes or line ends is seen at once
-VERSION = (
-    3  # of files with evenly spaced values, 2 of those with positions of blocks, 1 of others: older readers know it
-)
+VERSION = 3  # of files with evenly spaced values; 2 of those with positions of blocks, 1 of others
 LIMIT = 4 << 30  # bytes of memory that reading a file may take
 VARIABLE = "YOLOV5_PRUNE_MAX_MEMORY"  # raises it
 FACTOR = 2  # reading takes at most so often what the tensors take

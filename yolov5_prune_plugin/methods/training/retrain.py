@@ -21,6 +21,7 @@ from yolov5_prune_plugin.core.training.ranks import of_the_first
 from yolov5_prune_plugin.errors import PruneError, named
 from yolov5_prune_plugin.methods.oneshot.calibration import CalibrationOptions, check_images
 from yolov5_prune_plugin.methods.oneshot.flags import WhatOptions, check_how_much, chosen_method, find, request_of
+from yolov5_prune_plugin.methods.oneshot.obs import Obs
 from yolov5_prune_plugin.methods.oneshot.target import chosen_amounts
 from yolov5_prune_plugin.options import flag, whole_from
 from yolov5_prune_plugin.plugin_api.methods import Method, TrainingMethod, own_options
@@ -68,6 +69,7 @@ class Retrain(TrainingMethod):
             raise PruneError(f"--prune-iterations {options.prune_iterations}: {fixed} leaves no smaller amount for the"
                              " first rounds; it goes with --prune S of weights or channels")  # fmt: skip
         self.request = request_of(options, type(self.method))
+        self._may_order = True
 
     @classmethod
     def option_classes(cls, methods: Mapping[str, type[Method]]) -> list[type]:
@@ -102,6 +104,7 @@ class Retrain(TrainingMethod):
     def rule(self, selection: Selection, training: Training) -> Gradual:
         """Prune in rounds, the first before all training."""
         request = self.request
+        self._may_order = not training.resumed
         if self.options.prune_target is not None and not training.resumed:
             request = replace(request, amounts=self._amounts(self.options.prune_target, training, selection))
         with named(f"--prune-amounts {self.options.prune_amounts}"):
@@ -133,6 +136,9 @@ class Retrain(TrainingMethod):
     def _calibrated(self, model: nn.Module, targets: Sequence[Target], request: Request) -> None:
         """One round of a method that looks at images, by a fresh one: what another has measured is of another model."""
         self.method = chosen_method(self.run, self.methods, self.options.prune_method)
+        if isinstance(self.method, Obs) and not self._may_order:
+            self.method.prune_permute = "off"  # momentum and the average have the order of the first round
+        self._may_order = False
         with evaluating(model):
             self.method.calibrate(self.run, model, targets)
             self.method.prune(targets, request)
